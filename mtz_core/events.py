@@ -1,0 +1,136 @@
+"""What the zipper tells its listeners, in order: started, per layer calibrated → difference → zipped → retrained
+→ evaluated, then finished or failed.
+
+Events are frozen, hold numpy arrays and plain numbers only, and need no torch to be read. `fraction` is the share
+of the whole run's work that is done, in [0, 1]; `seconds` counts from the start of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.structure import NetworkStructure, ParameterCounts
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Common to all events."""
+
+    fraction: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """The networks correspond, calibration is in order; `layers` will be zipped in this order."""
+
+    layers: tuple[str, ...]
+    structures: tuple[NetworkStructure, ...]
+    shared: Mapping[str, int]
+    alphas: tuple[float, ...]
+    retrain_steps: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCalibrated(Event):
+    """Moments of a layer's inputs are known: `rows[t]` input rows of task t were accumulated."""
+
+    layer: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceComputed(Event):
+    """Functional differences of all neuron pairs: `differences[(t, u)]` has shape (n_t, n_u)."""
+
+    layer: str
+    differences: Mapping[tuple[int, int], Floats]
+    ridge: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerZipped(Event):
+    """A layer's neurons were paired and merged.
+
+    `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first; `costs` (k,) the functional
+    difference of each. `predicted` is the cross-validated loss of the merged neurons, `measured` their loss on the
+    evaluation images where there are any (else on the calibration images): both are
+    Σ_neurons Σ_t α_t ½ E(w·x - w_t·x)². `scale` is the same sum for w = 0, so `predicted / scale` is relative.
+    `weights[t]` (n_t, d_t) are the parents' incoming weights, `merged` (k, d) the shared neurons' over the shared
+    input columns; `columns[t]` (d,) says which column of parent t each of these is.
+    `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
+    """
+
+    layer: str
+    group: str
+    pairs: Integers
+    costs: Floats
+    predicted: float
+    measured: float
+    scale: float
+    measured_on: Literal["evaluation", "calibration"]
+    ridge: float
+    counts: ParameterCounts
+    weights: tuple[Floats, ...] = field(repr=False)
+    merged: Floats = field(repr=False)
+    columns: tuple[Integers, ...] = field(repr=False)
+    top_images: tuple[Integers, ...] = field(repr=False)
+    top_values: tuple[Floats, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainStep(Event):
+    """One optimiser step on all tasks; `step` counts through the whole run, `losses[t]` is task t's batch loss."""
+
+    layer: str | None
+    step: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """Errors in % on held-out images, `errors[t]` of task t (NaN: task t has no labels).
+
+    `stage` says of what: the parents themselves, the network after zipping `layer`, during its retraining (at
+    `step`), after it, or the finished network on all test images.
+    """
+
+    stage: Literal["parents", "zipped", "retraining", "retrained", "final"]
+    layer: str | None
+    step: int
+    errors: tuple[float, ...]
+    images: tuple[int, ...]
+    counts: ParameterCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFinished(Event):
+    """Nothing more happens to `layer` before the next one starts: the moment to save a checkpoint."""
+
+    layer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The zipped network is ready."""
+
+    counts: ParameterCounts
+    errors: tuple[float, ...] | None
+    parent_errors: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The run ended early: `error` is the class name, `message` says what to do."""
+
+    error: str
+    message: str

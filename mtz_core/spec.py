@@ -1,0 +1,210 @@
+"""What a user may ask for: the specification of a zip, validated field by field.
+
+`ZipSpec` says how networks are zipped and is all that the Python interface needs. `RunSpec` adds which networks
+and which data, so that a run can be described by a file and started by another process. Neither needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mtz_core.errors import SpecError
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Pairing = Literal["optimal", "greedy", "random"]
+Metric = Literal["functional", "euclidean"]
+MAX_SPEC_BYTES = 256 * 1024
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RetrainSpec(_Strict):
+    """How the zipped network is retrained.
+
+    `steps` is the number of optimiser steps in the whole run. With `schedule="layerwise"` (the paper) they are
+    divided evenly among the zipped layers and taken right after each; with `"final"` all follow the last layer.
+    One step draws one batch of `batch_size` images for every task. `targets="labels"` needs labelled retraining
+    data; `"distill"` learns from the parents' own outputs at `temperature` and needs none.
+    """
+
+    schedule: Literal["layerwise", "final"] = "layerwise"
+    steps: int = Field(default=300, ge=1, le=1_000_000)
+    targets: Literal["labels", "distill"] = "distill"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
+    temperature: float = Field(default=2.0, gt=0.0, le=100.0)
+    evaluate_every: int = Field(default=50, ge=1)
+
+
+class ZipSpec(_Strict):
+    """How two or more networks are zipped.
+
+    Attributes:
+        share: share ratio of every hidden layer (shared neurons divided by the narrowest parent's width), or a
+            mapping from layer name to a ratio (float in [0, 1]) or a count (int). Layers that a mapping does not
+            name are not shared.
+        alpha: task weights, one per task, positive; normalised to sum to one. `None`: equal weights.
+        pairing: `"optimal"` assignment, the paper's `"greedy"` rule, or `"random"` (a baseline).
+        metric: what pairing compares: the `"functional"` difference or plain `"euclidean"` distance of the
+            incoming weights (a baseline).
+        ridge: added to every Gram's diagonal, relative to its mean diagonal; `"auto"` chooses it per layer by
+            cross-validation between two halves of the calibration set.
+        positions: how many output positions of a convolution are sampled per image; `None` takes all.
+        sparse: keep the parents' zeros (`"auto"`: where more than 1 % of a weight's entries are exactly zero).
+        retrain: `None` never retrains.
+    """
+
+    share: Ratio | dict[str, Annotated[float | int, Field(ge=0)]] = 1.0
+    alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None
+    pairing: Pairing = "optimal"
+    metric: Metric = "functional"
+    ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
+    positions: Annotated[int, Field(ge=1)] | None = 16
+    sparse: Literal["auto", "yes", "no"] = "auto"
+    retrain: RetrainSpec | None = None
+    batch_size: int = Field(default=128, ge=1, le=65_536)
+    activation_budget: int = Field(default=2 * 2**30, ge=0, description="bytes of live activations to keep")
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("share", mode="after")
+    @classmethod
+    def _ratios_are_ratios(cls, share: Any) -> Any:
+        if isinstance(share, dict):
+            for name, value in share.items():
+                if isinstance(value, float) and value > 1.0:
+                    raise ValueError(
+                        f"layer {name!r} has share {value}; a float is a ratio in [0, 1]. "
+                        f"For a number of neurons write an integer, e.g. {math.ceil(value)}"
+                    )
+        return share
+
+    @field_validator("alpha", mode="after")
+    @classmethod
+    def _weights_are_several(cls, alpha: Any) -> Any:
+        if alpha is not None and len(alpha) < 2:
+            raise ValueError(f"one weight per task is needed (two or more), got {len(alpha)}")
+        return alpha
+
+    def task_weights(self, tasks: int) -> tuple[float, ...]:
+        """Return the normalised task weights (sum one). Raises `SpecError` when their number differs from `tasks`."""
+        if self.alpha is None:
+            return (1.0 / tasks,) * tasks
+        if len(self.alpha) != tasks:
+            raise SpecError(f"alpha: {len(self.alpha)} weights were given for {tasks} tasks; give one per task")
+        total = sum(self.alpha)
+        return tuple(a / total for a in self.alpha)
+
+
+class NetworkSpec(_Strict):
+    """One parent: a bundled network by name, or a bundled architecture with a weights file."""
+
+    parent: str | None = None
+    architecture: str | None = None
+    weights: Path | None = None
+    classes: int | None = Field(default=None, ge=1, le=100_000)
+    data: str | None = Field(
+        default=None, description="data of this task; a bundled parent knows its own, others must say"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> NetworkSpec:
+        if (self.parent is None) == (self.weights is None):
+            raise ValueError("give either 'parent' (a bundled network) or 'weights' with 'architecture'")
+        if self.weights is not None and self.architecture is None:
+            raise ValueError("'weights' needs 'architecture' (one of the bundled architectures)")
+        if self.weights is not None and self.data is None:
+            raise ValueError("'weights' needs 'data' (mnist, fashion, letters or a path)")
+        return self
+
+
+class CalibrationSpec(_Strict):
+    """How many unlabelled images per task the zip may look at."""
+
+    images: int = Field(default=500, ge=2, le=1_000_000)
+
+
+class EvaluationSpec(_Strict):
+    """How many labelled test images per task are used to report errors; `None` takes all, 0 none."""
+
+    images: int | None = Field(default=None, ge=0)
+    live_images: int = Field(default=1000, ge=1, description="a subset for the evaluations during retraining")
+
+
+class RunSpec(_Strict):
+    """Everything that a run needs: networks, data, and how to zip. The YAML file has these fields."""
+
+    title: str = Field(default="", max_length=200)
+    networks: tuple[NetworkSpec, ...] = Field(min_length=2, max_length=32)
+    calibration: CalibrationSpec = CalibrationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    zip: ZipSpec = ZipSpec()
+    data_root: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_alpha_per_network(self) -> RunSpec:
+        if self.zip.alpha is not None and len(self.zip.alpha) != len(self.networks):
+            raise ValueError(
+                f"zip.alpha has {len(self.zip.alpha)} weights for {len(self.networks)} networks; give one per network"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a short stable hash of the specification (hexadecimal, 12 digits)."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line per invalid field: where it is, what is wrong, what came."""
+    problems: dict[str, tuple[list[str], str]] = {}
+    for item in error.errors():
+        # A union adds the name of the alternative that it tried ("constrained-float", "literal['auto']"); users wrote no such field.
+        parts = [str(part) for part in item["loc"]]
+        known = next((i for i, part in enumerate(parts) if "[" in part or "constrained" in part), len(parts))
+        where = ".".join(parts[:known]) or "(top level)"
+        came = item.get("input")
+        shown = "" if isinstance(came, Mapping | list | tuple) else f" (got {came!r})"
+        messages, _ = problems.setdefault(where, ([], shown))
+        message = item["msg"].removeprefix("Value error, ")
+        if message not in messages:
+            messages.append(message)
+    return "\n".join(f"{where}: {'; or '.join(messages)}{shown}" for where, (messages, shown) in problems.items())
+
+
+def parse_run_spec(data: object) -> RunSpec:
+    """Validate a mapping as a `RunSpec`. Raises `SpecError` that names every invalid field."""
+    if not isinstance(data, Mapping):
+        raise SpecError(f"a specification is a mapping of fields, got {type(data).__name__}")
+    try:
+        return RunSpec.model_validate(dict(data))
+    except ValidationError as error:
+        raise SpecError(explain(error)) from error
+
+
+def load_run_spec(path: Path) -> RunSpec:
+    """Read and validate a YAML specification. Raises `SpecError` for a missing, huge, malformed or invalid file."""
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB; a specification is a short YAML file")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read the specification {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid YAML: {error}") from error
+    return parse_run_spec(data)
+
+
+def dump_run_spec(spec: RunSpec) -> str:
+    """Return the YAML text of a specification; `load_run_spec` reads it back unchanged."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,110 @@
+"""A network's layers as plain data: enough to draw it and to count a zipped network's parameters without torch.
+
+A layer reads *input columns*: `inputs` names, for every channel group that it reads, how many of its columns each
+channel of that group owns (kernel positions times flattened positions). Columns owned by no group (the raw input,
+the bias) are common to all tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One weight layer: `width` neurons (channels) with `columns` incoming weights each, bias included."""
+
+    name: str
+    kind: str
+    width: int
+    columns: int
+    group: str | None
+    """Channel group that the neurons belong to; `None` for a task head."""
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """Group name → columns per channel of that group."""
+    kernel: tuple[int, ...] = ()
+    nonzero: int | None = None
+    """Stored numbers of a pruned layer; `None` for a dense one."""
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Channels that must be paired together: `width` channels written by `producers`."""
+
+    name: str
+    width: int
+    producers: tuple[str, ...]
+    frozen: str | None = None
+    """Why the group cannot be shared; `None` if it can."""
+
+
+@dataclass(frozen=True)
+class NetworkStructure:
+    """Layers in order of execution, their channel groups, and parameters outside weight layers."""
+
+    layers: tuple[LayerSummary, ...]
+    groups: tuple[GroupSummary, ...]
+    other_parameters: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored numbers (normalisation folded into the weight layers)."""
+        return sum(layer.width * layer.columns for layer in self.layers) + self.other_parameters
+
+    def group(self, name: str) -> GroupSummary:
+        """Return the group called `name`."""
+        return next(group for group in self.groups if group.name == name)
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Sizes in stored numbers. `private[t]` belongs to task t alone; `parents[t]` is parent t's own size."""
+
+    shared: int
+    private: tuple[int, ...]
+    parents: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Size of the zipped network."""
+        return self.shared + sum(self.private)
+
+    @property
+    def versus_all(self) -> float:
+        """Total relative to all parents together (1 = nothing saved)."""
+        return self.total / max(1, sum(self.parents))
+
+    @property
+    def versus_smallest(self) -> float:
+        """Total relative to the smallest parent (1 = as small as one network)."""
+        return self.total / max(1, min(self.parents))
+
+
+def shared_count(share: float | int, widths: Sequence[int]) -> int:
+    """Return how many neurons a share asks for: a float is a ratio of the narrowest width, an int a count."""
+    narrowest = min(widths)
+    count = round(share * narrowest) if isinstance(share, float) else int(share)
+    return max(0, min(narrowest, count))
+
+
+def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int]) -> ParameterCounts:
+    """Count the parameters of a zip before it is made.
+
+    Args:
+        structures: one per task, corresponding layer by layer (dense weights are assumed).
+        shared: group name of the first structure → number of channels shared by all tasks. Groups that are not
+            named share none.
+
+    Returns:
+        Exact counts for dense parents: a weight is shared if its row and its column are.
+    """
+    first = structures[0]
+    common = 0
+    for layer in first.layers:
+        rows = shared.get(layer.group, 0) if layer.group is not None else 0
+        owned = sum(first.group(name).width * per for name, per in layer.inputs.items())
+        columns = layer.columns - owned + sum(shared.get(name, 0) * per for name, per in layer.inputs.items())
+        common += rows * columns
+    parents = tuple(structure.parameters for structure in structures)
+    return ParameterCounts(common, tuple(size - common for size in parents), parents)
