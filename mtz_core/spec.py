@@ -169,7 +169,7 @@ def explain(error: ValidationError) -> str:
     """Return one line per invalid field: where it is, what is wrong, what came."""
     problems: dict[str, tuple[list[str], str]] = {}
     for item in error.errors():
-        # A union adds the name of the alternative that it tried ("constrained-float", "literal['auto']"); users wrote no such field.
+        # A union appends which alternative it tried ("constrained-float", "literal['auto']"): no field of the user's.
         parts = [str(part) for part in item["loc"]]
         known = next((i for i, part in enumerate(parts) if "[" in part or "constrained" in part), len(parts))
         where = ".".join(parts[:known]) or "(top level)"
