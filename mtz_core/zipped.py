@@ -225,8 +225,8 @@ class ZippedNetwork(nn.Module):
             self.load_state_dict(tensors, strict=True)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(
-                f"the saved network does not fit these parents ({str(error).strip()[:300]}); load it with networks of the "
-                "architectures that were zipped, in the same order"
+                f"the saved network does not fit these parents ({str(error).strip()[:300]}); load it with networks "
+                "of the architectures that were zipped, in the same order"
             ) from error
         self._mask_from_zeros()
 
