@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ def save_checkpoint(store: RunStore, run_id: str, checkpoint: Any) -> None:
 
 def load_checkpoint(store: RunStore, run_id: str) -> Any | None:
     """Return the checkpoint to resume from, `None` if there is none. Raises `RunError` if it is damaged."""
-    from mtz_core.zipper import Checkpoint
-
     stored = store.load_checkpoint(run_id)
     if stored is None:
         return None
+    from mtz_core.zipper import Checkpoint
+
     tensors = {name: torch.from_numpy(array.copy()) for name, array in stored.tensors.items()}
     return Checkpoint(tensors=tensors, meta=stored.meta)
 
@@ -49,8 +50,8 @@ def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
         state = network.extract(task).state_dict()
         plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
         about = {"task": name, "parent": inputs.names[task], "architecture": inputs.architectures[task]}
-        metadata = {"mtz": json.dumps(about)}
-        _replace(folder / f"extracted-{task}.safetensors", lambda path, p=plain, m=metadata: save_file(p, path, m))
+        write = partial(save_file, plain, metadata={"mtz": json.dumps(about)})
+        _replace(folder / f"extracted-{task}.safetensors", write)
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
