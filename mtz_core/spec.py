@@ -200,7 +200,7 @@ def load_run_spec(path: Path) -> RunSpec:
         data = yaml.safe_load(text)
     except OSError as error:
         raise SpecError(f"cannot read the specification {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also impossible dates, endless numbers, deep nesting
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates, endless numbers, nesting
         raise SpecError(f"{path} is not valid YAML: {error}") from error
     if size > MAX_SPEC_BYTES:
         raise SpecError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB; a specification is a short YAML file")
