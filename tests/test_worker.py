@@ -184,6 +184,15 @@ def test_work_that_ignores_a_cancel_is_given_up(store: RunStore) -> None:
         assert pulse.cancelled.is_set()
 
 
+def test_work_that_is_about_to_finish_is_left_alone(store: RunStore) -> None:
+    run = store.claim(store.create(synthetic_spec()).id)
+    given_up = threading.Event()
+    with Pulse(store, run.id, given_up.set, patience=0.0) as pulse:
+        pulse.settle()
+        store.request_cancel(run.id)
+        assert not given_up.wait(1.0)
+
+
 def test_a_pulse_beats(store: RunStore) -> None:
     run = store.claim(store.create(synthetic_spec()).id)
     with Pulse(store, run.id):
