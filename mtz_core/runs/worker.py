@@ -140,7 +140,8 @@ class _Recorder:
         self._store, self._run_id, self._listen = store, run_id, listen
         last = store.last_event(run_id)
         self._resumed = last is not None
-        self._seconds, self._fraction = (last.data["seconds"], last.data["fraction"]) if last else (0.0, 0.0)
+        self._seconds: float = last.data["seconds"] if last else 0.0
+        self._fraction: float = last.data["fraction"] if last else 0.0
         self._offset: float | None = None
         self._waiting: RetrainStep | None = None
         self._stored_at = -STEP_INTERVAL
