@@ -128,7 +128,7 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
         print(result(record))
         print(f"saved in {record.path} after {duration(record.summary['seconds'])}")
     else:
-        print(f"{status}: {record.message}", file=sys.stderr)
+        print(record.message if status is RunStatus.CANCELLED else f"failed: {record.message}", file=sys.stderr)
     return EXIT_CODES[status]
 
 
