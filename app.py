@@ -1,0 +1,5 @@
+"""The landing page."""
+
+from pages.ui import frame
+
+frame.page(frame.NAME, ":material/compress:")
