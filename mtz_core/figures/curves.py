@@ -121,6 +121,7 @@ def error_curves(
                     "symbol": MARKERS[t % len(MARKERS)],
                     "size": [5 if measured[i].stage == "retraining" else 10 for i in keep],
                     "color": colours.task(t),
+                    "opacity": 1,
                 },
                 text=[_moment(measured[i]) for i in keep],
                 hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, palette, template
+from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
 from mtz_core.structure import LayerSummary, NetworkStructure
 from mtz_core.text import count_text
 
@@ -77,12 +77,7 @@ def network_drawing(
                 name=task,
                 marker={
                     "color": colours.task(t),
-                    "pattern": {
-                        "shape": PATTERNS[t % len(PATTERNS)],
-                        "fgcolor": "rgba(255,255,255,0.45)",
-                        "size": 7,
-                        "solidity": 0.2,
-                    },
+                    "pattern": hatch(PATTERNS[t % len(PATTERNS)], colours.task(t)),
                     "line": {"width": 0},
                 },
                 hovertext=hover,

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, palette, template
+from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
 from mtz_core.structure import ParameterCounts
 from mtz_core.text import count_text, percent_text
 
@@ -76,7 +76,7 @@ def size_by_layer(
                 x=list(stages),
                 y=values,
                 name=name,
-                marker={"color": colour, "pattern": _pattern(pattern)},
+                marker={"color": colour, "pattern": hatch(pattern, colour)},
                 customdata=[[count_text(v), percent_text(v / everything)] for v in values],
                 hovertemplate="%{customdata[0]} parameters, %{customdata[1]} of all parents<extra>" + name + "</extra>",
             )
@@ -100,11 +100,7 @@ def _bar(
         x=values,
         name=name,
         orientation="h",
-        marker={"color": colour, "pattern": _pattern(pattern)},
+        marker={"color": colour, "pattern": hatch(pattern, colour)},
         customdata=[[count_text(v), percent_text(v / max(1, everything))] for v in values],
         hovertemplate="%{customdata[0]} parameters " + what + ", %{customdata[1]} of all parents<extra>%{y}</extra>",
     )
-
-
-def _pattern(shape: str) -> dict[str, Any]:
-    return {"shape": shape, "fgcolor": "rgba(255,255,255,0.45)", "size": 7, "solidity": 0.2}

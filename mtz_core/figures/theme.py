@@ -122,6 +122,11 @@ def template(mode: Mode) -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
+def hatch(shape: str, colour: str) -> dict[str, Any]:
+    """Return the pattern of a bar: fine light strokes on its colour (`shape` is one of `PATTERNS`)."""
+    return {"shape": shape, "bgcolor": colour, "fgcolor": "rgba(255,255,255,0.4)", "size": 7, "solidity": 0.18}
+
+
 def empty_figure(message: str, mode: Mode, *, height: int = 240) -> go.Figure:
     """Return a figure that says in words why there is nothing to draw yet."""
     figure = go.Figure(layout={"template": template(mode), "height": height})
