@@ -15,9 +15,7 @@ import torch
 
 from mtz_core.errors import DataError
 
-_SIGNATURES = tuple(
-    f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms")
-)
+_SIGNATURES = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms"))
 _declared: list[torch.library.Library] = []  # a Library withdraws its declarations when it is collected
 
 

@@ -66,9 +66,7 @@ def read_full(task: str, split: str, root: Path) -> Pair | None:
 def without_bundled(task: str, pair: Pair) -> Pair:
     """The images of `pair` that are byte for byte none of the bundled ones of `task`."""
     images, labels = pair
-    held_out = {
-        image.tobytes() for split in ("calibration", "test") for image in bundled_images(task, split)[0]
-    }
+    held_out = {image.tobytes() for split in ("calibration", "test") for image in bundled_images(task, split)[0]}
     keep = np.array([image.tobytes() not in held_out for image in images], dtype=bool)
     return images[keep], labels[keep]
 
@@ -97,9 +95,7 @@ def _read_archive(path: Path, split: str) -> Pair:
             x, y = f"x_{split}", f"y_{split}"
             missing = [key for key in (x, y) if key not in archive]
             if missing:
-                raise DataError(
-                    f"{path}: lacks {' and '.join(missing)}; expected x_train, y_train, x_test, y_test"
-                )
+                raise DataError(f"{path}: lacks {' and '.join(missing)}; expected x_train, y_train, x_test, y_test")
             return _checked(archive[x], archive[y], path)
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
@@ -111,9 +107,7 @@ def _checked(images: NDArray[np.generic], labels: NDArray[np.generic], path: Pat
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise DataError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (N, 28, 28)")
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{path}: labels are {labels.dtype} {labels.shape}, expected integers {images.shape[:1]}"
-        )
+        raise DataError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers {images.shape[:1]}")
     if not images.size or labels.min() < 0 or labels.max() > 9:
         raise DataError(f"{path}: expected at least one image and labels from 0 to 9")
     return images.astype(np.uint8, copy=False), labels.astype(np.int64)

@@ -37,15 +37,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             shape = struct.unpack(f">{head[3]}I", sizes)
             expected = math.prod(shape)
             if expected > LARGEST:
-                raise DataError(
-                    f"{path}: declares {expected:,} bytes in shape {shape}; at most {LARGEST:,} are read"
-                )
+                raise DataError(f"{path}: declares {expected:,} bytes in shape {shape}; at most {LARGEST:,} are read")
             content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: unreadable ({error}); download the file again") from error
     if len(content) != expected:
         found = "more" if len(content) > expected else f"{len(content):,}"
-        raise DataError(
-            f"{path}: shape {shape} needs {expected:,} bytes, {found} found; download the file again"
-        )
+        raise DataError(f"{path}: shape {shape} needs {expected:,} bytes, {found} found; download the file again")
     return np.frombuffer(content, np.uint8).reshape(shape)

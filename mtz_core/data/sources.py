@@ -70,9 +70,7 @@ def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
     Raises DataError for a damaged, oversized or 16-bit image, an empty class, or a link that leads outside.
     """
     if channels not in (1, 3) or not 1 <= size <= 1024:
-        raise SpecError(
-            f"channels={channels}, size={size}: expected 1 or 3 channels and a size from 1 to 1024"
-        )
+        raise SpecError(f"channels={channels}, size={size}: expected 1 or 3 channels and a size from 1 to 1024")
     if not path.is_dir():
         raise DataError(f"{path} is no folder; expected one with a subfolder of images for each class")
     folder = path.resolve()
@@ -82,9 +80,7 @@ def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
     files: list[tuple[Path, int]] = []
     for label, subfolder in enumerate(classes):
         _inside(subfolder, folder)
-        members = sorted(
-            f for f in subfolder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-        )
+        members = sorted(f for f in subfolder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         if not members:
             raise DataError(f"{subfolder} holds no images ({', '.join(sorted(SUFFIXES))}); fill or remove it")
         files += [(file, label) for file in members]
@@ -100,9 +96,7 @@ def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
 
 def _inside(entry: Path, folder: Path) -> None:
     if not entry.resolve().is_relative_to(folder):
-        raise DataError(
-            f"{entry} is a link that leads outside {folder}; copy the file into the folder instead"
-        )
+        raise DataError(f"{entry} is a link that leads outside {folder}; copy the file into the folder instead")
 
 
 def _read_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
@@ -111,22 +105,16 @@ def _read_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")  # Pillow's own size warning; the check below is stricter
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise DataError(
-                        f"{file}: {image.width} × {image.height} pixels are too many; make it smaller"
-                    )
+                    raise DataError(f"{file}: {image.width} × {image.height} pixels are too many; make it smaller")
                 if image.mode[0] in "IF":
-                    raise DataError(
-                        f"{file}: pixels of more than 8 bits ({image.mode}); convert it to 8 bits"
-                    )
+                    raise DataError(f"{file}: pixels of more than 8 bits ({image.mode}); convert it to 8 bits")
                 upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, UnidentifiedImageError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
     flat = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
-    fitted = ImageOps.fit(
-        flat.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR
-    )
+    fitted = ImageOps.fit(flat.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
     pixels: NDArray[np.uint8] = np.asarray(fitted)
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
