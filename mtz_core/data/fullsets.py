@@ -91,7 +91,7 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 def _read_archive(path: Path, split: str) -> Pair:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             x, y = f"x_{split}", f"y_{split}"
             missing = [key for key in (x, y) if key not in archive]
             if missing:
