@@ -117,7 +117,7 @@ def test_malformed_identifiers_are_refused_everywhere(store: RunStore, bad: obje
     for call in (
         store.get, store.events, store.layers, store.last_event, store.request_cancel, store.delete, store.claim,
         store.heartbeat, store.cancel_requested, store.load_checkpoint, lambda i: store.layer_arrays(i, "fc1"),
-        lambda i: store.images(i, 0), lambda i: store.append(i, step), lambda i: store.expect_worker(i, None),
+        lambda i: store.images(i, 0), lambda i: store.append(i, step), store.reserve, lambda i: store.hand_over(i, 1),
         lambda i: store.save_checkpoint(i, {}, {}), lambda i: store.set_status(i, RunStatus.FAILED),
         lambda i: store.save_images(i, 0, np.zeros(1)), lambda i: store.update_summary(i, a=1),
     ):  # fmt: skip

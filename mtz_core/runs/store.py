@@ -7,33 +7,30 @@ committed. Several workers may write and any number of readers read at the same 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from mtz_core.errors import RunError, SpecError
+from mtz_core.errors import RunError
 from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Started
-from mtz_core.runs.alive import is_alive, process_created
+from mtz_core.runs.alive import process_created
 from mtz_core.runs.database import reading, writing
 from mtz_core.runs.encode import encode, plain
-from mtz_core.runs.files import Array, StoredArrays, read_array, slug, write_array, write_atomically
-from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id, new_run_id
-from mtz_core.spec import RunSpec, dump_run_spec, parse_run_spec
+from mtz_core.runs.files import Array, slug, write_array, write_atomically
+from mtz_core.runs.reader import RunReader
+from mtz_core.runs.records import RunRecord, RunStatus, new_run_id
+from mtz_core.spec import RunSpec, dump_run_spec
 
-Events = list[StoredEvent]  # inside the class, `list` is the method
-Names = list[str]
-log = logging.getLogger(__name__)
+__all__ = ["RunRecord", "RunStatus", "RunStore", "StoredCheckpoint"]
 
 
 @dataclass(frozen=True)
@@ -44,88 +41,11 @@ class StoredCheckpoint:
     meta: dict[str, Any]
 
 
-class RunStore:
-    """Runs under one folder (default: `$MTZ_RUNS`, else `./runs`), which is made on the first write.
+class RunStore(RunReader):
+    """Reads as `RunReader` does, and writes.
 
-    Every method that takes a run identifier raises `RunError` if it is malformed or unknown.
+    What a worker writes (`append` and the methods after it) raises `RunError` once another process has claimed the run.
     """
-
-    def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root or os.environ.get("MTZ_RUNS") or "runs").absolute()
-        self._database = self.root / "runs.sqlite3"
-
-    # Readers
-
-    def get(self, run_id: str) -> RunRecord:
-        """Return a run's record. Raises `RunError` if there is none, or if its specification can't be read."""
-        with reading(self._database) as db:
-            return self._record(self._row(db, run_id))
-
-    def list(self, limit: int | None = None) -> list[RunRecord]:
-        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged."""
-        with reading(self._database) as db:
-            rows = db.execute(
-                "SELECT * FROM runs ORDER BY created DESC, id DESC LIMIT ?", (-1 if limit is None else limit,)
-            ).fetchall()
-        records = []
-        for row in rows:
-            try:
-                records.append(self._record(row))
-            except RunError as error:
-                log.warning("%s", error)
-        return records
-
-    def events(self, run_id: str, after: int = 0, kinds: Sequence[str] | None = None) -> Events:
-        """Return the events with `seq > after`, in order; `kinds` (class names) narrows them."""
-        wanted = "" if kinds is None else f"AND kind IN ({','.join('?' * len(kinds))})"
-        with reading(self._database) as db:
-            self._row(db, run_id)
-            rows = db.execute(
-                f"SELECT seq, time, kind, data FROM events WHERE run = ? AND seq > ? {wanted} ORDER BY seq",
-                (run_id, after, *(kinds or ())),
-            ).fetchall()
-        return [_stored_event(row) for row in rows]
-
-    def last_event(self, run_id: str, kind: str | None = None) -> StoredEvent | None:
-        """Return the latest event (of that kind), or `None`."""
-        with reading(self._database) as db:
-            self._row(db, run_id)
-            row = db.execute(
-                "SELECT seq, time, kind, data FROM events WHERE run = ? AND (? IS NULL OR kind = ?) "
-                "ORDER BY seq DESC LIMIT 1",
-                (run_id, kind, kind),
-            ).fetchone()
-        return None if row is None else _stored_event(row)
-
-    def layers(self, run_id: str) -> Names:
-        """Return the layers that have arrays so far, in the order in which they were zipped."""
-        with reading(self._database) as db:
-            self._row(db, run_id)
-            rows = db.execute(
-                "SELECT layer FROM arrays WHERE run = ? GROUP BY layer ORDER BY min(seq)", (run_id,)
-            ).fetchall()
-        return [row["layer"] for row in rows]
-
-    def layer_arrays(self, run_id: str, layer: str) -> StoredArrays:
-        """Return a layer's arrays by name; each is read when it is asked for.
-
-        Raises `RunError` if the layer has none (yet).
-        """
-        with reading(self._database) as db:
-            record_path = self.root / str(self._row(db, run_id)["id"])
-            rows = db.execute(
-                "SELECT key, file FROM arrays WHERE run = ? AND layer = ? ORDER BY seq", (run_id, layer)
-            ).fetchall()
-        if not rows:
-            raise RunError(f"run {run_id} has no arrays of layer {layer!r} (yet); `layers` lists those that it has")
-        return StoredArrays({row["key"]: record_path / "arrays" / row["file"] for row in rows})
-
-    def images(self, run_id: str, task: int) -> Array:
-        """Return the calibration images (m, C, H, W) of a task. Raises `RunError` if they weren't kept."""
-        path = self.get(run_id).path / f"images-{int(task)}.npy"
-        if not path.exists():
-            raise RunError(f"run {run_id} has no calibration images of task {task} (yet)")
-        return read_array(path)
 
     # Anybody
 
@@ -175,29 +95,49 @@ class RunStore:
 
     # The worker
 
-    def claim(self, run_id: str, *, resume: bool = False) -> RunRecord:
-        """Make this process the run's worker: status running, events after the last checkpoint dropped.
+    def reserve(self, run_id: str, *, resume: bool = False) -> RunRecord:
+        """Note that this process is about to start a worker for the run, which is queued until the worker claims it.
 
-        Raises `RunError` if another worker has the run, or it has ended and `resume` is not set, or it is finished.
+        Raises `RunError` if a worker has the run or is being started, or it has ended and may not be resumed.
         """
         with writing(self._database) as db:
             row = self._row(db, run_id)
-            record = self._record(row)
-            others = record.pid not in (None, os.getpid())
-            if not ((record.status is RunStatus.QUEUED and not others) or (resume and record.status.resumable)):
-                hint = "; resume continues it" if record.status.resumable else ""
-                raise RunError(f"run {run_id} is {record.status} and cannot be started{hint}")
+            record = self._startable(row, resume, (None,))
+            db.execute(
+                "UPDATE runs SET status = ?, pid = ?, pid_created = ?, heartbeat = NULL, updated = ?, finished = NULL, "
+                "message = 'starting…', cancel = 0 WHERE id = ?",
+                (RunStatus.QUEUED, os.getpid(), process_created(os.getpid()), time.time(), run_id),
+            )
+        return record
+
+    def hand_over(self, run_id: str, pid: int) -> None:
+        """Note the process to which the run was handed after `reserve`, unless it has claimed the run already."""
+        with writing(self._database) as db:
+            self._row(db, run_id)
+            db.execute(
+                "UPDATE runs SET pid = ?, pid_created = ?, heartbeat = ? WHERE id = ? AND status = ? AND pid = ?",
+                (pid, process_created(pid), time.time(), run_id, RunStatus.QUEUED, os.getpid()),
+            )
+
+    def claim(self, run_id: str, *, resume: bool = False, launcher: int | None = None) -> RunRecord:
+        """Make this process the run's worker: status running, events after the last checkpoint dropped.
+
+        `launcher` is the process that reserved the run for this one. Raises `RunError` as `reserve` does.
+        """
+        with writing(self._database) as db:
+            row = self._row(db, run_id)
+            record = self._startable(row, resume, (None, launcher, os.getpid()))
             now, keep = time.time(), row["checkpoint_seq"]
             db.execute("DELETE FROM arrays WHERE run = ? AND seq > ?", (run_id, keep))
             db.execute("DELETE FROM events WHERE run = ? AND seq > ?", (run_id, keep))
             last = db.execute("SELECT data FROM events WHERE run = ? AND seq = ?", (run_id, keep)).fetchone()
             db.execute(
                 "UPDATE runs SET status = ?, started = coalesce(started, ?), updated = ?, finished = NULL, pid = ?, "
-                "pid_created = ?, heartbeat = ?, cancel = 0, fraction = ?, message = ?, "
+                "pid_created = ?, heartbeat = ?, cancel = cancel AND ?, fraction = ?, message = 'starting…', "
                 "attempt = attempt + (started IS NOT NULL), summary = ? WHERE id = ?",
                 (
                     RunStatus.RUNNING, now, now, os.getpid(), process_created(os.getpid()), now,
-                    json.loads(last["data"])["fraction"] if last else 0.0, "starting…",
+                    record.status is RunStatus.QUEUED, json.loads(last["data"])["fraction"] if last else 0.0,
                     json.dumps(record.summary | {"errors": None}), run_id,
                 ),
             )  # fmt: skip
@@ -207,18 +147,6 @@ class RunStore:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         return self.get(run_id)
-
-    def expect_worker(self, run_id: str, pid: int | None) -> None:
-        """Note that process `pid` is about to claim the run (`None`: that one will be started)."""
-        created = None if pid is None else process_created(pid)
-        with writing(self._database) as db:
-            row = self._row(db, run_id)
-            if pid is None or row["status"] == RunStatus.QUEUED:
-                db.execute(
-                    "UPDATE runs SET status = ?, pid = ?, pid_created = ?, heartbeat = ?, updated = ?, "
-                    "finished = NULL, message = 'starting…', cancel = 0 WHERE id = ?",
-                    (RunStatus.QUEUED, pid, created, time.time(), time.time(), run_id),
-                )
 
     def append(self, run_id: str, event: Event) -> int:
         """Store an event and its arrays, update fraction and summary, and return the event's number."""
@@ -230,7 +158,7 @@ class RunStore:
             write_array(folder / files[key], array)
         kind, now = type(event).__name__, time.time()
         with writing(self._database) as db:
-            row = self._row(db, run_id)
+            row = self._own(db, run_id)
             seq = int(row["last_seq"]) + 1
             db.execute(
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
@@ -250,7 +178,7 @@ class RunStore:
     def update_summary(self, run_id: str, **fields: Any) -> None:
         """Replace some fields of the run's summary."""
         with writing(self._database) as db:
-            summary = json.loads(self._row(db, run_id)["summary"]) | plain(fields)
+            summary = json.loads(self._own(db, run_id)["summary"]) | plain(fields)
             db.execute(
                 "UPDATE runs SET summary = ?, updated = ? WHERE id = ?", (json.dumps(summary), time.time(), run_id)
             )
@@ -262,13 +190,13 @@ class RunStore:
     def set_status(self, run_id: str, status: RunStatus, message: str | None = None) -> None:
         """Set status and message; a status that ends the run also notes when."""
         with writing(self._database) as db:
-            self._row(db, run_id)
+            self._own(db, run_id)
             _set_status(db, run_id, status, message)
 
     def heartbeat(self, run_id: str, message: str | None = None) -> None:
         """Say that the worker is alive (and, with `message`, what it is doing)."""
         with writing(self._database) as db:
-            self._row(db, run_id)
+            self._own(db, run_id)
             db.execute(
                 "UPDATE runs SET heartbeat = ?, message = coalesce(?, message) WHERE id = ?",
                 (time.time(), message, run_id),
@@ -286,7 +214,7 @@ class RunStore:
         folder = self.get(run_id).path
         write_atomically(folder / file, content)
         with writing(self._database) as db:
-            before = self._row(db, run_id)["checkpoint_file"]
+            before = self._own(db, run_id)["checkpoint_file"]
             db.execute("UPDATE runs SET checkpoint_file = ?, checkpoint_seq = last_seq WHERE id = ?", (file, run_id))
         if before:
             (folder / before).unlink(missing_ok=True)
@@ -305,30 +233,19 @@ class RunStore:
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise RunError(f"the checkpoint {path} cannot be read: {error}; start the run anew") from error
 
-    # Helpers
-
-    def _row(self, db: sqlite3.Connection, run_id: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = db.execute("SELECT * FROM runs WHERE id = ?", (checked_run_id(run_id),)).fetchone()
-        if row is None:
-            raise RunError(f"there is no run {run_id} in {self.root}; it may have been deleted, or is in another store")
+    def _own(self, db: sqlite3.Connection, run_id: str) -> sqlite3.Row:
+        row = self._row(db, run_id)
+        if row["pid"] not in (None, os.getpid()):
+            raise RunError(f"run {run_id} now belongs to process {row['pid']}; this one stops writing to it")
         return row
 
-    def _record(self, row: sqlite3.Row) -> RunRecord:
-        fields = {name: row[name] for name in RunRecord.__dataclass_fields__ if name not in ("path", "spec", "summary")}
-        try:
-            fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
-            fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
-        except (ValueError, SpecError) as error:
-            raise RunError(f"run {row['id']} cannot be read: {error}; it was written by another version") from error
-        record = RunRecord(**fields)
-        claimed = record.status is RunStatus.RUNNING or (record.status is RunStatus.QUEUED and record.pid is not None)
-        if claimed and not is_alive(record):
-            return RunRecord(**(fields | {"status": RunStatus.LOST, "message": "the worker process is gone"}))
-        return record
-
-
-def _stored_event(row: sqlite3.Row) -> StoredEvent:
-    return StoredEvent(row["seq"], row["time"], row["kind"], json.loads(row["data"]))
+    def _startable(self, row: sqlite3.Row, resume: bool, pids: tuple[int | None, ...]) -> RunRecord:
+        record = self._record(row)
+        if (record.status is RunStatus.QUEUED and record.pid in pids) or (resume and record.status.resumable):
+            return record
+        state = "being started" if record.status is RunStatus.QUEUED else str(record.status)
+        hint = "; resume continues it" if record.status.resumable else ""
+        raise RunError(f"run {row['id']} is {state} and cannot be started{hint}")
 
 
 def _set_status(db: sqlite3.Connection, run_id: str, status: RunStatus, message: str | None) -> None:
