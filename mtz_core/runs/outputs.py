@@ -15,6 +15,9 @@ from torch import Tensor
 
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
+from mtz_core.zipper import Checkpoint, Zipper
+
+__all__ = ["Checkpoint", "Zipper", "load_checkpoint", "save_checkpoint", "save_images", "save_networks"]
 
 MOST_IMAGE_BYTES = 256 * 2**20
 """More calibration images than this aren't kept for display."""
@@ -26,21 +29,19 @@ def save_images(store: RunStore, run_id: str, task: int, images: Tensor) -> None
         store.save_images(run_id, task, images.detach().cpu().float().numpy())
 
 
-def save_checkpoint(store: RunStore, run_id: str, checkpoint: Any) -> None:
+def save_checkpoint(store: RunStore, run_id: str, checkpoint: Checkpoint) -> None:
     """Keep an engine's checkpoint (`tensors`, `meta`)."""
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in checkpoint.tensors.items()}
     store.save_checkpoint(run_id, tensors, checkpoint.meta)
 
 
-def load_checkpoint(store: RunStore, run_id: str) -> Any | None:
+def load_checkpoint(store: RunStore, run_id: str) -> Checkpoint | None:
     """Return the checkpoint to resume from, `None` if there is none. Raises `RunError` if it is damaged."""
     stored = store.load_checkpoint(run_id)
     if stored is None:
         return None
-    from mtz_core.zipper import Checkpoint
-
     tensors = {name: torch.from_numpy(array.copy()) for name, array in stored.tensors.items()}
-    return Checkpoint(tensors=tensors, meta=stored.meta)
+    return Checkpoint(tensors, stored.meta)
 
 
 def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:

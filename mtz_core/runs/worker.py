@@ -95,10 +95,7 @@ def _work(
     from mtz_core.runs import inputs as inputs_module
     from mtz_core.runs import outputs
 
-    if zipper is None:
-        from mtz_core.zipper import Zipper
-
-        zipper = Zipper
+    make: Callable[..., Any] = zipper or outputs.Zipper
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
     inputs = (prepare or inputs_module.prepare)(record)
@@ -108,7 +105,7 @@ def _work(
     _check(pulse)
 
     store.heartbeat(record.id, "zipping")
-    engine = zipper(
+    engine = make(
         inputs.networks, inputs.calibration, record.spec.zip,
         evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
     )  # fmt: skip
