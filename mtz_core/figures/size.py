@@ -84,11 +84,11 @@ def size_by_layer(
     smallest = min(counts[0].parents)
     figure.add_hline(y=smallest, line={"color": colours.text, "width": 1.5, "dash": "dot"})
     figure.add_annotation(
-        x=1, xref="x domain", y=smallest, text="one network", showarrow=False, yanchor="bottom", xanchor="right"
+        x=1, xref="x domain", xshift=4, y=smallest, text="one<br>network", showarrow=False, xanchor="left", align="left"
     )
     figure.update_xaxes(type="category", showgrid=False, tickangle=-45 if len(stages) > 9 else 0)
     figure.update_yaxes(title="parameters", tickformat="~s")
-    figure.update_layout(bargap=0.3, legend={"traceorder": "normal"})
+    figure.update_layout(bargap=0.3, legend={"traceorder": "normal"}, margin={"r": 68})
     return figure
 
 

@@ -92,8 +92,15 @@ def show(figure: go.Figure, key: str, *, alt: str, file_name: str | None = None,
 
 
 def link(target: str, label: str, *, icon: str | None = None, help: str | None = None, **parameters: Any) -> None:
-    """Draw a link to a page (one of this module's constants); `parameters` become its URL's query."""
-    query = {name: str(value) for name, value in parameters.items() if value is not None}
+    """Draw a link to a page (one of this module's constants); `parameters` become its URL's query.
+
+    A list or tuple is repeated (`parents=a&parents=b`), `None` is left out.
+    """
+    query = {
+        name: [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+        for name, value in parameters.items()
+        if value is not None
+    }
     st.page_link(target, label=label, icon=icon, help=help, query_params=query or None)
 
 
@@ -132,17 +139,25 @@ def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -
         return None
     known = {record.id: record for record in records}
     asked = st.query_params.get("run")
-    if asked and asked not in known:
+    if asked is not None and asked not in known:
         st.warning(f"There is no run “{asked[:40]}” here; showing the newest one.", icon=":material/search_off:")
-        st.query_params["run"] = records[0].id
+    # The URL leads and the widget follows (a bound widget would write its long label into the URL).
+    current = asked if asked in known else records[0].id
+    st.session_state["choice-of-run"] = current
+    if asked != current:
+        st.query_params["run"] = current
     chosen = st.selectbox(
         label,
         list(known),
         format_func=lambda run_id: f"{run_title(known[run_id])} · {run_age(known[run_id])}",
-        key="run",
-        bind="query-params",
+        key="choice-of-run",
+        on_change=_follow_choice,
     )
     return known[chosen]
+
+
+def _follow_choice() -> None:
+    st.query_params["run"] = st.session_state["choice-of-run"]
 
 
 @contextmanager
