@@ -1,0 +1,113 @@
+"""Full data sets on the user's disk: IDX files or Keras-style archives below one folder (no torch here)."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.data.bundled import bundled_images
+from mtz_core.data.idx import read_idx
+from mtz_core.errors import DataError
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+FOLDERS = {
+    "mnist": ("mnist", "MNIST/raw", "MNIST"),
+    "fashion": ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion"),
+    "letters": ("letters",),
+}
+ARCHIVES = {
+    "mnist": ("mnist.npz",),
+    "fashion": ("fashion-mnist.npz", "fashion_mnist.npz", "fashion.npz"),
+    "letters": ("letters.npz",),
+}
+PREFIX = {"train": "train", "test": "t10k"}
+
+
+def data_root(root: Path | None) -> Path | None:
+    """`root`, else the folder that the environment variable MTZ_DATA names, else None.
+
+    Raises DataError if that folder does not exist.
+    """
+    if root is None and not os.environ.get("MTZ_DATA"):
+        return None
+    chosen = Path(os.environ["MTZ_DATA"]) if root is None else root
+    if not chosen.is_dir():
+        origin = "MTZ_DATA" if root is None else "the data root"
+        raise DataError(f"{origin} names {chosen}, which is no folder; correct or unset it")
+    return chosen
+
+
+def read_full(task: str, split: str, root: Path) -> Pair | None:
+    """Images (N, 28, 28) and labels (N,) of a full set below `root`; None if it is not there.
+
+    `split` is "train" or "test". Raises DataError for damaged or mismatched files.
+    """
+    for folder in FOLDERS[task]:
+        images = _existing(root / folder, f"{PREFIX[split]}-images-idx3-ubyte")
+        labels = _existing(root / folder, f"{PREFIX[split]}-labels-idx1-ubyte")
+        if images is not None and labels is not None:
+            return _checked(read_idx(images), read_idx(labels), images)
+        if images is not None or labels is not None:
+            raise DataError(
+                f"{root / folder}: found {images or labels} alone; put {PREFIX[split]}-images-idx3-ubyte "
+                f"and {PREFIX[split]}-labels-idx1-ubyte (or .gz) side by side"
+            )
+    for name in ARCHIVES[task]:
+        if (root / name).is_file():
+            return _read_archive(root / name, split)
+    return None
+
+
+def without_bundled(task: str, pair: Pair) -> Pair:
+    """The images of `pair` that are byte for byte none of the bundled ones of `task`."""
+    images, labels = pair
+    held_out = {image.tobytes() for split in ("calibration", "test") for image in bundled_images(task, split)[0]}
+    keep = np.array([image.tobytes() not in held_out for image in images], dtype=bool)
+    return images[keep], labels[keep]
+
+
+def where_to_put(task: str) -> str:
+    """One sentence that tells a user which files make a full set of `task`."""
+    return (
+        f"put either {ARCHIVES[task][0]} (Keras style: x_train, y_train, x_test, y_test) or four IDX files "
+        f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte "
+        f"(also .gz) in {FOLDERS[task][0]}/ below the data root, and name that root by MTZ_DATA"
+    )
+
+
+def _existing(folder: Path, name: str) -> Path | None:
+    # torchvision and some mirrors write `train-images.idx3-ubyte`
+    for candidate in (name, name.replace("-idx", ".idx")):
+        for suffix in ("", ".gz"):
+            if (folder / (candidate + suffix)).is_file():
+                return folder / (candidate + suffix)
+    return None
+
+
+def _read_archive(path: Path, split: str) -> Pair:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            x, y = f"x_{split}", f"y_{split}"
+            missing = [key for key in (x, y) if key not in archive]
+            if missing:
+                raise DataError(f"{path}: lacks {' and '.join(missing)}; expected x_train, y_train, x_test, y_test")
+            return _checked(archive[x], archive[y], path)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable .npz archive without pickles ({error})") from error
+
+
+def _checked(images: NDArray[np.generic], labels: NDArray[np.generic], path: Path) -> Pair:
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise DataError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (N, 28, 28)")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(f"{path}: labels are {labels.dtype} {labels.shape}, expected integers {images.shape[:1]}")
+    if not images.size or labels.min() < 0 or labels.max() > 9:
+        raise DataError(f"{path}: expected at least one image and labels from 0 to 9")
+    return images.astype(np.uint8, copy=False), labels.astype(np.int64)

@@ -1,0 +1,47 @@
+"""Images and labels as the parents expect them: one preprocessing for all tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.data.bundled import bundled_images, class_names
+from mtz_core.data.fullsets import data_root, read_full, where_to_put, without_bundled
+from mtz_core.errors import DataError, SpecError
+
+SPLITS = ("calibration", "test", "train")
+
+
+def preprocess(images: NDArray[np.uint8]) -> Tensor:
+    """Bytes (N, 28, 28) → float32 (N, 1, 28, 28) in [0, 1], that is x / 255.
+
+    The same for every task, so that a merged network sees one kind of input. Empty background stays exactly
+    zero, which agrees with the zero padding of convolutions.
+    """
+    return torch.from_numpy(images.astype(np.float32))[:, None] / 255.0
+
+
+def load_data(task: str, split: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Images float32 (N, 1, 28, 28), preprocessed, and labels int64 (N,).
+
+    `task` is mnist, fashion or letters. "calibration" is always the bundled set. "test" is the bundled set,
+    unless the full data set lies below `root` (default: the environment variable MTZ_DATA): then it is the
+    official one. "train" needs the full data set, and leaves out every image that is bundled.
+    Raises SpecError for unknown names, DataError for missing or damaged files.
+    """
+    class_names(task)
+    if split not in SPLITS:
+        raise SpecError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
+    base = None if split == "calibration" else data_root(root)
+    full = None if base is None else read_full(task, split, base)
+    if split == "train":
+        if full is None:
+            place = "no data root is set" if base is None else f"{base} holds no full {task} set"
+            raise DataError(f"training images are not bundled and {place}; {where_to_put(task)}")
+        full = without_bundled(task, full)
+    images, labels = bundled_images(task, split) if full is None else full
+    return preprocess(images), torch.from_numpy(labels.astype(np.int64))

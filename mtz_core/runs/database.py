@@ -1,0 +1,121 @@
+"""The SQLite file that indexes the runs: connections, schema, and errors that say what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mtz_core.errors import RunError
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+SCHEMA = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, title TEXT NOT NULL, status TEXT NOT NULL,
+    created REAL NOT NULL, updated REAL NOT NULL, started REAL, finished REAL,
+    pid INTEGER, pid_created REAL, heartbeat REAL, fraction REAL NOT NULL DEFAULT 0, message TEXT,
+    spec TEXT NOT NULL, summary TEXT NOT NULL,
+    cancel INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 1, last_seq INTEGER NOT NULL DEFAULT 0,
+    checkpoint_file TEXT, checkpoint_seq INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX runs_by_age ON runs (created);
+CREATE TABLE events (
+    run TEXT NOT NULL, seq INTEGER NOT NULL, time REAL NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL,
+    PRIMARY KEY (run, seq)
+) WITHOUT ROWID;
+CREATE INDEX events_by_kind ON events (run, kind, seq);
+CREATE TABLE arrays (
+    run TEXT NOT NULL, seq INTEGER NOT NULL, layer TEXT NOT NULL, key TEXT NOT NULL, file TEXT NOT NULL,
+    PRIMARY KEY (run, seq, key)
+) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database read-only; everything read inside is one consistent snapshot. A store not yet made is empty.
+
+    Raises `RunError` if the file is damaged or was written by a newer version.
+    """
+    with _errors(path):
+        connection = _connect(f"{path.absolute().as_uri()}?mode=ro" if path.exists() else ":memory:")
+        try:
+            connection.execute("BEGIN")
+            if _check_version(connection, path) == 0:
+                connection.close()
+                connection = _connect(":memory:")
+                _make_tables(connection)
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database, made if need be, and commit everything done inside as one transaction, or nothing of it.
+
+    Raises `RunError` if it cannot be written, is damaged, or was written by a newer version.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run store {path.parent}: {error.strerror or error}") from error
+    with _errors(path):
+        connection = _connect(f"{path.absolute().as_uri()}?mode=rwc")
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                _switch_to_wal(connection)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            if _check_version(connection, path) == 0:
+                _make_tables(connection)
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA.split(";"):  # `executescript` would commit the transaction that we are in
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # SQLite's busy handler isn't called for this switch, and several workers may open a new store at once.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"the run store {path.parent} was written by a newer MTZ Explorer (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); update the program or choose another folder"
+        )
+    return version
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RunError(f"the run store {path.parent} cannot be used: {error}") from error

@@ -1,0 +1,128 @@
+"""Reading runs: everything here opens the store read-only, and never waits for a writer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtz_core.errors import RunError, SpecError
+from mtz_core.runs.alive import is_alive
+from mtz_core.runs.database import reading
+from mtz_core.runs.files import Array, StoredArrays, read_array
+from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
+from mtz_core.spec import parse_run_spec
+
+Events = list[StoredEvent]  # inside the class, `list` is the method
+Names = list[str]
+log = logging.getLogger(__name__)
+
+
+class RunReader:
+    """Runs under one folder (default: `$MTZ_RUNS`, else `./runs`), which is made on the first write.
+
+    Every method that takes a run identifier raises `RunError` if it is malformed or unknown.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root or os.environ.get("MTZ_RUNS") or "runs").absolute()
+        self._database = self.root / "runs.sqlite3"
+
+    def get(self, run_id: str) -> RunRecord:
+        """Return a run's record. Raises `RunError` if there is none, or if its specification can't be read."""
+        with reading(self._database) as db:
+            return self._record(self._row(db, run_id))
+
+    def list(self, limit: int | None = None) -> list[RunRecord]:
+        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged."""
+        with reading(self._database) as db:
+            rows = db.execute(
+                "SELECT * FROM runs ORDER BY created DESC, id DESC LIMIT ?", (-1 if limit is None else limit,)
+            ).fetchall()
+        records = []
+        for row in rows:
+            try:
+                records.append(self._record(row))
+            except RunError as error:
+                log.warning("%s", error)
+        return records
+
+    def events(self, run_id: str, after: int = 0, kinds: Sequence[str] | None = None) -> Events:
+        """Return the events with `seq > after`, in order; `kinds` (class names) narrows them."""
+        wanted = "" if kinds is None else f"AND kind IN ({','.join('?' * len(kinds))})"
+        with reading(self._database) as db:
+            self._row(db, run_id)
+            rows = db.execute(
+                f"SELECT seq, time, kind, data FROM events WHERE run = ? AND seq > ? {wanted} ORDER BY seq",
+                (run_id, after, *(kinds or ())),
+            ).fetchall()
+        return [_stored_event(row) for row in rows]
+
+    def last_event(self, run_id: str, kind: str | None = None) -> StoredEvent | None:
+        """Return the latest event (of that kind), or `None`."""
+        with reading(self._database) as db:
+            self._row(db, run_id)
+            row = db.execute(
+                "SELECT seq, time, kind, data FROM events WHERE run = ? AND (? IS NULL OR kind = ?) "
+                "ORDER BY seq DESC LIMIT 1",
+                (run_id, kind, kind),
+            ).fetchone()
+        return None if row is None else _stored_event(row)
+
+    def layers(self, run_id: str) -> Names:
+        """Return the layers that have arrays so far, in the order in which they were zipped."""
+        with reading(self._database) as db:
+            self._row(db, run_id)
+            rows = db.execute(
+                "SELECT layer FROM arrays WHERE run = ? GROUP BY layer ORDER BY min(seq)", (run_id,)
+            ).fetchall()
+        return [row["layer"] for row in rows]
+
+    def layer_arrays(self, run_id: str, layer: str) -> StoredArrays:
+        """Return a layer's arrays by name; each is read when it is asked for.
+
+        Raises `RunError` if the layer has none (yet).
+        """
+        with reading(self._database) as db:
+            record_path = self.root / str(self._row(db, run_id)["id"])
+            rows = db.execute(
+                "SELECT key, file FROM arrays WHERE run = ? AND layer = ? ORDER BY seq", (run_id, layer)
+            ).fetchall()
+        if not rows:
+            raise RunError(f"run {run_id} has no arrays of layer {layer!r} (yet); `layers` lists those that it has")
+        return StoredArrays({row["key"]: record_path / "arrays" / row["file"] for row in rows})
+
+    def images(self, run_id: str, task: int) -> Array:
+        """Return the calibration images (m, C, H, W) of a task. Raises `RunError` if they weren't kept."""
+        path = self.get(run_id).path / f"images-{int(task)}.npy"
+        if not path.exists():
+            raise RunError(f"run {run_id} has no calibration images of task {task} (yet)")
+        return read_array(path)
+
+    # Rows
+
+    def _row(self, db: sqlite3.Connection, run_id: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = db.execute("SELECT * FROM runs WHERE id = ?", (checked_run_id(run_id),)).fetchone()
+        if row is None:
+            raise RunError(f"there is no run {run_id} in {self.root}; it may have been deleted, or is in another store")
+        return row
+
+    def _record(self, row: sqlite3.Row) -> RunRecord:
+        fields = {name: row[name] for name in RunRecord.__dataclass_fields__ if name not in ("path", "spec", "summary")}
+        try:
+            fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
+            fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
+        except (ValueError, SpecError) as error:
+            raise RunError(f"run {row['id']} cannot be read: {error}; it was written by another version") from error
+        record = RunRecord(**fields)
+        claimed = record.status is RunStatus.RUNNING or (record.status is RunStatus.QUEUED and record.pid is not None)
+        if claimed and not is_alive(record):
+            return RunRecord(**(fields | {"status": RunStatus.LOST, "message": "the worker process is gone"}))
+        return record
+
+
+def _stored_event(row: sqlite3.Row) -> StoredEvent:
+    return StoredEvent(row["seq"], row["time"], row["kind"], json.loads(row["data"]))

@@ -1,0 +1,87 @@
+"""What a reader of the run store gets: plain frozen records."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mtz_core.errors import RunError
+from mtz_core.spec import RunSpec
+
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. `LOST` is never written: it is a running record whose worker is no longer there."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def active(self) -> bool:
+        """Whether more events may come."""
+        return self in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `resume` may continue the run."""
+        return self in (RunStatus.LOST, RunStatus.CANCELLED, RunStatus.FAILED)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. Times are Unix seconds; `fraction` is the share of the work that is done.
+
+    `attempt` grows by one whenever the run is resumed: events after the checkpoint are then superseded, so whoever
+    caches events or arrays keys the cache by `(id, attempt)`. `pid`, `pid_created` and `heartbeat` identify the worker.
+    """
+
+    id: str
+    title: str
+    status: RunStatus
+    created: float
+    updated: float
+    started: float | None
+    finished: float | None
+    pid: int | None
+    fraction: float
+    message: str | None
+    spec: RunSpec
+    summary: dict[str, Any]
+    path: Path
+    attempt: int = 1
+    pid_created: float | None = None
+    heartbeat: float | None = None
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One event: `kind` is its class name, `data` its fields without arrays (NaN as `None`); `seq` only ever grows."""
+
+    seq: int
+    time: float
+    kind: str
+    data: dict[str, Any]
+
+
+def new_run_id() -> str:
+    """Return an identifier that sorts by creation time, e.g. `20260131-235959-3fa2b1` (UTC)."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+
+
+def checked_run_id(run_id: object) -> str:
+    """Return `run_id` if it is well formed. Raises `RunError` otherwise, so that no identifier can name a path."""
+    if isinstance(run_id, str) and RUN_ID.fullmatch(run_id):
+        return run_id
+    raise RunError(
+        f"{run_id!r:.60} is not a run identifier; one looks like 20260131-235959-3fa2b1 (see the list of runs)"
+    )

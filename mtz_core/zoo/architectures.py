@@ -1,0 +1,109 @@
+"""Networks of the paper's experiments, for 28×28 grey images: (N, 1, 28, 28) → logits (N, classes).
+
+Every `forward` is plain enough for `torch.fx` to trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtz_core.errors import SpecError
+
+
+class LeNet300(nn.Module):
+    """LeNet-300-100 (LeCun et al., 1998): 784 → 300 → 100 → classes, ReLU in between."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 300)
+        self.fc2 = nn.Linear(300, 100)
+        self.fc3 = nn.Linear(100, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)  # type: ignore[no-any-return]
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 as Caffe ships it: two 5×5 convolutions (20 and 50 channels), then 800 → 500 → classes."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(800, 500)
+        self.fc2 = nn.Linear(500, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        return self.fc2(x)  # type: ignore[no-any-return]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions, batch-normalised, beside a parameter-free shortcut (He et al., option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.padding = outputs - inputs
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Subsample the image, and append channels of zeros, where the block changes its shape."""
+        if self.stride == 1 and self.padding == 0:
+            return x
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResNet14(nn.Module):
+    """CIFAR-style residual network of depth 6n + 2 with n = 2: stages of 16, 32 and 64 channels."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.stage1 = nn.Sequential(ResidualBlock(16, 16, 1), ResidualBlock(16, 16, 1))
+        self.stage2 = nn.Sequential(ResidualBlock(16, 32, 2), ResidualBlock(32, 32, 1))
+        self.stage3 = nn.Sequential(ResidualBlock(32, 64, 2), ResidualBlock(64, 64, 1))
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        x = x.mean(dim=(2, 3))
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "lenet300": LeNet300,
+    "lenet5": LeNet5,
+    "resnet14": ResNet14,
+}
+
+
+def input_shape(architecture: str) -> tuple[int, int, int]:
+    """Shape (channels, height, width) of one input of a registered architecture.
+
+    >>> input_shape("lenet5")
+    (1, 28, 28)
+    """
+    if architecture not in ARCHITECTURES:
+        raise SpecError(f"architecture {architecture!r} is unknown; known: {', '.join(ARCHITECTURES)}")
+    return (1, 28, 28)

@@ -1,0 +1,99 @@
+"""What is known about the bundled parents, without loading them (this module imports no torch)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.data.bundled import class_names
+from mtz_core.errors import CheckpointError, SpecError
+
+PARENTS = Path(__file__).resolve().parents[2] / "assets" / "parents"
+
+
+@dataclass(frozen=True)
+class ParentInfo:
+    """One line of the catalogue.
+
+    Errors are percentages of wrongly classified images: `test_error` on `test_set` (`test_images` of them),
+    `bundled_error` on the bundled test split (`bundled_images`), which anyone can recompute offline.
+    `nonzero_parameters` is far below `parameters` for pruned networks only. `recipe` says how it was trained.
+    """
+
+    name: str
+    architecture: str
+    task: str
+    parameters: int
+    nonzero_parameters: int
+    test_error: float
+    test_images: int
+    test_set: str
+    bundled_error: float
+    bundled_images: int
+    recipe: str
+    seed: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; position = output neuron."""
+        return class_names(self.task)
+
+    @property
+    def weights(self) -> Path:
+        """File that holds the trained weights."""
+        return PARENTS / f"{self.name}.safetensors"
+
+
+@lru_cache(maxsize=1)
+def catalog() -> Mapping[str, ParentInfo]:
+    """All bundled parents by name, in the order of assets/parents/index.json.
+
+    Raises CheckpointError if that file is missing or malformed.
+    """
+    path = PARENTS / "index.json"
+    try:
+        entries: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: ParentInfo(name=name, **entry) for name, entry in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: unreadable ({error}); restore it, or run `python -m scripts.train_parents`"
+        ) from error
+    return MappingProxyType(found)
+
+
+def parent_names() -> tuple[str, ...]:
+    """Names of all bundled parents."""
+    return tuple(catalog())
+
+
+def parent_info(name: str) -> ParentInfo:
+    """The catalogue's line on one parent; SpecError, with the closest known name, if there is none."""
+    known = catalog()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise SpecError(f"parent {name!r} is unknown{hint} Known: {', '.join(known)}")
+    return known[name]
+
+
+def predictions(name: str) -> NDArray[np.uint8]:
+    """Class that a parent predicts for each image of its bundled test split, uint8 (N,), from a file."""
+    parent_info(name)
+    path = PARENTS / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found: NDArray[np.uint8] = archive[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: no predictions of {name} ({error}); run `python -m scripts.train_parents`"
+        ) from error
+    return found

@@ -1,0 +1,241 @@
+"""Train the bundled parents, and write their weights, catalogue and predictions to assets/parents.
+
+    python -m scripts.train_parents --data-root DIR --data-root /usr/share/datasets --only lenet5-mnist-0
+
+DIR holds mnist.npz (or MNIST as IDX files) and letters.npz, which scripts/build_data.py draws. Bundled images
+are never trained on; epochs are fixed in advance, so test images choose nothing. The same machine, threads
+and seed give the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mtz_core.data.fullsets import read_full
+from mtz_core.data.loading import load_data
+from mtz_core.zoo.architectures import ARCHITECTURES
+from mtz_core.zoo.catalog import PARENTS
+
+BATCH = 128
+TASKS = ("mnist-0", "fashion-0", "letters-0", "mnist-1")
+NAMES = (
+    *(f"{architecture}-{task}" for architecture in ("lenet300", "lenet5", "resnet14") for task in TASKS),
+    "lenet300-sparse-mnist-0",
+    "lenet300-sparse-fashion-0",
+)
+KEPT = 0.1  # fraction of weights that a sparse parent keeps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with a one-cycle learning rate; `shift` pixels and mirror images are the only augmentation."""
+
+    epochs: int
+    rate: float
+    decay: float
+    shift: int = 0
+    flip: bool = False
+
+    def __str__(self) -> str:
+        extras = [f"shifts of up to {self.shift} px"] * (self.shift > 0) + ["mirror images"] * self.flip
+        return (
+            f"AdamW, batch {BATCH}, {self.epochs} epochs, one-cycle rate up to {self.rate:g}, weight decay "
+            f"{self.decay:g}, " + (" and ".join(extras) or "no augmentation")
+        )
+
+
+RECIPES = {
+    ("lenet300", "mnist"): Recipe(20, 2e-3, 0.05),
+    ("lenet300", "fashion"): Recipe(20, 2e-3, 0.05),
+    ("lenet300", "letters"): Recipe(20, 2e-3, 0.05),
+    ("lenet5", "mnist"): Recipe(8, 2e-3, 0.05, shift=1),
+    ("lenet5", "fashion"): Recipe(12, 2e-3, 0.05, shift=1, flip=True),  # digits and letters have no mirror image
+    ("lenet5", "letters"): Recipe(8, 2e-3, 0.05, shift=1),
+    ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
+    ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
+    ("resnet14", "letters"): Recipe(4, 6e-3, 0.05, shift=1),
+}
+
+
+def augment(x: Tensor, recipe: Recipe, source: torch.Generator) -> Tensor:
+    """Shift each image by whole pixels (zeros move in), and mirror half of them, as the recipe says."""
+    if recipe.shift:
+        s, n = recipe.shift, len(x)
+        padded = F.pad(x[:, 0], (s, s, s, s))
+        dy, dx = torch.randint(0, 2 * s + 1, (2, n), generator=source)
+        rows = dy[:, None] + torch.arange(28)
+        columns = dx[:, None] + torch.arange(28)
+        x = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+    if recipe.flip:
+        mirrored = torch.rand(len(x), generator=source) < 0.5
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    return x
+
+
+def train(module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int, sparse: bool) -> None:
+    """Train in place; a sparse network is pruned on the way (see `Pruning`)."""
+    source = torch.Generator().manual_seed(seed)
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+    steps = len(images) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps * recipe.epochs)
+    pruning = Pruning(module, steps * recipe.epochs) if sparse else None
+    module.train()
+    for epoch in range(recipe.epochs):
+        begun, total = time.time(), 0.0
+        for batch in torch.randperm(len(images), generator=source)[: steps * BATCH].split(BATCH):
+            x = augment(images[batch], recipe, source).contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(module(x), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if pruning is not None:
+                pruning.step()
+            total += loss.item()
+        print(
+            f"  epoch {epoch + 1}/{recipe.epochs} loss {total / steps:.4f} {time.time() - begun:.0f} s",
+            flush=True,
+        )
+    module.eval()
+
+
+class Pruning:
+    """Gradual magnitude pruning (Zhu & Gupta, 2017) of each weight matrix, to KEPT of its entries.
+
+    Density falls along a cubic from 1 to KEPT during the first half of training; the mask then stays.
+    """
+
+    def __init__(self, module: nn.Module, steps: int) -> None:
+        self.weights = [p for p in module.parameters() if p.ndim > 1]
+        self.masks = [torch.ones_like(p) for p in self.weights]
+        self.steps = steps
+        self.done = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.done += 1
+        progress = 2 * self.done / self.steps
+        if progress <= 1 and (self.done % 50 == 0 or 2 * (self.done + 1) > self.steps):
+            density = KEPT + (1 - KEPT) * (1 - progress) ** 3
+            if 2 * (self.done + 1) > self.steps:
+                density = KEPT
+            for weight, mask in zip(self.weights, self.masks, strict=True):
+                kept = round(density * weight.numel())
+                threshold = weight.abs().flatten().kthvalue(weight.numel() - kept + 1).values
+                mask.copy_(weight.abs() >= threshold)
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            weight.mul_(mask)
+
+
+@torch.no_grad()
+def predict(module: nn.Module, images: Tensor) -> Tensor:
+    """Predicted class of each image, int64 (N,)."""
+    return torch.cat([module(part).argmax(1) for part in images.split(500)])
+
+
+def error_rate(predicted: Tensor, labels: Tensor) -> float:
+    """Percentage of wrong predictions."""
+    return round(100 * float((predicted != labels).double().mean()), 2)
+
+
+def root_of(task: str, roots: list[Path]) -> Path:
+    for root in roots:
+        if read_full(task, "train", root) is not None:
+            return root
+    raise SystemExit(f"no full {task} set below {', '.join(map(str, roots))}")
+
+
+def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> None:
+    """Train one parent, measure it as it is stored (float16), and record it."""
+    architecture, *middle, task, number = name.split("-")
+    sparse = middle == ["sparse"]
+    seed += int(number) + (100 if sparse else 0)
+    recipe = RECIPES[architecture, task]
+    if fewer_epochs:
+        recipe = replace(recipe, epochs=fewer_epochs)
+    root = root_of(task, roots)
+    images, labels = load_data(task, "train", root)
+    torch.manual_seed(seed)
+    module = ARCHITECTURES[architecture]()
+    if architecture != "lenet300":
+        module.to(memory_format=torch.channels_last)
+    print(f"{name}: training on {len(images):,} images", flush=True)
+    train(module, images, labels, recipe, seed, sparse)
+
+    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    PARENTS.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in state.items()}, PARENTS / f"{name}.safetensors")
+    (PARENTS / f"{name}.safetensors").chmod(0o644)
+    module.load_state_dict(state)
+
+    x, y = load_data(task, "test", root)
+    official = error_rate(predict(module, x), y)
+    bundled_x, bundled_y = bundled(task)
+    predicted = predict(module, bundled_x)
+    method = f", each weight matrix pruned by magnitude to {KEPT:.0%} during the first half" if sparse else ""
+    entry = {
+        "architecture": architecture,
+        "task": task,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "nonzero_parameters": sum(int(p.count_nonzero()) for p in module.parameters()),
+        "test_error": official,
+        "test_images": len(y),
+        "test_set": {"letters": "bundled letters of unseen fonts"}.get(task, f"official {task} test set"),
+        "bundled_error": error_rate(predicted, bundled_y),
+        "bundled_images": len(bundled_y),
+        "recipe": f"{recipe}{method}; {len(images):,} training images",
+        "seed": seed,
+    }
+    record(name, entry, predicted)
+    print(f"{name}: {entry['recipe']}")
+    print(f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled")
+
+
+def bundled(task: str) -> tuple[Tensor, Tensor]:
+    from mtz_core.data.bundled import bundled_images
+    from mtz_core.data.loading import preprocess
+
+    images, labels = bundled_images(task, "test")
+    return preprocess(images), torch.from_numpy(labels.copy())
+
+
+def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
+    """Update index.json and predictions.npz, in the order of NAMES."""
+    index, store = PARENTS / "index.json", PARENTS / "predictions.npz"
+    entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
+    arrays = dict(np.load(store, allow_pickle=False)) if store.exists() else {}
+    entries[name] = entry
+    arrays[name] = predicted.numpy().astype(np.uint8)
+    index.write_text(json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8")
+    np.savez_compressed(store, **{n: arrays[n] for n in NAMES if n in arrays})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, action="append", required=True, help="may be repeated")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="may be repeated")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="fewer epochs than the recipe's, to try things out")
+    parser.add_argument("--threads", type=int, default=1)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.use_deterministic_algorithms(True)
+    for name in chosen.only or NAMES:
+        build(name, chosen.data_root, chosen.seed, chosen.epochs)
+
+
+if __name__ == "__main__":
+    main()

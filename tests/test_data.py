@@ -1,0 +1,368 @@
+"""Bundled images, full sets, samples, folders: what is read equals what was written, and no split leaks."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtz_core.data.bundled import DATA, TASKS, bundled_images, class_names
+from mtz_core.data.idx import read_idx
+from mtz_core.data.loading import load_data
+from mtz_core.data.sampling import stratified_sample
+from mtz_core.data.sources import image_folder, torchvision_dataset
+from mtz_core.errors import DataError, SpecError
+from scripts.letter_fonts import PACKAGES
+
+IDX_NAMES = {"mnist": ["mnist", "MNIST/raw"], "fashion": ["fashion-mnist", "FashionMNIST/raw"]}
+
+
+@pytest.fixture(autouse=True)
+def _no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MTZ_DATA", raising=False)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return (
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    )
+
+
+def fake_full_set(task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training part: 30 new images among 100 bundled ones; test part: 20 new images."""
+    rng = np.random.default_rng(7)
+    bundled = [bundled_images(task, split)[0][:50] for split in ("calibration", "test")]
+    x = np.concatenate([*bundled, rng.integers(0, 256, (30, 28, 28), np.uint8)])
+    y = np.concatenate([np.zeros(100, np.uint8), np.arange(30, dtype=np.uint8) % 10])
+    order = rng.permutation(130)
+    x_test = rng.integers(0, 256, (20, 28, 28), np.uint8)
+    return x[order], y[order], x_test, np.arange(20, dtype=np.uint8) % 10
+
+
+def write_idx(folder: Path, task: str, zipped: bool = False) -> None:
+    folder.mkdir(parents=True)
+    x_train, y_train, x_test, y_test = fake_full_set(task)
+    for name, array in (
+        ("train-images-idx3-ubyte", x_train),
+        ("train-labels-idx1-ubyte", y_train),
+        ("t10k-images-idx3-ubyte", x_test),
+        ("t10k-labels-idx1-ubyte", y_test),
+    ):
+        if zipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
+        else:
+            (folder / name).write_bytes(idx_bytes(array))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_bundled_splits_are_disjoint_and_balanced(task: str) -> None:
+    seen: set[bytes] = set()
+    for split in ("calibration", "test"):
+        images, labels = bundled_images(task, split)
+        assert images.dtype == np.uint8
+        assert images.shape == (len(labels), 28, 28)
+        counts = np.bincount(labels, minlength=10)
+        assert counts.tolist() == [len(labels) // 10] * len(class_names(task))
+        content = {image.tobytes() for image in images}
+        assert len(content) >= len(images) - 2  # Fashion-MNIST repeats an item now and then
+        assert not content & seen
+        seen |= content
+
+
+def test_bundled_images_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        bundled_images("mnist", "test")[0][0] = 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("split", ["calibration", "test"])
+def test_one_preprocessing_serves_all_tasks(task: str, split: str) -> None:
+    x, y = load_data(task, split)
+    images, labels = bundled_images(task, split)
+    assert (x.dtype, y.dtype, x.shape[1:]) == (torch.float32, torch.int64, (1, 28, 28))
+    assert np.array_equal(np.rint(x.numpy()[:, 0].astype(np.float64) * 255), images)
+    assert np.array_equal(y.numpy(), labels)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("task", "name"), [(task, name) for task, names in IDX_NAMES.items() for name in names]
+)
+def test_training_images_exclude_exactly_the_bundled_ones(
+    tmp_path: Path, task: str, name: str, zipped: bool
+) -> None:
+    write_idx(tmp_path / name, task, zipped)
+    x_train, y_train, x_test, y_test = fake_full_set(task)
+    new = [i for i in range(len(x_train)) if not any((x_train[i] == b).all() for b in bundled_halves(task))]
+    assert len(new) == 30
+    x, y = load_data(task, "train", tmp_path)
+    assert np.array_equal(np.rint(x[:, 0].numpy() * 255), x_train[new])
+    assert np.array_equal(y.numpy(), y_train[new])
+    x, y = load_data(task, "test", tmp_path)
+    assert np.array_equal(np.rint(x[:, 0].numpy() * 255), x_test)
+    assert np.array_equal(y.numpy(), y_test)
+
+
+def bundled_halves(task: str) -> np.ndarray:
+    return np.concatenate([bundled_images(task, split)[0][:50] for split in ("calibration", "test")])
+
+
+def test_keras_archive_reads_like_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_idx(tmp_path / "idx" / "mnist", "mnist")
+    (tmp_path / "keras").mkdir()
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "keras" / "mnist.npz", **dict(zip(keys, fake_full_set("mnist"), strict=True)))
+    for split in ("train", "test", "calibration"):
+        expected = load_data("mnist", split, tmp_path / "idx")
+        monkeypatch.setenv("MTZ_DATA", str(tmp_path / "keras"))
+        found = load_data("mnist", split)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_root_without_the_full_set_leaves_the_bundled_test_images(tmp_path: Path) -> None:
+    assert torch.equal(load_data("letters", "test", tmp_path)[0], load_data("letters", "test")[0])
+
+
+def test_missing_training_images_name_the_files_to_put(tmp_path: Path) -> None:
+    for root in (None, tmp_path):
+        with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*MTZ_DATA"):
+            load_data("mnist", "train", root)
+    with pytest.raises(DataError, match="no folder"):
+        load_data("mnist", "test", tmp_path / "nowhere")
+
+
+def test_unknown_names_are_refused() -> None:
+    for task, split in (("digits", "test"), ("mnist", "validation")):
+        with pytest.raises(SpecError, match=r"unknown; known: .*(mnist|calibration)"):
+            load_data(task, split)
+    with pytest.raises(SpecError, match="not bundled"):
+        bundled_images("mnist", "train")
+
+
+def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path / "mnist", "mnist")
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="side by side"):
+        load_data("mnist", "train", tmp_path)
+
+
+GOOD = idx_bytes(np.zeros((2, 3), np.uint8))
+
+
+def test_idx_reads_what_was_written(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 4, 5), np.uint8)
+    (tmp_path / "file").write_bytes(idx_bytes(array))
+    assert np.array_equal(read_idx(tmp_path / "file"), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not an IDX file"),
+        (b"<html>not found</html>", "not an IDX file"),
+        (b"\0\0\x0d" + GOOD[3:], "not an IDX file"),  # floats
+        (GOOD[:7], "truncated"),
+        (GOOD[:-1], "needs 6 bytes, 5 found"),
+        (GOOD + b"\0", "more found"),
+        (struct.pack(">HBB3I", 0, 8, 3, 1 << 31, 1 << 31, 1 << 31), "at most"),
+        (gzip.compress(GOOD)[:-9], "unreadable"),
+        (b"\x1f\x8b" + b"\0" * 30, "unreadable"),
+    ],
+)
+def test_damaged_idx_files_are_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        read_idx(tmp_path / "file")
+
+
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
+    x, y = np.zeros((4, 28, 28), np.uint8), np.zeros(4, np.uint8)
+    path = tmp_path / "mnist.npz"
+    for arrays, complaint in (
+        ({"x_train": x}, "lacks y_train"),
+        ({"x_train": x.astype(np.float32), "y_train": y}, "expected uint8"),
+        ({"x_train": x[:, :14], "y_train": y}, "expected uint8"),
+        ({"x_train": x, "y_train": y[:3]}, "expected integers"),
+        ({"x_train": x, "y_train": y + 10}, "labels from 0 to 9"),
+        ({"x_train": x[:0], "y_train": y[:0]}, "at least one image"),
+        ({"x_train": np.array([{}] * 4, object), "y_train": y}, "without pickles"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(DataError, match=complaint):
+            load_data("mnist", "train", tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="not a readable"):
+        load_data("mnist", "train", tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_sample_keeps_every_share(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 7, 500) ** 2
+    for count in (0, 1, 13, 250, 500):
+        chosen = stratified_sample(labels, count, seed)
+        assert len(set(chosen.tolist())) == len(chosen) == count
+        assert np.array_equal(chosen, stratified_sample(labels, count, seed))
+        for label in np.unique(labels):
+            exact = count * np.mean(labels == label)
+            assert abs(np.sum(labels[chosen] == label) - exact) < 1
+
+
+def test_stratified_sample_refuses_what_is_not_there() -> None:
+    with pytest.raises(DataError, match="cannot draw 3 of 2"):
+        stratified_sample([0, 1], 3, seed=0)
+    with pytest.raises(DataError, match="expected \\(N,\\)"):
+        stratified_sample([[0, 1]], 1, seed=0)
+
+
+def test_no_font_serves_two_splits() -> None:
+    packages = [name for split in PACKAGES.values() for name in split]
+    assert len(packages) == len(set(packages))
+    families = {}
+    for split in ("calibration", "test"):
+        with np.load(DATA / f"letters-{split}.npz", allow_pickle=False) as archive:
+            families[split] = set(archive["families"].tolist())
+    assert not families["calibration"] & families["test"]
+    assert min(len(found) for found in families.values()) >= 10
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Bundled letters written as PNG files, class by class."""
+    images, labels = bundled_images("letters", "test")
+    for i in range(60):
+        place = tmp_path / "letters" / class_names("letters")[labels[i]]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i]).save(place / f"{i:03}.png")
+    (tmp_path / "letters" / ".hidden").mkdir()
+    (tmp_path / "letters" / "A" / "notes.txt").write_text("no image")
+    return tmp_path / "letters"
+
+
+def test_image_folder_reads_what_was_written(folder: Path) -> None:
+    x, y = load_data("letters", "test")
+    order = sorted(range(60), key=lambda i: (int(y[i]), i))
+    images, labels, names = image_folder(folder)
+    assert names == class_names("letters")
+    assert torch.equal(images, x[order])
+    assert torch.equal(labels, y[order])
+    grey = image_folder(folder, size=28, channels=3)[0]
+    assert all(torch.equal(grey[:, c], x[order, 0]) for c in range(3))
+
+
+def test_image_folder_keeps_brightness_when_it_resizes(tmp_path: Path) -> None:
+    for name, grey in (("dark", 51), ("light", 204)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (90, 50), grey).save(tmp_path / name / "a.png")
+        Image.new("LA", (50, 90), (255, grey)).save(tmp_path / name / "b.png")  # see-through white over black
+    images, _, _ = image_folder(tmp_path, size=16)
+    expected = torch.tensor([0.2, 0.2, 0.8, 0.8])[:, None, None, None].expand(4, 1, 16, 16)
+    assert torch.allclose(images, expected)
+
+
+def test_image_folder_names_the_offending_file(folder: Path, tmp_path: Path) -> None:
+    offender = folder / "B" / "offender.png"
+
+    offender.write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 5)
+    with pytest.raises(DataError, match=r"offender.png: damaged"):
+        image_folder(folder)
+
+    offender.write_bytes((folder / "B" / next(folder.joinpath("B").iterdir()).name).read_bytes()[:60])
+    with pytest.raises(DataError, match=r"offender.png: damaged"):
+        image_folder(folder)
+
+    Image.new("I;16", (28, 28)).save(offender)
+    with pytest.raises(DataError, match=r"offender.png: pixels of more than 8 bits"):
+        image_folder(folder)
+
+    Image.new("1", (20_000, 20_000)).save(offender)
+    with pytest.raises(DataError, match=r"offender.png: .*(too many|exceeds limit)"):
+        image_folder(folder)
+
+    offender.unlink()
+    Image.new("L", (28, 28)).save(tmp_path / "secret.png")
+    offender.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match=r"offender.png is a link that leads outside"):
+        image_folder(folder)
+
+
+def test_image_folder_refuses_what_is_no_set_of_classes(folder: Path, tmp_path: Path) -> None:
+    (folder / "Z").mkdir()
+    with pytest.raises(DataError, match="Z holds no images"):
+        image_folder(folder)
+    with pytest.raises(DataError, match="0 subfolders"):
+        image_folder(folder / "A")
+    with pytest.raises(DataError, match="no folder"):
+        image_folder(tmp_path / "nowhere")
+    with pytest.raises(SpecError, match="channels=2"):
+        image_folder(folder, channels=2)
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "Z").rmdir()
+    (folder / "Z").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="leads outside"):
+        image_folder(folder)
+
+
+needs_torchvision = pytest.mark.skipif(not importlib.util.find_spec("torchvision"), reason="no torchvision")
+
+
+@needs_torchvision
+def test_torchvision_imports_in_a_fresh_interpreter() -> None:
+    code = (
+        "from mtz_core.torchvision_compat import import_torchvision as f\n"
+        "import sys\n"
+        "assert f() is f() is sys.modules['torchvision']\n"
+        "import gc, torch; gc.collect()\n"
+        "from torchvision import datasets, transforms\n"
+        "assert torch.ops.torchvision.nms\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@needs_torchvision
+def test_torchvision_reads_the_same_images_without_the_bundled_ones(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw", "mnist")
+    for split in ("train", "test"):
+        images, labels, names = torchvision_dataset("MNIST", tmp_path, split, download=False)
+        x, y = load_data("mnist", split, tmp_path)
+        assert torch.equal(images, x)
+        assert torch.equal(labels, y)
+        assert len(names) == 10
+
+
+@needs_torchvision
+@pytest.mark.parametrize("name", ["MNIST", "CIFAR10"])
+def test_missing_torchvision_data_says_where_files_belong(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"is not usable below .*; put .*(idx3|cifar-10-batches-py)"):
+        torchvision_dataset(name, tmp_path, "train", download=False)
+
+
+def test_torchvision_names_are_checked() -> None:
+    for name, split in (("ImageNet", "train"), ("MNIST", "calibration")):
+        with pytest.raises(SpecError, match=r"supported: MNIST|known: train"):
+            torchvision_dataset(name, Path(), split, download=False)
+
+
+def test_pages_can_list_data_and_parents_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from mtz_core.data.bundled import bundled_images\n"
+        "from mtz_core.zoo.catalog import catalog, predictions\n"
+        "bundled_images('mnist', 'test'), [predictions(name) for name in catalog()]\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_assets_stay_small() -> None:
+    sizes = [path.stat().st_size for path in DATA.parent.rglob("*") if path.is_file()]
+    assert sum(sizes) < 22e6
+    assert max(sizes) < 3e6
