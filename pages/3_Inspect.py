@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from pages.ui import address, frame
 from pages.ui.heatmap import heatmap
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
-CROPS = {"whole layer": 0, "64 × 64": 64, "16 × 16": 16}
 
 
 def choose_layer(run: Any, layers: list[str]) -> str:
@@ -49,16 +49,8 @@ def layer_summary(run: Any, layer: str) -> dict[str, Any] | None:
     return next((event.data for event in events if event.data["layer"] == layer), None)
 
 
-def show_map(
-    run: Any, layers: list[str], layer: str, difference: Any, pairs: Any, couple: tuple[int, int], labels: list[str]
-) -> tuple[int, int]:
-    """Draw the map with its controls and return the chosen cell."""
-    n, m = difference.shape
-    i, j = address.asked_number("i", n, what="row"), address.asked_number("j", m, what="column")
-    if i is None or j is None:
-        i, j = (
-            (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else divmod(int(np.nanargmin(difference)), m)
-        )
+def choose_view(size: int) -> tuple[str, str, int]:
+    """Return colour scale, order and width of the region (0: the whole layer)."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scale = address.choice(
             st.segmented_control, "Colour scale", ["this layer", "whole network"], name="scale", required=True
@@ -66,49 +58,78 @@ def show_map(
         order = address.choice(
             st.segmented_control, "Order", ["as in the networks", "pairs on the diagonal"], name="order", required=True
         )
+        widths = {"whole layer": 0, "64 × 64": 64, "16 × 16": 16}
         region = address.choice(
-            st.segmented_control, "Region", list(CROPS), name="region", required=True,
+            st.segmented_control,
+            "Region",
+            [name for name, width in widths.items() if width < size],
+            name="region",
+            required=True,
             help="A region is drawn around the chosen cell, every value exactly.",
-        ) if max(n, m) > 16 else "whole layer"  # fmt: skip
+        )
+    return scale, order, widths[region]
+
+
+def chosen_cell(difference: Any, pairs: Any) -> tuple[int, int]:
+    """Return the cell that the URL names, else the cheapest pair, else the least difference."""
+    n, m = difference.shape
+    i, j = address.asked_number("i", n, what="row"), address.asked_number("j", m, what="column")
+    if i is not None and j is not None:
+        return i, j
+    if len(pairs):
+        return int(pairs[0, 0]), int(pairs[0, 1])
+    return divmod(int(np.nanargmin(difference)), m) if np.isfinite(difference).any() else (0, 0)
+
+
+def look_at(i: int, j: int) -> None:
+    st.query_params["i"], st.query_params["j"] = str(i), str(j)
+
+
+def show_map(
+    difference: Any,
+    pairs: Any,
+    cell: tuple[int, int],
+    names: tuple[str, str],
+    *,
+    key: str,
+    scale: tuple[float, float],
+    order: str,
+    width: int,
+    file_name: str,
+) -> None:
+    """Draw the map, the numbers of the chosen cell, and the download."""
+    (n, m), (i, j) = difference.shape, cell
     rows, columns = np.arange(n), np.arange(m)
     if order == "pairs on the diagonal":
         rows, columns = pooling.diagonal_order(n, pairs[:, 0]), pooling.diagonal_order(m, pairs[:, 1])
-    if width := CROPS[region]:
+    if width:
         rows = rows[pooling.crop_window(n, int(np.flatnonzero(rows == i)[0]), width)]
         columns = columns[pooling.crop_window(m, int(np.flatnonzero(columns == j)[0]), width)]
     elif max(n, m) > 512:
-        st.caption(f"{n} × {m} values are drawn as blocks; a block shows its least value. Choose a region for all values.")
-
-    def choose(row: int, column: int) -> None:
-        st.query_params["i"], st.query_params["j"] = str(row), str(column)
-
+        st.caption(f"{n} × {m} values are drawn in blocks; each shows its least value. A region shows every value.")
     heatmap(
         difference,
-        key=f"map-{run.id}-{layer}-{couple[0]}-{couple[1]}",
+        key=key,
         rows=rows,
         columns=columns,
         pairs=pairs,
-        selected=(i, j),
-        scale=(
-            pooling.colour_range(difference)
-            if scale == "this layer"
-            else network_range(run.id, getattr(run, "attempt", 1), tuple(layers), couple)
-        ),
-        names=(f"{labels[couple[0]]} neuron", f"{labels[couple[1]]} neuron"),
-        on_cell=choose,
+        selected=cell,
+        scale=scale,
+        names=names,
+        on_cell=look_at,
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        address.number(st.number_input, f"{labels[couple[0]]} neuron", name="i", low=0, high=n - 1, step=1, default=i)
-        address.number(st.number_input, f"{labels[couple[1]]} neuron", name="j", low=0, high=m - 1, step=1, default=j)
+        number = partial(address.number, st.number_input, low=0, step=1, width=170)
+        number(names[0], name="i", high=n - 1, default=i)
+        number(names[1], name="j", high=m - 1, default=j)
         st.download_button(
             "All values (.npy)",
             data=lambda: _npy(difference),
-            file_name=f"{run.id}-{layer}-difference.npy",
+            file_name=file_name,
             mime="application/octet-stream",
             icon=":material/download:",
             on_click="ignore",
         )
-    return i, j
 
 
 def show_cell(
@@ -133,8 +154,12 @@ def show_cell(
         st.badge("Not paired yet", icon=":material/hourglass_top:", color="gray")
     with st.container(horizontal=True):
         st.metric("Functional difference", f"{facts.difference:.4g}")
-        st.metric(f"Rank for {labels[t]} {i}", f"{facts.rank_in_row} of {facts.columns}", help="1 is the closest partner.")
-        st.metric(f"Rank for {labels[u]} {j}", f"{facts.rank_in_column} of {facts.rows}", help="1 is the closest partner.")
+        st.metric(
+            f"Rank for {labels[t]} {i}", f"{facts.rank_in_row} of {facts.columns}", help="1 is the closest partner."
+        )
+        st.metric(
+            f"Rank for {labels[u]} {j}", f"{facts.rank_in_column} of {facts.rows}", help="1 is the closest partner."
+        )
     if facts.pair is None and len(pairs):
         partners = (
             (labels[t], i, labels[u], facts.partner_of_i),
@@ -154,7 +179,13 @@ def show_cell(
 
 
 def show_weights(
-    run: Any, layer: str, arrays: Any, pair: int | None, couple: tuple[int, int], cell: tuple[int, int], labels: list[str]
+    run: Any,
+    layer: str,
+    arrays: Any,
+    pair: int | None,
+    couple: tuple[int, int],
+    cell: tuple[int, int],
+    labels: list[str],
 ) -> None:
     """The incoming weights of both neurons and of the merged one over the inputs that all tasks share."""
     (t, u), (i, j) = couple, cell
@@ -178,11 +209,14 @@ def show_weights(
     )
     private = [arrays[f"weights_{x}"].shape[1] - arrays[f"columns_{x}"].size for x in couple]
     biases = f"Bias: {a[-1]:.3g} and {b[-1]:.3g}" + (f", merged {merged[-1]:.3g}" if merged is not None else "")
-    what = {"image": "Each picture is the neuron's weights laid out as the input image.",
-            "tiles": "Each tile is the neuron's weights from one shared input channel.",
-            "bars": "One bar for each shared input neuron."}[tiles.kind]  # fmt: skip
+    what = {
+        "image": "Each picture is the neuron's weights laid out as the input image.",
+        "tiles": "Each tile is the neuron's weights from one shared input channel.",
+        "bars": "One bar for each shared input neuron.",
+    }[tiles.kind]
     own = (
-        f" {private[0]} inputs of {labels[t]} and {private[1]} of {labels[u]} are not shared; they keep their own weights."
+        f" {private[0]} inputs of {labels[t]} and {private[1]} of {labels[u]} "
+        "are not shared and keep their own weights."
         if any(private)
         else ""
     )
@@ -196,15 +230,13 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
         if images is None or f"top_images_{task}" not in arrays:
             continue
         top, values = arrays[f"top_images_{task}"][neuron], arrays[f"top_values_{task}"][neuron]
-        keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:8]
+        keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:6]
         if not keep:
             continue
         st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {labels[task]} {neuron}** fires most on")
-        st.image(
-            [draw.thumbnail(images[top[k]]) for k in keep],
-            caption=[f"{values[k]:.3g}" for k in keep],
-            width=64,
-        )
+        with st.container(horizontal=True, gap="small"):
+            for k in keep:
+                st.image(draw.thumbnail(images[top[k]]), caption=f"{values[k]:.3g}", width=56)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -334,12 +366,23 @@ with frame.problems():
     labels = draw.task_labels(run.summary)
     if not layers:
         if frame.is_live(run.status):
-            st.info("The first layer is still being compared. It appears here when it is ready.", icon=":material/hourglass_top:")
+            st.info(
+                "The first layer is still being compared. It appears here when it is ready.",
+                icon=":material/hourglass_top:",
+            )
         else:
-            st.info("This run ended before its first layer was compared, so there is nothing to look into.", icon=":material/info:")
+            st.info(
+                "This run ended before its first layer was compared, so there is nothing to look into.",
+                icon=":material/info:",
+            )
             if run.message:
                 st.caption(run.message)
-        frame.link(frame.ZIP, "Watch this run" if frame.is_live(run.status) else "Go to Zip", icon=":material/compress:", run=run.id)
+        frame.link(
+            frame.ZIP,
+            "Watch this run" if frame.is_live(run.status) else "Go to Zip",
+            icon=":material/compress:",
+            run=run.id,
+        )
         st.stop()
     with top[1]:
         layer = choose_layer(run, layers)
@@ -358,10 +401,26 @@ with frame.problems():
             f"their outputs change by {percent_text(summary['measured'] / summary['scale'], 1)} of their strength.</p>",
             unsafe_allow_html=True,
         )
+    scale, order, width = choose_view(max(difference.shape))
+    cell = chosen_cell(difference, pairs)
     left, right = st.columns([11, 10], gap="large")
     with left:
         st.subheader("Functional difference", anchor=False)
-        cell = show_map(run, layers, layer, difference, pairs, couple, labels)
+        show_map(
+            difference,
+            pairs,
+            cell,
+            (f"{labels[couple[0]]} neuron", f"{labels[couple[1]]} neuron"),
+            key=f"map-{run.id}-{layer}-{couple[0]}-{couple[1]}",
+            scale=(
+                pooling.colour_range(difference)
+                if scale == "this layer"
+                else network_range(run.id, run.attempt, tuple(layers), couple)
+            ),
+            order=order,
+            width=width,
+            file_name=f"{run.id}-{layer}-difference.npy",
+        )
     with right:
         show_cell(run, layer, arrays, difference, pairs, couple, cell, labels)
     st.divider()

@@ -67,7 +67,11 @@ def layer_info(started: Mapping[str, Any], layer: str) -> dict[str, Any]:
     for structure in started.get("structures") or ():
         for item in structure["layers"]:
             if item["name"] == layer:
-                return {"kernel": tuple(item.get("kernel") or ()), "inputs": dict(item.get("inputs") or {}), "known": True}
+                return {
+                    "kernel": tuple(item.get("kernel") or ()),
+                    "inputs": dict(item.get("inputs") or {}),
+                    "known": True,
+                }
     return {"kernel": (), "inputs": {}, "known": False}
 
 
@@ -151,7 +155,7 @@ def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: 
     """
     names = [f"{name} neuron" if tasks.count(name) == 1 else f"{name} neuron ({t + 1})" for t, name in enumerate(tasks)]
     total = 0.0
-    rows = []
+    rows: list[dict[str, Any]] = []
     for k in np.argsort(costs, kind="stable"):
         total += float(costs[k])
         row: dict[str, Any] = {"pair": len(rows) + 1}
@@ -206,7 +210,17 @@ def weight_figure(
                 zmax=limit,
                 colorscale=diverging(mode),
                 showscale=c == across,
-                colorbar={"thickness": 10, "len": 1.0, "tickformat": ".2g", "title": {"text": "weight"}},
+                colorbar={
+                    "orientation": "h",
+                    "thickness": 10,
+                    "len": 0.7,
+                    "y": -0.02,
+                    "yanchor": "top",
+                    "outlinewidth": 0,
+                    "tickformat": ".2g",
+                    "nticks": 6,
+                    "tickfont": {"size": 12, "color": colours.muted},
+                },
                 hovertemplate="weight %{z:.4f}<extra>" + titles[c - 1] + "</extra>",
                 hoverongaps=False,
             ),
@@ -215,9 +229,14 @@ def weight_figure(
         )
         if vector is None:
             figure.add_annotation(
-                text=missing, showarrow=False, x=0.5, y=0.5, font={"color": colours.muted},
-                xref=f"x{'' if c == 1 else c} domain", yref=f"y{'' if c == 1 else c} domain",
-            )  # fmt: skip
+                text=missing,
+                showarrow=False,
+                x=0.5,
+                y=0.5,
+                font={"color": colours.muted},
+                xref=f"x{'' if c == 1 else c} domain",
+                yref=f"y{'' if c == 1 else c} domain",
+            )
         figure.update_xaxes(visible=False, constrain="domain", row=1, col=c)
         figure.update_yaxes(
             visible=False,
@@ -228,10 +247,16 @@ def weight_figure(
             col=c,
         )
         figure.add_shape(
-            type="rect", x0=0, x1=1, y0=0, y1=1, line={"color": colours.grid, "width": 1},
-            xref=f"x{'' if c == 1 else c} domain", yref=f"y{'' if c == 1 else c} domain",
-        )  # fmt: skip
-    figure.update_layout(template=template(mode), height=260, margin={"l": 4, "r": 4, "t": 34, "b": 4})
+            type="rect",
+            x0=0,
+            x1=1,
+            y0=0,
+            y1=1,
+            line={"color": colours.grid, "width": 1},
+            xref=f"x{'' if c == 1 else c} domain",
+            yref=f"y{'' if c == 1 else c} domain",
+        )
+    figure.update_layout(template=template(mode), height=290, margin={"l": 4, "r": 4, "t": 34, "b": 44})
     figure.update_annotations(font_size=13)
     return figure
 
@@ -246,9 +271,14 @@ def _weight_bars(vectors: Sequence[Floats | None], titles: Sequence[str], *, mod
         if vector is None:
             figure.add_trace(go.Bar(x=[], y=[], showlegend=False), row=r, col=1)
             figure.add_annotation(
-                text=missing, showarrow=False, x=0.5, y=0.5, font={"color": colours.muted},
-                xref=f"x{'' if r == 1 else r} domain", yref=f"y{'' if r == 1 else r} domain",
-            )  # fmt: skip
+                text=missing,
+                showarrow=False,
+                x=0.5,
+                y=0.5,
+                font={"color": colours.muted},
+                xref=f"x{'' if r == 1 else r} domain",
+                yref=f"y{'' if r == 1 else r} domain",
+            )
         else:
             figure.add_trace(
                 go.Bar(
@@ -305,11 +335,14 @@ def error_bars(
                 name=name,
                 marker={"color": colour, "pattern": hatch(shape, colour)},
                 customdata=[[v] for v in values],
-                hovertemplate="%{y:.2f} % of the layer's signal<br>loss %{customdata[0]:.4g}<extra>" + name + "</extra>",
+                hovertemplate="%{y:.2f} % of the layer's signal<br>loss %{customdata[0]:.4g}<extra>"
+                + name
+                + "</extra>",
             )
         )
     figure.update_xaxes(type="category", showgrid=False, tickangle=-45 if len(layers) > 8 else 0)
     figure.update_yaxes(title="loss, % of the signal", rangemode="tozero")
+    figure.update_layout(bargap=0.6 if len(layers) < 4 else 0.25)
     return figure
 
 
@@ -326,35 +359,54 @@ def cost_curve(costs: Floats, *, selected: int | None = None, mode: Mode = "ligh
     ordered = np.sort(costs)
     number = np.arange(1, ordered.size + 1)
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.14,
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.14,
         subplot_titles=("cost of each pair", "sum of the cheapest pairs' costs"),
-    )  # fmt: skip
+    )
     for row, values, colour in ((1, ordered, colours.tasks[0]), (2, np.cumsum(ordered), colours.tasks[1])):
         figure.add_trace(
             go.Scatter(
-                x=number, y=values, mode="lines+markers" if ordered.size < 40 else "lines", showlegend=False,
-                line={"color": colour, "width": 2}, marker={"symbol": MARKERS[row - 1], "size": 6},
+                x=number,
+                y=values,
+                mode="lines+markers" if ordered.size < 40 else "lines",
+                showlegend=False,
+                line={"color": colour, "width": 2},
+                marker={"symbol": MARKERS[row - 1], "size": 6},
                 hovertemplate="pair %{x}: %{y:.4g}<extra></extra>",
             ),
             row=row,
             col=1,
-        )  # fmt: skip
+        )
         if selected is not None:
             figure.add_trace(
                 go.Scatter(
-                    x=[selected + 1], y=[values[selected]], mode="markers", showlegend=False, hoverinfo="skip",
+                    x=[selected + 1],
+                    y=[values[selected]],
+                    mode="markers",
+                    showlegend=False,
+                    hoverinfo="skip",
+                    cliponaxis=False,
                     marker={"symbol": "circle-open", "size": 14, "color": colours.text, "line": {"width": 2.5}},
                 ),
                 row=row,
                 col=1,
-            )  # fmt: skip
+            )
         figure.update_yaxes(rangemode="tozero", nticks=4, row=row, col=1)
     half = half_cost_count(costs)
     figure.add_vline(x=half, row=2, col=1, line={"color": colours.muted, "width": 1.5, "dash": "dot"})
     figure.add_annotation(
-        x=half, y=float(ordered.sum()), text=f"half of the cost: {half} of {ordered.size} ", showarrow=False,
-        xanchor="right", yanchor="top", font={"size": 12, "color": colours.muted}, row=2, col=1,
-    )  # fmt: skip
+        x=half,
+        y=float(ordered.sum()),
+        text=f"half of the cost: {half} of {ordered.size} ",
+        showarrow=False,
+        xanchor="right",
+        yanchor="top",
+        font={"size": 12, "color": colours.muted},
+        row=2,
+        col=1,
+    )
     figure.update_xaxes(title="pairs, cheapest first", row=2, col=1)
     figure.update_layout(template=template(mode), height=400)
     figure.update_annotations(font_size=13)

@@ -29,10 +29,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   cursor = [Math.min(cursor[0], rows - 1), Math.min(cursor[1], columns - 1)];
 
   const say = (cell) => {
-    const [i, j] = cell, level = levels[i * columns + j];
-    const value = level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${number(low + (level / LAST) * (high - low))}`;
+    const [i, j] = cell;
+    const level = levels[i * columns + j];
+    const exact = data.values?.[i * columns + j];
+    const value = exact != null ? number(exact) : level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${number(low + (level / LAST) * (high - low))}`;
     const what = data.pooled ? "least difference" : "difference";
-    return `${names[0]} ${rowLabels[i]}, ${names[1]} ${columnLabels[j]}: ${what} ${value}` + (paired.has(i * columns + j) ? " (merged pair)" : "");
+    return `${names[0]} ${rowLabels[i]}, ${names[1]} ${columnLabels[j]}: ${what} ${value}` + (paired.has(i * columns + j) ? ` (${data.mark})` : "");
   };
 
   const draw = () => {
@@ -41,7 +43,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const room = full - margin.left - 2;
     let cell = room / columns;
     if (rows * cell > 640) cell = 640 / rows;
-    cell = Math.min(cell, 44);
+    cell = Math.min(cell, rows * columns <= 64 ? 76 : 44);
     size = { w: columns * cell, h: rows * cell };
     map.style.height = `${size.h + margin.top + 2}px`;
     map.width = Math.round(full * ratio); map.height = Math.round((size.h + margin.top + 2) * ratio);
@@ -60,8 +62,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
     for (let j = 0; j < columns; j += every(columns, 44)) c.fillText(first(columnLabels[j]), margin.left + (j + 0.5) * cell, margin.top - 4);
     c.textAlign = "right"; c.textBaseline = "middle";
     for (let i = 0; i < rows; i += every(rows, 30)) c.fillText(first(rowLabels[i]), margin.left - 4, margin.top + (i + 0.5) * cell);
+    if (data.values && cell >= 34) { // room for the numbers themselves
+      c.textAlign = "center"; c.textBaseline = "middle";
+      data.values.forEach((value, k) => {
+        const x = margin.left + ((k % columns) + 0.5) * cell, y = margin.top + (Math.floor(k / columns) + 0.5) * cell;
+        const [r, g, b] = TABLE[levels[k]];
+        c.fillStyle = 0.3 * r + 0.59 * g + 0.11 * b > 120 ? "#000" : "#fff";
+        if (value != null) c.fillText(number(value), x, y);
+      });
+    }
     const at = ([i, j]) => [margin.left + (j + 0.5) * cell, margin.top + (i + 0.5) * cell];
-    const radius = Math.max(2.2, Math.min(9, 0.36 * cell));
+    const radius = data.values && cell >= 34 ? 0.43 * cell : Math.max(2.2, Math.min(9, 0.36 * cell));
     for (const pair of data.pairs) { // black and white rings: one of them shows on any colour
       const [x, y] = at(pair);
       for (const [width, paint] of [[3.2, "#000"], [1.5, "#fff"]]) {
@@ -78,15 +89,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
       }
       c.setLineDash([]);
     };
-    if (data.selected) {
+    if (data.selected && !(data.values && cell >= 34)) {
       const [x, y] = at(data.selected);
       for (const [width, paint] of [[2.5, "#000a"], [1, "#fff"]]) {
         c.lineWidth = width; c.strokeStyle = paint; c.beginPath();
         c.moveTo(margin.left, y); c.lineTo(margin.left + size.w, y);
         c.moveTo(x, margin.top); c.lineTo(x, margin.top + size.h); c.stroke();
       }
-      box(data.selected, false);
     }
+    if (data.selected) box(data.selected, false);
     if (parentElement.activeElement === map || document.activeElement === map) box(cursor, true);
   };
 
@@ -94,8 +105,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const j = Math.floor(((event.offsetX - margin.left) / size.w) * columns), i = Math.floor(((event.offsetY - margin.top) / size.h) * rows);
     return i >= 0 && i < rows && j >= 0 && j < columns ? [i, j] : null;
   };
-  const rest = () => { readout.textContent = data.selected ? `Chosen: ${say(data.selected)}` : "Point at a cell to read it; click to look into it."; };
-  const choose = (cell) => { cursor = map.cursorCell = cell; setTriggerValue("cell", { i: cell[0], j: cell[1] }); draw(); };
+  const rest = () => { readout.textContent = data.selected ? `${data.readonly ? "Last" : "Chosen"}: ${say(data.selected)}` : (data.readonly ? "Point at a cell to read it." : "Point at a cell to read it; click to choose it."); };
+  const choose = (cell) => {
+    if (data.readonly) return; cursor = map.cursorCell = cell; setTriggerValue("cell", { i: cell[0], j: cell[1] }); draw(); };
 
   map.setAttribute("aria-label", `Map of ${rows} by ${columns} differences, ${names[0]} down, ${names[1]} across. Arrow keys move, Enter chooses a cell.`);
   map.onpointermove = (event) => { hovered = cellAt(event); hovered ? (readout.textContent = say(hovered)) : rest(); };
@@ -112,12 +124,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   };
 
   parentElement.querySelector(".low").textContent = number(low);
-  parentElement.querySelector(".high").textContent = `≥ ${number(high)}`;
+  parentElement.querySelector(".high").textContent = (data.clipped ? "≥ " : "") + number(high);
   parentElement.querySelector(".ramp").getContext("2d").drawImage(pixels(Uint8Array.from({ length: 255 }, (_, k) => k), 255, 1), 0, 0);
   parentElement.querySelector(".key").style.visibility = data.pairs.length ? "visible" : "hidden";
-  parentElement.querySelector(".keytext").textContent = `merged pair (${data.pairs.length} shown). Keyboard: arrows, Shift + arrows, Enter.`;
+  parentElement.querySelector(".keytext").textContent = `${data.mark} (${data.pairs.length} shown)` + (data.readonly ? "" : ". Keyboard: arrows, Shift + arrows, Enter.");
   rest(); draw();
-  const watcher = new ResizeObserver(draw);
+  let width = map.clientWidth;
+  const watcher = new ResizeObserver(() => { if (map.clientWidth !== width) { width = map.clientWidth; draw(); } });
   watcher.observe(map.parentElement);
   return () => watcher.disconnect();
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _heatmap = st.components.v2.component(
     js=(_HERE / "heatmap.js").read_text(encoding="utf-8"),
 )
 LIMIT = 512
+EXACT = 64 * 64  # so many values are also sent as numbers, to be read out exactly
 
 
 def heatmap(
@@ -32,7 +34,9 @@ def heatmap(
     selected: tuple[int, int] | None = None,
     scale: tuple[float, float],
     names: tuple[str, str],
-    on_cell: Callable[[int, int], Any],
+    labels: tuple[Sequence[str], Sequence[str]] | None = None,
+    mark: str = "merged pair",
+    on_cell: Callable[[int, int], Any] | None,
 ) -> None:
     """Draw `matrix` (n, m), pooled by minimum where it is too large, and call `on_cell(i, j)` when a cell is chosen.
 
@@ -42,6 +46,9 @@ def heatmap(
         pairs: (k, 2) cells to mark.
         scale: values of the first and the last colour.
         names: what a row and what a column is.
+        labels: what to call each row and column of `matrix` (default: their numbers).
+        mark: what the marked cells are.
+        on_cell: `None` makes a map that can only be read.
     """
     rows = np.arange(matrix.shape[0]) if rows is None else rows
     columns = np.arange(matrix.shape[1]) if columns is None else columns
@@ -56,11 +63,11 @@ def heatmap(
         a, b = int(place_row[i]), int(place_column[j])
         return list(pooled.block(a, b)) if a >= 0 and b >= 0 else None
 
-    marks = [] if pairs is None else [mark for i, j in pairs if (mark := place(int(i), int(j))) is not None]
+    marks = [] if pairs is None else [at for at in (place(int(i), int(j)) for i, j in pairs) if at is not None]
 
     def chosen() -> None:
         cell = st.session_state[key].cell
-        if not cell:
+        if not cell or on_cell is None:
             return
         a, b = int(cell["i"]), int(cell["j"])
         if 0 <= a < pooled.values.shape[0] and 0 <= b < pooled.values.shape[1]:
@@ -75,19 +82,26 @@ def heatmap(
             "levels": base64.b64encode(to_bytes(pooled.values, *scale).tobytes()).decode(),
             "low": scale[0],
             "high": scale[1],
+            "clipped": bool(np.nanmax(pooled.values) > scale[1] * (1 + 1e-9)),
             "pairs": marks,
             "selected": None if selected is None else place(*selected),
             "names": list(names),
-            "rowLabels": _labels(rows, pooled.row_edges),
-            "columnLabels": _labels(columns, pooled.column_edges),
+            "rowLabels": _labels(rows, pooled.row_edges, labels[0] if labels else None),
+            "columnLabels": _labels(columns, pooled.column_edges, labels[1] if labels else None),
             "pooled": not pooled.exact,
+            "values": _numbers(pooled.values) if pooled.exact and shown.size <= EXACT else None,
+            "mark": mark,
+            "readonly": on_cell is None,
         },
         on_cell_change=chosen,
     )
 
 
-def _labels(order: Integers, edges: Integers) -> list[str]:
-    """Name what each block holds: one neuron, or how many from which on."""
-    return [
-        str(order[a]) if b - a == 1 else f"{order[a]}…{order[b - 1]}" for a, b in zip(edges, edges[1:], strict=False)
-    ]
+def _labels(order: Integers, edges: Integers, names: Sequence[str] | None) -> list[str]:
+    """Name what each block holds: one neuron, or the first and the last."""
+    say = (lambda k: str(k)) if names is None else (lambda k: names[k])
+    return [say(order[a]) if b - a == 1 else f"{say(order[a])}…{say(order[b - 1])}" for a, b in pairwise(edges)]
+
+
+def _numbers(values: Floats) -> list[float | None]:
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in values.ravel()]
