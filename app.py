@@ -17,7 +17,10 @@ st.html(
     "Multi-Task Zipping pairs neurons that do nearly the same, stores each pair once, and keeps every task.</p>"
 )
 if result:
-    st.html(landing.picture(result))
+    for column, (drawing, said) in zip(
+        st.columns(2, gap="large"), landing.pictures(result, frame.theme()), strict=True
+    ):
+        column.image(drawing, alt=said, width="stretch")
     st.caption(result["caption"])
 
 st.subheader("Start from an example", anchor=False)

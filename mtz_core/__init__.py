@@ -1,1 +1,65 @@
-"""Multi-Task Zipping: merge several trained networks, one per task, into one smaller network."""
+"""Multi-Task Zipping: merge several trained networks, one per task, into one smaller network.
+
+Names are imported when they are first used: reading a specification or a run store needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtz_core.api import LayerResult, ZipResult, zip_networks
+    from mtz_core.data import load_data
+    from mtz_core.difference import functional_difference
+    from mtz_core.errors import MTZError
+    from mtz_core.merging import merge_weights
+    from mtz_core.pairing import pair_neurons
+    from mtz_core.spec import RetrainSpec, RunSpec, ZipSpec
+    from mtz_core.zipped import ZippedNetwork
+    from mtz_core.zipper import Zipper
+    from mtz_core.zoo.parents import load_parent
+
+_HOME = {
+    "LayerResult": "api",
+    "ZipResult": "api",
+    "zip_networks": "api",
+    "load_data": "data",
+    "functional_difference": "difference",
+    "MTZError": "errors",
+    "merge_weights": "merging",
+    "pair_neurons": "pairing",
+    "RetrainSpec": "spec",
+    "RunSpec": "spec",
+    "ZipSpec": "spec",
+    "ZippedNetwork": "zipped",
+    "Zipper": "zipper",
+    "load_parent": "zoo.parents",
+}
+
+__all__ = [
+    "LayerResult",
+    "MTZError",
+    "RetrainSpec",
+    "RunSpec",
+    "ZipResult",
+    "ZipSpec",
+    "ZippedNetwork",
+    "Zipper",
+    "functional_difference",
+    "load_data",
+    "load_parent",
+    "merge_weights",
+    "pair_neurons",
+    "zip_networks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,13 +14,15 @@ from mtz_core.text import bytes_text, count_text, percent_text, times_text
 from mtz_core.zoo.structures import structures, why_not_zippable
 from pages.ui import frame, jobs, running, setup
 
+run_id = st.query_params.get("run")
 frame.page(
     "Zip",
     ":material/compress:",
     lead="Choose networks and how much of each layer they share. The size follows the sliders; Start does the rest.",
+    heading=run_id is None,
 )
 
-if run_id := st.query_params.get("run"):
+if run_id is not None:
     try:
         running.show_run(run_id)
     except RunError as error:
@@ -59,7 +61,7 @@ counts = plan_counts(networks, shared)
 
 with picture:
     size, memory, one = st.columns(3)
-    size.metric("Size of all parents", percent_text(counts.versus_all))
+    size.metric("Size against all parents", percent_text(counts.versus_all))
     memory.metric(
         "Parameters", count_text(counts.total), bytes_text(4 * counts.total), delta_color="off", delta_arrow="off"
     )

@@ -33,6 +33,7 @@ NAMES = (
     "lenet300-sparse-mnist-0",
     "lenet300-sparse-fashion-0",
 )
+SEEDS = {"mnist": 0, "fashion": 10, "letters": 20}  # no two parents of one shape begin with the same weights
 KEPT = 0.1  # fraction of weights that a sparse parent keeps
 
 
@@ -162,7 +163,7 @@ def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> 
     """Train one parent, measure it as it is stored (float16), and record it."""
     architecture, *middle, task, number = name.split("-")
     sparse = middle == ["sparse"]
-    seed += int(number) + (100 if sparse else 0)
+    seed += SEEDS[task] + int(number) + (100 if sparse else 0)
     recipe = RECIPES[architecture, task]
     if fewer_epochs:
         recipe = replace(recipe, epochs=fewer_epochs)

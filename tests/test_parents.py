@@ -12,7 +12,7 @@ from mtz_core.data.loading import preprocess
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.zoo import catalog as catalogue
 from mtz_core.zoo.architectures import ARCHITECTURES, ResidualBlock, input_shape
-from mtz_core.zoo.catalog import catalog, parent_info, predictions
+from mtz_core.zoo.catalog import PARENTS, catalog, parent_info, predictions
 from mtz_core.zoo.parents import load_parent, parent_names
 
 EXPECTED = {f"{a}-{t}" for a in ARCHITECTURES for t in ("mnist-0", "mnist-1", "fashion-0", "letters-0")}
@@ -63,6 +63,21 @@ def test_reported_error_can_be_measured_again(name: str) -> None:
     assert 100 * np.mean(predictions(name) != labels) == pytest.approx(info.bundled_error, abs=0.005)
     assert info.bundled_images == len(labels)
     assert np.sum(found != predictions(name)) <= 2
+
+
+def test_no_two_parents_of_one_shape_began_with_the_same_weights() -> None:
+    begun = [(info.architecture, info.seed) for info in catalog().values()]
+    assert len(begun) == len(set(begun))
+
+
+def test_readme_reports_the_catalogue() -> None:
+    readme = (PARENTS.parent / "README.md").read_text(encoding="utf-8")
+    for info in catalog().values():
+        row = next(
+            line for line in readme.splitlines() if line.startswith(f"| `{info.name}` | {info.parameters:,} ")
+        )
+        assert row.endswith(f"| {info.bundled_error:.2f} % of {info.bundled_images:,} |")
+        assert f"| {info.test_error:.2f} % of {info.test_images:,} " in row or info.task == "letters"
 
 
 def test_parents_are_fresh_and_ready_to_be_retrained() -> None:

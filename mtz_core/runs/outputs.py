@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
+from mtz_core.zipper import Checkpoint, Zipper
+
+__all__ = ["Checkpoint", "Zipper", "load_checkpoint", "save_checkpoint", "save_images", "save_networks"]
 
 MOST_IMAGE_BYTES = 256 * 2**20
 """More calibration images than this aren't kept for display."""
@@ -25,21 +29,19 @@ def save_images(store: RunStore, run_id: str, task: int, images: Tensor) -> None
         store.save_images(run_id, task, images.detach().cpu().float().numpy())
 
 
-def save_checkpoint(store: RunStore, run_id: str, checkpoint: Any) -> None:
+def save_checkpoint(store: RunStore, run_id: str, checkpoint: Checkpoint) -> None:
     """Keep an engine's checkpoint (`tensors`, `meta`)."""
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in checkpoint.tensors.items()}
     store.save_checkpoint(run_id, tensors, checkpoint.meta)
 
 
-def load_checkpoint(store: RunStore, run_id: str) -> Any | None:
+def load_checkpoint(store: RunStore, run_id: str) -> Checkpoint | None:
     """Return the checkpoint to resume from, `None` if there is none. Raises `RunError` if it is damaged."""
-    from mtz_core.zipper import Checkpoint
-
     stored = store.load_checkpoint(run_id)
     if stored is None:
         return None
     tensors = {name: torch.from_numpy(array.copy()) for name, array in stored.tensors.items()}
-    return Checkpoint(tensors=tensors, meta=stored.meta)
+    return Checkpoint(tensors, stored.meta)
 
 
 def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
@@ -49,8 +51,8 @@ def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
         state = network.extract(task).state_dict()
         plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
         about = {"task": name, "parent": inputs.names[task], "architecture": inputs.architectures[task]}
-        metadata = {"mtz": json.dumps(about)}
-        _replace(folder / f"extracted-{task}.safetensors", lambda path, p=plain, m=metadata: save_file(p, path, m))
+        write = partial(save_file, plain, metadata={"mtz": json.dumps(about)})
+        _replace(folder / f"extracted-{task}.safetensors", write)
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -33,7 +33,7 @@ EXIT_CODES = {RunStatus.FINISHED: 0, RunStatus.FAILED: 1, RunStatus.CANCELLED: 1
 Listener = Callable[[Event], None]
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     """Somebody asked the worker to stop."""
 
 
@@ -70,7 +70,7 @@ def execute(
         try:
             _work(store, record, pulse, listen, prepare, zipper)
             status, message = RunStatus.FINISHED, None
-        except (_Cancelled, KeyboardInterrupt):
+        except (_CancelledError, KeyboardInterrupt):
             status, message = RunStatus.CANCELLED, "cancelled"
         except MTZError as error:
             status, message = RunStatus.FAILED, str(error)
@@ -92,23 +92,20 @@ def _work(
     prepare: Callable[[RunRecord], Inputs] | None,
     zipper: Callable[..., Any] | None,
 ) -> None:
-    store.heartbeat(record.id, "starting…")
-    if prepare is None:
-        from mtz_core.runs.inputs import prepare
-    if zipper is None:
-        from mtz_core.zipper import Zipper as zipper  # noqa: N813
+    from mtz_core.runs import inputs as inputs_module
     from mtz_core.runs import outputs
 
+    make: Callable[..., Any] = zipper or outputs.Zipper
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
-    inputs = prepare(record)
+    inputs = (prepare or inputs_module.prepare)(record)
     store.update_summary(record.id, tasks=inputs.tasks, parents=inputs.names)
     for task, images in enumerate(inputs.calibration):
         outputs.save_images(store, record.id, task, images)
     _check(pulse)
 
     store.heartbeat(record.id, "zipping")
-    engine = zipper(
+    engine = make(
         inputs.networks, inputs.calibration, record.spec.zip,
         evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
     )  # fmt: skip
@@ -133,7 +130,7 @@ def _work(
 
 def _check(pulse: Pulse) -> None:
     if pulse.cancelled.is_set():
-        raise _Cancelled
+        raise _CancelledError
 
 
 class _Recorder:

@@ -76,4 +76,4 @@ def _described(layer: LayerSummary) -> str:
 
 def _raw(network: NetworkStructure, layer: LayerSummary) -> int:
     """Input columns that no group owns: the raw input and the bias."""
-    return layer.columns - sum(network.group(name).width * per for name, per in layer.inputs.items())
+    return layer.columns - round(sum(network.group(name).width * per for name, per in layer.inputs.items()))

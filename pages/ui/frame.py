@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mtz_core.errors import MTZError
+from mtz_core.palette import palette
 from mtz_core.text import ago_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from mtz_core.figures.theme import Mode
+    from mtz_core.palette import Mode, Palette
     from mtz_core.runs.store import RunRecord, RunStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,7 @@ def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True
         initial_sidebar_state="auto",
     )
     st.html(Path(__file__).with_name("style.css"))
+    st.logo(_logo(palette(theme())), size="large", link=None)
     _sidebar()
     if heading:
         st.title(title, anchor=False)
@@ -177,6 +179,19 @@ def _sidebar() -> None:
             "<p class='colophon'>Multi-Task Zipping<br>He, Zhou and Thiele, NeurIPS 2018<br>"
             "<a href='https://arxiv.org/abs/1805.09791' target='_blank' rel='noopener'>arXiv 1805.09791</a></p>"
         )
+
+
+def _logo(colours: Palette) -> str:
+    """Two bars that close into one, like the teeth of a zip, and the name."""
+    teeth = "".join(
+        f"<rect x='{4 + 7 * (k % 2)}' y='{6 + 6 * k}' width='13' height='4' rx='2' fill='{colours.task(k % 2)}'/>"
+        for k in range(4)
+    )
+    return (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='190' height='36' viewBox='0 0 190 36'>"
+        f"{teeth}<text x='36' y='25' font-family='Source Sans, Source Sans Pro, system-ui, sans-serif' font-size='20' "
+        f"font-weight='600' fill='{colours.text}'>{NAME}</text></svg>"
+    )
 
 
 def _live_runs() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtz_core.palette import Mode, palette
 from mtz_core.text import count_text, percent_text
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "assets" / "example" / "landing.json"
@@ -24,20 +25,12 @@ def example(path: Path = EXAMPLE) -> dict[str, Any] | None:
     return found
 
 
-def picture(result: Mapping[str, Any]) -> str:
-    """Return the picture: layers before and after on the left, error against size on the right."""
-    tasks = [html.escape(task) for task in result["tasks"]]
-    legend = "".join(
-        f"<span><svg viewBox='0 0 16 16' width='14' aria-hidden='true'>{_mark(t, 8, 8, 5)}</svg>{task}</span>"
-        for t, task in enumerate(tasks)
-    )
-    return (
-        f"<div class='landing'><div class='landing-panels'>{_layers(result)}{_plane(result)}</div>"
-        f"<p class='landing-legend'><span><i class='key-shared'></i>stored once for all tasks</span>{legend}</p></div>"
-    )
+def pictures(result: Mapping[str, Any], mode: Mode) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return two SVG drawings, each with its description: sizes and layers, and error against size."""
+    return _layers(result, mode), _plane(result, mode)
 
 
-def _layers(result: Mapping[str, Any]) -> str:
+def _layers(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
     """Blocks in proportion to stored numbers: the parents' layers above, the zipped network's below."""
     counts = result["counts"]
     tasks, everything = result["tasks"], sum(counts["parents"])
@@ -73,10 +66,10 @@ def _layers(result: Mapping[str, Any]) -> str:
         f"{len(tasks)} networks with {count_text(everything)} parameters become one with {count_text(total)}. "
         + "; ".join(f"{x['name']}: {x['shared']} of {x['width']} neurons shared" for x in layers)
     )
-    return _svg(parts, 440, 320, said)
+    return _svg(parts, 440, 320, mode), said
 
 
-def _plane(result: Mapping[str, Any]) -> str:
+def _plane(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
     """Error against size: parents at the right, one point per task and run."""
     runs, parents = result["runs"], result["parent_errors"]
     tasks = [html.escape(str(task)) for task in result["tasks"]]
@@ -105,18 +98,26 @@ def _plane(result: Mapping[str, Any]) -> str:
         path = " ".join(f"{px(s):.1f},{py(e):.1f}" for s, e in points)
         parts.append(f"<polyline points='{path}' class='l{t}'/>")
         parts += [_mark(t, px(s), py(e), 5.5) for s, e in points]
+        parts.append(_text(px(points[0][0]) - 10, py(points[0][1]) + 5, tasks[t], "small", "end"))
     said = "Test error against size. " + "; ".join(
         f"{task}: {runs[0]['errors'][t]:.2f} % at {percent_text(runs[0]['versus_all'])}, alone {parents[t]:.2f} %"
         for t, task in enumerate(tasks)
     )
-    return _svg(parts, 440, 320, said)
+    return _svg(parts, 440, 320, mode), said
 
 
-def _svg(parts: Sequence[str], width: int, height: int, said: str) -> str:
+def _svg(parts: Sequence[str], width: int, height: int, mode: Mode) -> str:
+    colours = palette(mode)
+    rules = f"""text {{ font-family: 'Source Sans', 'Source Sans Pro', system-ui, sans-serif; fill: {colours.text}; }}
+.title {{ font-size: 16px; font-weight: 600; }} .small {{ font-size: 14px; fill: {colours.muted}; }}
+.inside {{ font-size: 14px; font-weight: 600; fill: {colours.paper}; }}
+.grid {{ stroke: {colours.grid}; }} .empty {{ fill: {colours.grid}; }} .shared {{ fill: {colours.shared}; }}
+polyline {{ fill: none; stroke-width: 2.5; }} .dash {{ stroke-dasharray: 6 5; stroke-width: 1.3; }}"""
+    for t, colour in enumerate(colours.tasks):
+        rules += f"\n.t{t} {{ fill: {colour}; }} .l{t} {{ stroke: {colour}; }}"
     return (
-        f"<svg class='mtz-svg' viewBox='0 0 {width} {height}' role='img' aria-label='{html.escape(said, quote=True)}'>"
-        + "".join(parts)
-        + "</svg>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}'>"
+        f"<style>{rules}</style>{''.join(parts)}</svg>"
     )
 
 

@@ -32,7 +32,7 @@ def show_run(run_id: str) -> None:
     tasks = setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
     head, actions = st.columns([3, 2], vertical_alignment="center")
     with head:
-        st.subheader(frame.run_title(record), anchor=False)
+        st.title(frame.run_title(record), anchor=False)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             frame.status_chip(record.status)
             st.caption(f"started {frame.run_age(record)} · run {record.id}", width="content")
@@ -51,10 +51,9 @@ def show_run(run_id: str) -> None:
 
 
 def _stop_button(run_id: str) -> None:
-    stopping = st.session_state.get("stopping") == run_id
+    stopping = frame.store().cancel_requested(run_id)
     if st.button("Stopping…" if stopping else "Stop", icon=":material/stop:", disabled=stopping, key="stop"):
         frame.store().request_cancel(run_id)
-        st.session_state["stopping"] = run_id
         st.rerun()
 
 
@@ -76,7 +75,6 @@ def _ending(record: RunRecord) -> None:
     if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
         with frame.problems():
             jobs.resume(record.id)
-        st.session_state.pop("stopping", None)
         time.sleep(0.3)
         st.rerun()
 
@@ -88,7 +86,6 @@ def _progress(run_id: str, tasks: Sequence[str], was_live: bool) -> None:
     story = tell(_events(record), tasks)
     if was_live:
         if not frame.is_live(record.status):
-            st.session_state.pop("stopping", None)
             st.rerun()
         _progress_bar(record, story)
     for warning in story.warnings:
@@ -143,7 +140,7 @@ def _events(record: RunRecord) -> list[StoredEvent]:
 
 
 def _progress_bar(record: RunRecord, story: Story) -> None:
-    if st.session_state.get("stopping") == record.id:
+    if frame.store().cancel_requested(record.id):
         text = "Stopping… the worker ends at its next step and keeps the finished layers."
     elif not story.log:
         text = "Starting… the worker loads the networks (a few seconds)."
@@ -164,14 +161,14 @@ def _numbers(story: Story) -> None:
     counts = story.sizes[-1] if story.sizes else None
     if counts is not None:
         columns[0].metric(
-            "Size of all parents",
+            "Size against all parents",
             percent_text(counts.versus_all),
             f"{count_text(counts.total)} parameters, {times_text(counts.versus_smallest)} one network",
             delta_color="off",
             delta_arrow="off",
         )
     else:
-        columns[0].metric("Size of all parents", "–")
+        columns[0].metric("Size against all parents", "–")
     errors, parents = story.errors, story.parent_errors
     for t, (column, task) in enumerate(zip(columns[1:], story.tasks, strict=True)):
         error = errors[t] if errors else math.nan

@@ -1,0 +1,247 @@
+"""The command line: zip networks described by a YAML file, and look after runs.
+
+Exit codes: 0 done, 1 the run failed, 2 the request makes no sense (one line per problem on stderr), 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtz_core.errors import MTZError, RunError, SpecError
+from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
+from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.store import RunStore
+from mtz_core.spec import RunSpec, dump_run_spec, load_run_spec
+
+EXAMPLE = """\
+# Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
+# Every field except `networks` may be left out; what is written here are the defaults unless noted.
+
+title: "Two digit networks"        # default: empty
+
+networks:                          # two or more, of one architecture
+  - parent: lenet300-mnist-0       # a bundled network (python -m mtz_core parents lists them)
+  - parent: lenet300-mnist-1
+# - architecture: lenet300         # or your own weights of a bundled architecture
+#   weights: my-network.safetensors  # safetensors, or a state dict of torch.save; relative to this file
+#   classes: 10                    # default: as many as the data has
+#   data: fashion                  # mnist, fashion, letters, or a folder with one subfolder of images per class
+
+calibration:
+  images: 500                      # unlabelled images per task that the zip may look at
+
+evaluation:
+  images: null                     # labelled test images per task; null: all, 0: none
+  live_images: 1000                # a subset for the evaluations during retraining
+
+# data_root: /path/to/data         # full MNIST / Fashion-MNIST (default: $MTZ_DATA, else the bundled images)
+
+zip:
+  share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}
+  alpha: null                      # task weights, e.g. [2, 1]; null: equal
+  pairing: optimal                 # optimal, greedy (the paper's rule) or random
+  metric: functional               # functional difference, or euclidean distance of weights
+  ridge: auto                      # relative to the mean diagonal of each Gram; auto: cross-validated
+  positions: 16                    # sampled output positions per image of a convolution; null: all
+  sparse: auto                     # keep the parents' zeros: auto, yes or no
+  batch_size: 128
+  device: cpu                      # cpu, cuda, cuda:1 or mps
+  seed: 0
+  retrain:                         # default: null (no retraining)
+    schedule: layerwise            # layerwise (the paper) or final
+    steps: 300                     # in the whole run
+    targets: distill               # distill (the parents' outputs) or labels
+    optimizer: adam                # adam or sgd
+    learning_rate: 0.001
+    batch_size: 64
+    weight_decay: 0.0
+    temperature: 2.0               # of distillation
+    evaluate_every: 50             # steps
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except MTZError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; a second failure at exit would only be noise.
+        sys.stdout = None
+        return 0
+
+
+def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
+    from mtz_core.data.bundled import TASKS
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else (folder / path.expanduser()).resolve()
+
+    networks = tuple(
+        network.model_copy(
+            update={
+                "weights": absolute(network.weights),
+                "data": network.data if network.data in (None, *TASKS) else str(absolute(Path(network.data or ""))),
+            }
+        )
+        for network in spec.networks
+    )
+    return spec.model_copy(update={"networks": networks, "data_root": absolute(spec.data_root)})
+
+
+def _zip(options: argparse.Namespace) -> int:
+    spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
+    store = _store(options)
+    _check_parents(spec)
+    record = store.create(spec)
+    return _execute(options, store, record.id, resume=False)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    return _execute(options, _store(options), options.run, resume=True)
+
+
+def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resume: bool) -> int:
+    from mtz_core.runs.worker import EXIT_CODES, execute
+
+    store.get(run_id)
+    print(run_id, flush=True)
+    line = None if options.quiet else ProgressLine(sys.stderr)
+    try:
+        status = execute(store, run_id, resume=resume, listen=line, own_process=True)
+    finally:
+        if line is not None:
+            line.close()
+    record = store.get(run_id)
+    if status is RunStatus.FINISHED:
+        print(result(record))
+        print(f"saved in {record.path} after {duration(record.summary['seconds'])}")
+    else:
+        print(f"{status}: {record.message}", file=sys.stderr)
+    return EXIT_CODES[status]
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from mtz_core.runs.worker import EXIT_CODES, execute
+
+    return EXIT_CODES[execute(_store(options), options.run, launcher=options.launcher, own_process=True)]
+
+
+def _list(options: argparse.Namespace) -> int:
+    print(table(_store(options).list(limit=options.limit)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    record = _store(options).get(options.run)
+    print(table([record]))
+    if record.message:
+        print(record.message)
+    for warning in record.summary.get("warnings") or ():
+        print(f"warning: {warning}")
+    if text := result(record):
+        print(text)
+    print(f"\n{dump_run_spec(record.spec).rstrip()}\n\nfolder: {record.path}")
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    _store(options).request_cancel(options.run)
+    return 0
+
+
+def _parents(options: argparse.Namespace) -> int:
+    from mtz_core.zoo.catalog import catalog
+
+    width = max(map(len, catalog()), default=0)
+    for name, info in catalog().items():
+        print(f"{name:{width}}  {info.task:8}  {info.parameters:9,} parameters  {percent(info.test_error)} errors")
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    record = _store(options).get(options.run)
+    task = _task_number(record, options.task)
+    source = record.path / f"extracted-{task}.safetensors"
+    if not source.exists():
+        raise RunError(f"run {record.id} is {record.status} and has no network of task {task}; only a finished one has")
+    try:
+        shutil.copyfile(source, options.out)
+    except OSError as error:
+        raise RunError(f"cannot write {options.out}: {error.strerror or error}") from error
+    print(options.out)
+    return 0
+
+
+def _example_spec(options: argparse.Namespace) -> int:
+    print(EXAMPLE, end="")
+    return 0
+
+
+def _task_number(record: RunRecord, task: str) -> int:
+    tasks: list[str] = record.summary["tasks"]
+    if task.isascii() and task.isdigit() and int(task) < len(tasks):
+        return int(task)
+    if tasks.count(task) == 1:
+        return tasks.index(task)
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(tasks))
+    raise SpecError(f"task: {task!r} is not one task of run {record.id}; it has {listed}")
+
+
+def _check_parents(spec: RunSpec) -> None:
+    """Find misspelt parents before a run is made."""
+    from mtz_core.zoo.catalog import parent_info
+
+    for number, network in enumerate(spec.networks):
+        if network.parent is not None:
+            try:
+                parent_info(network.parent)
+            except SpecError as error:
+                raise SpecError(f"networks.{number}.parent: {error}") from error
+
+
+def _store(options: argparse.Namespace) -> RunStore:
+    return RunStore(options.store)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mtz_core", description="Zip several networks into one.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    stored = argparse.ArgumentParser(add_help=False)
+    stored.add_argument("--store", type=Path, help="folder of the runs (default: $MTZ_RUNS, else ./runs)")
+    run = argparse.ArgumentParser(add_help=False, parents=[stored])
+    run.add_argument("run", metavar="RUN", help="the run's identifier")
+
+    command = commands.add_parser("zip", parents=[stored], help="zip the networks that a YAML file describes")
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_zip)
+    command = commands.add_parser("resume", parents=[run], help="continue a lost, cancelled or failed run")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_resume)
+    command = commands.add_parser("list", parents=[stored], help="list runs, newest first")
+    command.add_argument("--limit", type=int, default=50)
+    command.set_defaults(command=_list)
+    commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
+    commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
+    commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
+    command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
+    command.add_argument("--task", required=True, help="number (from 0) or name of the task")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    command.set_defaults(command=_extract)
+    commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
+    command = commands.add_parser("worker", parents=[run])  # the dashboard starts it; no help text hides it
+    command.add_argument("--launcher", type=int)
+    command.set_defaults(command=_worker)
+    return parser

@@ -1,0 +1,113 @@
+"""Run a traced network with weight matrices from elsewhere, to the end or up to a layer, and go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from mtz_core.graph.channels import WeightLayer
+
+Matrices = Callable[[str], Tensor]
+"""Layer name → weight matrix (n, d)."""
+
+
+@dataclass
+class Program:
+    """The nodes of a traced network in order, with what is needed to free each value after its last use."""
+
+    module: fx.GraphModule
+    layers: Mapping[str, WeightLayer]
+    """Node name of a managed layer's call → the layer."""
+    nodes: list[fx.Node] = field(init=False)
+    last_use: dict[fx.Node, int] = field(init=False)
+
+    def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...]) -> None:
+        self.module = module
+        self.layers = {node: layer for layer in layers for node in layer.nodes}
+        self.nodes = list(module.graph.nodes)
+        self.last_use = {}
+        for position, node in enumerate(self.nodes):
+            for source in node.all_input_nodes:
+                self.last_use[source] = position
+
+    def position(self, node_name: str) -> int:
+        """Index of a node in the order of execution."""
+        return next(k for k, node in enumerate(self.nodes) if node.name == node_name)
+
+
+@dataclass
+class State:
+    """Execution stopped before node `position`; `values` holds what later nodes still need."""
+
+    position: int
+    values: dict[fx.Node, Any]
+    result: Any = None
+
+    def bytes(self) -> int:
+        """Memory of the live activations."""
+        return sum(v.numel() * v.element_size() for v in self.values.values() if isinstance(v, Tensor))
+
+
+def start(program: Program, x: Tensor) -> State:
+    """State before the first node, with `x` as the network's input."""
+    return State(0, {program.nodes[0]: x})
+
+
+def advance(program: Program, state: State, matrices: Matrices, stop: int | None = None) -> State:
+    """Run nodes until `stop` (exclusive; to the end if `None`); returns the same state, moved on."""
+    end = len(program.nodes) if stop is None else stop
+    while state.position < end:
+        node = program.nodes[state.position]
+        if node.op == "output":
+            state.result = fx.node.map_arg(node.args[0], lambda n: state.values[n])
+        elif node.op == "placeholder":
+            if node not in state.values and node.args:
+                state.values[node] = node.args[0]
+        else:
+            state.values[node] = _call(program, node, state.values, matrices)
+        for source in node.all_input_nodes:
+            if program.last_use[source] == state.position:
+                state.values.pop(source, None)
+        state.position += 1
+    return state
+
+
+def execute(program: Program, x: Tensor, matrices: Matrices) -> Tensor:
+    """Output of the network for inputs `x` (N, ...)."""
+    return cast(Tensor, advance(program, start(program, x), matrices).result)
+
+
+def layer_input(program: Program, state: State) -> Tensor:
+    """The activation that the node about to run (a weight layer's call) reads."""
+    node = program.nodes[state.position]
+    return cast(Tensor, state.values[cast(fx.Node, node.args[0])])
+
+
+def apply_layer(module: nn.Module, layer: WeightLayer, matrix: Tensor, x: Tensor) -> Tensor:
+    """Output of a weight layer with the given (n, d) matrix in place of its own weights."""
+    weight, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, bias)
+    kernel = weight.reshape(layer.width, -1, *layer.kernel)
+    return cast(Tensor, cast(Any, module)._conv_forward(x, kernel, bias))
+
+
+def _call(program: Program, node: fx.Node, values: dict[fx.Node, Any], matrices: Matrices) -> Any:
+    args = fx.node.map_arg(node.args, lambda n: values[n])
+    kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
+    if node.op == "get_attr":
+        prefix, _, name = str(node.target).rpartition(".")
+        return getattr(program.module.get_submodule(prefix), name)
+    if node.op == "call_function":
+        return cast(Callable[..., Any], node.target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    module = program.module.get_submodule(str(node.target))
+    layer = program.layers.get(node.name)
+    if layer is not None:
+        return apply_layer(module, layer, matrices(layer.name), cast(Tensor, args[0]))
+    return module(*args, **kwargs)

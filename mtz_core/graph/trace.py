@@ -1,0 +1,332 @@
+"""Trace a module into a graph of calls in which every weight layer is a module and BatchNorm is folded away.
+
+The parent itself is never touched: tracing works on a copy. Functional calls that read their weight from an
+attribute (`F.linear(x, self.w, self.b)`) become module calls, so that later stages know one form only; where the
+original tensors live is remembered, so that a merged network can be written back into the parent's own class.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from mtz_core.errors import GraphError
+
+WEIGHT_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
+NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class NormSource:
+    """State-dict keys of a BatchNorm; `weight` and `bias` are `None` without an affine part."""
+
+    mean: str
+    variance: str
+    weight: str | None
+    bias: str | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where a weight layer's numbers live in the parent: state-dict keys, and the BatchNorm folded into it."""
+
+    weight: str
+    bias: str | None
+    norm: NormSource | None = None
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A parent's computation: `module` is a traced copy in evaluation mode, `sources` has an entry per weight layer."""
+
+    module: fx.GraphModule
+    sources: dict[str, WeightSource]
+    shapes: dict[str, tuple[int, ...]]
+    """Output shape of every node that yields a tensor, for the example batch."""
+    example: Tensor
+
+
+class _AnyBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over inputs of any rank, as the functional form allows."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        return
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, WEIGHT_MODULES + NORM_MODULES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(network: nn.Module, example: Tensor) -> TracedNetwork:
+    """Trace `network` on an example batch.
+
+    Args:
+        network: any module whose `forward` takes one tensor and whose control flow does not depend on its values.
+        example: a batch of inputs, (N, ...).
+
+    Raises:
+        GraphError: the module cannot be traced, fails on the example, or its output depends on data-driven control
+            flow; the message says where.
+    """
+    if not isinstance(network, nn.Module):
+        raise GraphError(f"a network is a torch.nn.Module, got {type(network).__name__}; load the weights into one")
+    if isinstance(network, nn.DataParallel):
+        raise GraphError("the network is wrapped in nn.DataParallel; pass network.module")
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise GraphError(
+                f"parameter {name!r} holds NaN or infinity; the network is damaged or its training diverged"
+            )
+    module = copy.deepcopy(network).to(example.device).eval().requires_grad_(False)
+    graph = _symbolic_graph(module)
+    traced = fx.GraphModule(module, graph)
+    sources = {name: _module_source(name, child) for name, child in _called(traced, WEIGHT_MODULES)}
+    norms = {name: _module_norm(name, child) for name, child in _called(traced, NORM_MODULES)}
+    _functional_to_modules(traced, sources, norms)
+    _fold_norms(traced, sources, norms)
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    shapes = _shapes(traced, example)
+    return TracedNetwork(traced, sources, shapes, example)
+
+
+def _symbolic_graph(module: nn.Module) -> fx.Graph:
+    try:
+        graph = _Tracer().trace(module)
+    except Exception as error:  # tracing runs the user's own code: anything may come
+        raise GraphError(
+            f"{type(module).__name__} cannot be traced ({type(error).__name__}: {error}). Its forward must not branch "
+            "on the values or unpack the shape of a tensor with *; wrap such code in a sub-module or rewrite it with "
+            "torch operations"
+        ) from error
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for extra in inputs[1:]:
+        if not extra.args:
+            raise GraphError(
+                f"{type(module).__name__}.forward needs {len(inputs)} inputs ({', '.join(n.name for n in inputs)}); "
+                "wrap it in a module whose forward takes the one tensor that varies"
+            )
+    return graph
+
+
+def _called(traced: fx.GraphModule, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
+    """Distinct sub-modules of the given kinds that the graph calls, in order of their first call."""
+    found: dict[str, nn.Module] = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            child = traced.get_submodule(str(node.target))
+            if isinstance(child, kinds):
+                found[str(node.target)] = child
+    return list(found.items())
+
+
+def _module_source(name: str, module: nn.Module) -> WeightSource:
+    return WeightSource(f"{name}.weight", f"{name}.bias" if module.bias is not None else None)
+
+
+def _module_norm(name: str, module: nn.Module) -> NormSource:
+    keys = [f"{name}.{key}" if getattr(module, key) is not None else None for key in ("weight", "bias")]
+    return NormSource(f"{name}.running_mean", f"{name}.running_var", keys[0], keys[1], cast(float, module.eps))
+
+
+def _attribute(node: object) -> str | None:
+    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+
+
+def _bound(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of a functional call by name."""
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
+_LINEAR = ("input", "weight", "bias")
+_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _functional_to_modules(
+    traced: fx.GraphModule, sources: dict[str, WeightSource], norms: dict[str, NormSource]
+) -> None:
+    """Replace F.linear, F.conv1d, F.conv2d and F.batch_norm on attributes of the module by module calls."""
+    builders: dict[Callable[..., Any], Callable[[fx.GraphModule, fx.Node], tuple[str, nn.Module] | None]] = {
+        F.linear: _linear_module,
+        F.conv1d: _conv_module,
+        F.conv2d: _conv_module,
+        F.batch_norm: _norm_module,
+    }
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function" or node.target not in builders:
+            continue
+        built = builders[node.target](traced, node)
+        if built is None:
+            continue
+        name, module = built
+        arguments = _bound(node, _NORM if isinstance(module, NORM_MODULES) else _LINEAR)
+        weight, bias = _attribute(arguments.get("weight")), _attribute(arguments.get("bias"))
+        if isinstance(module, NORM_MODULES):
+            mean, variance = (str(_attribute(arguments[key])) for key in ("running_mean", "running_var"))
+            norms[name] = NormSource(mean, variance, weight, bias, module.eps)
+        else:
+            sources[name] = WeightSource(str(weight), bias)
+        traced.add_submodule(name, module.eval().requires_grad_(False))
+        with traced.graph.inserting_after(node):
+            call = traced.graph.call_module(name, (arguments["input"],))
+        node.replace_all_uses_with(call)
+        traced.graph.erase_node(node)
+
+
+def _fresh_name(traced: fx.GraphModule, attribute: str) -> str:
+    base = attribute.replace(".", "_")
+    for ending in ("_weight", "_w", "_kernel"):
+        base = base.removesuffix(ending)
+    name, number = base, 1
+    while hasattr(traced, name):
+        number += 1
+        name = f"{base}_{number}"
+    return name
+
+
+def _tensor(traced: fx.GraphModule, path: str) -> Tensor:
+    prefix, _, name = path.rpartition(".")
+    return cast(Tensor, getattr(traced.get_submodule(prefix), name))
+
+
+def _set(module: nn.Module, name: str, value: Tensor | None) -> None:
+    setattr(module, name, None if value is None else nn.Parameter(value.detach().clone(), requires_grad=False))
+
+
+def _linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
+    arguments = _bound(node, _LINEAR)
+    weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
+    if weight is None or (bias is not None and _attribute(bias) is None):
+        return None
+    value = _tensor(traced, weight)
+    module = nn.Linear(value.shape[1], value.shape[0], bias=bias is not None, device="meta", dtype=value.dtype)
+    _set(module, "weight", value)
+    _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
+    return _fresh_name(traced, weight), module
+
+
+def _conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
+    arguments = _bound(node, _CONV)
+    weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
+    if weight is None or (bias is not None and _attribute(bias) is None):
+        return None
+    value = _tensor(traced, weight)
+    groups = int(arguments.get("groups", 1))
+    build = nn.Conv1d if value.ndim == 3 else nn.Conv2d
+    module = build(
+        value.shape[1] * groups,
+        value.shape[0],
+        cast(Any, tuple(value.shape[2:])),
+        stride=arguments.get("stride", 1),
+        padding=arguments.get("padding", 0),
+        dilation=arguments.get("dilation", 1),
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+        dtype=value.dtype,
+    )
+    _set(module, "weight", value)
+    _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
+    return _fresh_name(traced, weight), module
+
+
+def _norm_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
+    arguments = _bound(node, _NORM)
+    paths = {key: _attribute(arguments.get(key)) for key in _NORM[1:5]}
+    if arguments.get("training", False) or paths["running_mean"] is None or paths["running_var"] is None:
+        return None
+    mean = _tensor(traced, paths["running_mean"])
+    module = _AnyBatchNorm(len(mean), eps=arguments.get("eps", 1e-5), dtype=mean.dtype)
+    module.running_mean, module.running_var = mean.clone(), _tensor(traced, paths["running_var"]).clone()
+    for key in ("weight", "bias"):
+        path = paths[key]
+        if path is not None:
+            _set(module, key, _tensor(traced, path))
+        else:
+            setattr(module, key, None)
+    return _fresh_name(traced, f"{paths['running_mean']}_norm"), module
+
+
+def _fold_norms(traced: fx.GraphModule, sources: dict[str, WeightSource], norms: dict[str, NormSource]) -> None:
+    """Fold every BatchNorm that follows a weight layer, and nothing but it, into that layer (in place)."""
+    calls: dict[str, int] = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(norm := traced.get_submodule(str(node.target)), NORM_MODULES):
+            continue
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or str(before.target) not in sources or len(before.users) != 1:
+            continue
+        if before.op != "call_module" or calls[str(before.target)] != 1 or calls[str(node.target)] != 1:
+            continue
+        layer = traced.get_submodule(str(before.target))
+        source = sources[str(before.target)]
+        if norm.running_mean is None or norm.running_var is None or source.norm is not None:
+            continue
+        if str(node.target) not in norms:
+            continue
+        _fold(layer, norm)
+        sources[str(before.target)] = WeightSource(source.weight, source.bias, norms[str(node.target)])
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+
+
+def _fold(layer: nn.Module, norm: nn.Module) -> None:
+    """y = γ (W x + b - μ) / √(σ² + ε) + β, written as one layer; computed in double precision."""
+    weight = cast(Tensor, layer.weight)
+    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    gain = (variance + cast(float, norm.eps)).rsqrt()
+    if norm.weight is not None:
+        gain = gain * cast(Tensor, norm.weight).double()
+    bias = torch.zeros_like(mean) if layer.bias is None else cast(Tensor, layer.bias).double()
+    bias = (bias - mean) * gain
+    if norm.bias is not None:
+        bias = bias + cast(Tensor, norm.bias).double()
+    shape = (-1,) + (1,) * (weight.ndim - 1)
+    _set(layer, "weight", (weight.double() * gain.view(shape)).to(weight.dtype))
+    _set(layer, "bias", bias.to(weight.dtype))
+
+
+class _ShapeRecorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.shapes[n.name] = tuple(value.shape)
+        return value
+
+
+def _shapes(traced: fx.GraphModule, example: Tensor) -> dict[str, tuple[int, ...]]:
+    recorder = _ShapeRecorder(traced)
+    try:
+        with torch.no_grad():
+            output = recorder.run(example)
+    except Exception as error:  # the user's own modules run here
+        raise GraphError(
+            f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
+            "shape that the network was trained on"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        raise GraphError(
+            f"the network returns {type(output).__name__}; zipping needs one tensor (images, outputs) per task. "
+            "Wrap the network in a module that returns the tensor you need"
+        )
+    if not math.isfinite(float(output.abs().max())):
+        raise GraphError("the network's output on the calibration data is NaN or infinite; check weights and inputs")
+    return recorder.shapes

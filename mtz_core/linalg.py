@@ -1,0 +1,209 @@
+"""Gram matrices (layer-wise Hessians) in two representations, and the few operations that merging needs of them.
+
+A layer with inputs x ∈ R^d has the Gram H = E[x xᵀ]. `DenseGram` keeps the d×d matrix. `RowGram` keeps the m input
+rows themselves; for wide layers with few calibration rows (m < d) every product with H, with an inverse of a sum of
+Grams, and with M = (P⁻¹ + Q⁻¹)⁻¹ then goes through m×m systems (Woodbury's identity) and nothing of size d×d is built.
+Both carry a factor and a multiple of the identity, so weighting a task and adding a ridge copy nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mtz_core.errors import NumericalError
+
+MAX_JITTER = 1e-2
+"""Largest multiple of the mean diagonal that `cholesky` adds to a matrix before it gives up."""
+
+
+@dataclass(frozen=True)
+class Gram(ABC):
+    """`scale · E + ridge · I`, where E is what a subclass stores."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """d, the number of inputs."""
+
+    @abstractmethod
+    def mean_diagonal(self) -> float:
+        """Mean of the diagonal, the natural unit of a ridge."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Gram:
+        """`factor` times this Gram."""
+
+    @abstractmethod
+    def ridged(self, amount: float) -> Gram:
+        """This Gram plus `amount` times the identity."""
+
+    @abstractmethod
+    def select(self, columns: Tensor) -> Gram:
+        """Gram of the inputs `columns` (k,) only."""
+
+    @abstractmethod
+    def apply(self, vectors: Tensor) -> Tensor:
+        """Return `vectors` (n, d) times H, shape (n, d)."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> Gram:
+        """The same Gram on another device, in another precision."""
+
+    def relative_ridge(self, ridge: float) -> Gram:
+        """This Gram with `ridge` times its own mean diagonal added to the diagonal."""
+        return self.ridged(ridge * self.mean_diagonal()) if ridge else self
+
+    def loss(self, deltas: Tensor) -> Tensor:
+        """Return ½ δ H δᵀ of every row δ of `deltas` (n, d), shape (n,)."""
+        return 0.5 * (self.apply(deltas) * deltas).sum(1)
+
+
+@dataclass(frozen=True)
+class DenseGram(Gram):
+    """`scale · matrix + ridge · I`; `matrix` is (d, d), symmetric, positive semi-definite."""
+
+    matrix: Tensor
+    scale: float = 1.0
+    ridge: float = 0.0
+
+    @property
+    def dimension(self) -> int:
+        return self.matrix.shape[0]
+
+    def mean_diagonal(self) -> float:
+        return self.scale * float(self.matrix.diagonal().mean()) + self.ridge
+
+    def scaled(self, factor: float) -> DenseGram:
+        return replace(self, scale=self.scale * factor, ridge=self.ridge * factor)
+
+    def ridged(self, amount: float) -> DenseGram:
+        return replace(self, ridge=self.ridge + amount)
+
+    def select(self, columns: Tensor) -> DenseGram:
+        return replace(self, matrix=self.matrix[columns][:, columns])
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        product = vectors @ self.matrix
+        product = product.mul_(self.scale) if self.scale != 1.0 else product
+        return product.add_(vectors, alpha=self.ridge) if self.ridge else product
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> DenseGram:
+        return replace(self, matrix=self.matrix.to(device, dtype))
+
+    def full(self) -> Tensor:
+        """A new (d, d) tensor that holds the whole Gram."""
+        matrix = self.matrix * self.scale
+        matrix.diagonal().add_(self.ridge)
+        return matrix
+
+
+@dataclass(frozen=True)
+class RowGram(Gram):
+    """`scale · rowsᵀ rows + ridge · I`; `rows` is (m, d), one row of inputs per calibration sample."""
+
+    rows: Tensor
+    scale: float = 1.0
+    ridge: float = 0.0
+
+    @property
+    def dimension(self) -> int:
+        return self.rows.shape[1]
+
+    def mean_diagonal(self) -> float:
+        energy = float(torch.linalg.vector_norm(self.rows)) ** 2
+        return self.scale * energy / max(1, self.dimension) + self.ridge
+
+    def scaled(self, factor: float) -> RowGram:
+        return replace(self, scale=self.scale * factor, ridge=self.ridge * factor)
+
+    def ridged(self, amount: float) -> RowGram:
+        return replace(self, ridge=self.ridge + amount)
+
+    def select(self, columns: Tensor) -> RowGram:
+        return replace(self, rows=self.rows[:, columns])
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        product = ((vectors @ self.rows.mT) * self.scale) @ self.rows
+        return product.add_(vectors, alpha=self.ridge) if self.ridge else product
+
+    def loss(self, deltas: Tensor) -> Tensor:
+        projected = deltas @ self.rows.mT
+        loss = 0.5 * self.scale * projected.square().sum(1)
+        return loss + 0.5 * self.ridge * deltas.square().sum(1) if self.ridge else loss
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> RowGram:
+        return replace(self, rows=self.rows.to(device, dtype))
+
+    def weighted_rows(self) -> Tensor:
+        """Rows R (m, d) with Rᵀ R = scale · rowsᵀ rows."""
+        return self.rows * math.sqrt(self.scale) if self.scale != 1.0 else self.rows
+
+    def dense(self) -> DenseGram:
+        """The same Gram with its d×d matrix built."""
+        return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
+
+
+def as_gram(gram: Gram | Tensor) -> Gram:
+    """Wrap a plain (d, d) tensor; Grams pass through."""
+    return gram if isinstance(gram, Gram) else DenseGram(gram)
+
+
+def same_kind(grams: Sequence[Gram]) -> list[DenseGram] | list[RowGram]:
+    """Return the Grams as they are if all are kept as rows, else all of them dense."""
+    rows = [gram for gram in grams if isinstance(gram, RowGram)]
+    if len(rows) == len(grams):
+        return rows
+    return [
+        gram.dense() if isinstance(gram, RowGram) else gram for gram in grams if isinstance(gram, DenseGram | RowGram)
+    ]
+
+
+def add(grams: Sequence[Gram]) -> Gram:
+    """Return the sum of Grams of the same inputs."""
+    if len(grams) == 1:
+        return grams[0]
+    alike = same_kind(grams)
+    ridge = sum(gram.ridge for gram in alike)
+    if isinstance(alike[0], RowGram):
+        return RowGram(torch.cat([g.weighted_rows() for g in alike if isinstance(g, RowGram)]), 1.0, ridge)
+    total = torch.zeros_like(alike[0].matrix)
+    for gram in alike:
+        if isinstance(gram, DenseGram):
+            total.add_(gram.matrix, alpha=gram.scale)
+    return DenseGram(total, 1.0, ridge)
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Return the lower Cholesky factor of a symmetric positive semi-definite matrix (d, d), which is overwritten.
+
+    Inputs that never fire make a Gram singular. Those directions cost nothing in either network, so the least
+    multiple of the mean diagonal that lets the factorisation succeed is added; the limit is the pseudo-inverse.
+
+    Raises:
+        NumericalError: the matrix holds NaN or infinity, or is not positive semi-definite.
+    """
+    mean = float(matrix.diagonal().mean())
+    if not math.isfinite(mean):
+        raise NumericalError(
+            "a Gram matrix holds NaN or infinity; check the network's weights and the calibration data"
+        )
+    unit = mean if mean > 0 else 1.0
+    jitter, added = torch.finfo(matrix.dtype).eps * 8, 0.0
+    while True:
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
+            return factor
+        if jitter > MAX_JITTER:
+            raise NumericalError(
+                f"a Gram matrix of size {matrix.shape[0]} is not positive definite even with a ridge of "
+                f"{added / unit:.0e}; use more calibration data or a larger ridge"
+            )
+        matrix.diagonal().add_((jitter - added / unit) * unit)
+        added, jitter = jitter * unit, jitter * 10

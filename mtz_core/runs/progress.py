@@ -1,0 +1,129 @@
+"""A run's progress and result as lines of text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from mtz_core.events import Event, LayerFinished, LayerZipped, RetrainStep, Started
+from mtz_core.runs.records import RunRecord
+
+CLEAR = "\r\x1b[K"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    >>> duration(7.2), duration(75), duration(3720)
+    ('7 s', '1 min 15 s', '1 h 2 min')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def remaining(fraction: float, elapsed: float, began_at: float = 0.0) -> float | None:
+    """Return the seconds that are left if work goes on at its pace, `None` while that can't be told.
+
+    `elapsed` seconds took the work from `began_at` (not zero for a resumed run) to `fraction`.
+    """
+    done = fraction - began_at
+    return None if done < 0.01 else elapsed * (1.0 - fraction) / done
+
+
+class ProgressLine:
+    """Shows events on one line that is written over, or, where the stream is no terminal, a line per layer."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._live = stream, stream.isatty()
+        self._began, self._first, self._shown = time.monotonic(), 0.0, 0.0
+        self._layers = 0
+        self._fraction: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        now = time.monotonic()
+        if self._fraction is None:
+            self._first = event.fraction
+        self._fraction = event.fraction
+        if isinstance(event, Started):
+            self._layers = len(event.layers)
+            for warning in event.warnings:
+                self._print(f"warning: {warning}")
+        left = remaining(event.fraction, now - self._began, self._first)
+        eta = "" if left is None or event.fraction >= 1.0 else f", about {duration(left)} left"
+        text = f"{event.fraction:4.0%}  {describe(event)}  ({duration(now - self._began)}{eta})"
+        if self._live:
+            if now - self._shown > 0.1 or not isinstance(event, RetrainStep):
+                self._stream.write(f"{CLEAR}{text[:118]}")
+                self._stream.flush()
+                self._shown = now
+        elif isinstance(event, Started | LayerZipped | LayerFinished):
+            self._print(text)
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._live:
+            self._stream.write(CLEAR)
+            self._stream.flush()
+
+    def _print(self, text: str) -> None:
+        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
+        self._stream.flush()
+
+
+def describe(event: Event) -> str:
+    """Return what an event says, in a few words."""
+    layer = getattr(event, "layer", None)
+    match event:
+        case Started():
+            return f"{len(event.layers)} layers of {len(event.structures)} networks"
+        case LayerZipped():
+            relative = event.predicted / event.scale if event.scale else 0.0
+            return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
+        case RetrainStep():
+            return f"{layer or 'all layers'}: retraining, step {event.step}, loss {sum(event.losses):.3f}"
+        case LayerFinished():
+            return f"{layer}: done"
+    names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}
+    what = names.get(type(event).__name__, type(event).__name__.lower())
+    return what if layer is None else f"{layer}: {what}"
+
+
+def result(record: RunRecord) -> str:
+    """Return a finished run's sizes and errors as a table."""
+    summary = record.summary
+    counts: Mapping[str, Any] | None = summary.get("counts")
+    lines = []
+    if counts:
+        lines.append(
+            f"{counts['total']:,} numbers instead of {sum(counts['parents']):,}: "
+            f"{counts['versus_all']:.1%} of all parents together, {counts['versus_smallest']:.1%} of the smallest"
+        )
+    before: Sequence[float | None] | None = summary.get("parent_errors")
+    after: Sequence[float | None] | None = summary.get("errors")
+    if before and after:
+        width = max(len(name) for name in summary["parents"])
+        lines.append(f"{'parent':{width}}  {'task':10}  error before  after")
+        for name, task, old, new in zip(summary["parents"], summary["tasks"], before, after, strict=True):
+            lines.append(f"{name:{width}}  {task:10.10}  {percent(old):>12}  {percent(new):>6}")
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """Return an error rate as text; `None` is one that nobody could measure."""
+    return "–" if value is None else f"{value:.2f} %"
+
+
+def table(records: Sequence[RunRecord]) -> str:
+    """Return one line per run."""
+    rows = [("RUN", "STATUS", "DONE", "CREATED", "TITLE")]
+    for record in records:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
+        title = record.title or " + ".join(record.summary.get("parents", []))
+        rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, title))
+    return "\n".join(f"{a:22}  {b:9}  {c:>4}  {d:16}  {e}".rstrip() for a, b, c, d, e in rows)

@@ -1,0 +1,46 @@
+"""From what the user asks to share to a number of channels per channel group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mtz_core.errors import SpecError
+from mtz_core.graph.channels import ChannelGraph
+from mtz_core.structure import shared_count
+
+
+def resolve_shares(share: float | Mapping[str, float | int], graphs: Sequence[ChannelGraph]) -> dict[str, int]:
+    """Return how many channels each shareable group shares, by group name, in order of execution.
+
+    Args:
+        share: a ratio for all groups, or a mapping from layer name (of the first network) to a ratio (float) or a
+            count (int); layers of one group must agree.
+        graphs: channel graphs of the networks.
+
+    Raises:
+        SpecError: a name is unknown, its layer cannot be shared, or a count exceeds the narrowest width.
+    """
+    groups = graphs[0].groups
+    frozen = {g for graph in graphs for g, group in enumerate(graph.groups) if group.frozen is not None}
+    open_groups = [g for g in range(len(groups)) if g not in frozen]
+    widths = {g: [graph.groups[g].width for graph in graphs] for g in open_groups}
+    if not isinstance(share, Mapping):
+        return {groups[g].name: shared_count(float(share), widths[g]) for g in open_groups}
+    chosen: dict[int, float | int] = {}
+    names = [name for g in open_groups for name in groups[g].producers]
+    for name, value in share.items():
+        layer = next((layer for layer in graphs[0].layers if layer.name == name), None)
+        if layer is None:
+            raise SpecError(f"share: there is no layer {name!r}; layers that can be shared: {', '.join(names)}")
+        if layer.group in frozen:
+            reasons = [graph.groups[layer.group].frozen for graph in graphs if graph.groups[layer.group].frozen]
+            raise SpecError(f"share: layer {name!r} cannot be shared ({reasons[0]}); drop it from the mapping")
+        narrowest = min(widths[layer.group])
+        if not isinstance(value, float) and value > narrowest:
+            raise SpecError(
+                f"share: layer {name!r} was asked to share {value} neurons but the narrowest has {narrowest}"
+            )
+        if chosen.setdefault(layer.group, value) != value:
+            tied = ", ".join(groups[layer.group].producers)
+            raise SpecError(f"share: {tied} write into one residual stream and share alike; give them one value")
+    return {groups[g].name: shared_count(chosen.get(g, 0), widths[g]) for g in open_groups}

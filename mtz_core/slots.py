@@ -1,0 +1,103 @@
+"""Slots: which channel of which task shares its place with which.
+
+A *slot table* is an integer array (S, T): row s says that slot s holds channel `table[s, t]` of task t, or none (-1).
+A slot of several tasks is shared by them, one of a single task is private. Rows and columns of a weight matrix get
+slot tables from those of the channel groups that they belong to; a weight is shared by the tasks that its row's
+slot and its column's slot have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.graph.channels import PRIVATE, WeightLayer
+from mtz_core.graph.layout import COMMON
+
+Table = NDArray[np.int64]
+
+
+def private_table(widths: Sequence[int]) -> Table:
+    """Every channel on its own."""
+    return complete(np.empty((0, len(widths)), dtype=np.int64), widths)
+
+
+def complete(shared: Table, widths: Sequence[int]) -> Table:
+    """`shared` slots (k, T) followed by a private slot for every channel that none of them holds."""
+    parts = [np.asarray(shared, dtype=np.int64).reshape(-1, len(widths))]
+    for t, width in enumerate(widths):
+        rest = np.setdiff1d(np.arange(width), shared[:, t])
+        private = np.full((len(rest), len(widths)), -1, dtype=np.int64)
+        private[:, t] = rest
+        parts.append(private)
+    return np.concatenate(parts)
+
+
+def slot_of(table: Table, t: int, width: int) -> Table:
+    """Slot that holds each of task t's channels, (width,)."""
+    inverse = np.full(width, -1, dtype=np.int64)
+    held = np.flatnonzero(table[:, t] >= 0)
+    inverse[table[held, t]] = held
+    return inverse
+
+
+def row_table(layers: Sequence[WeightLayer], table: Table, widths: Sequence[int]) -> Table:
+    """Slot table of a layer's rows; `layers[t]` is the layer in task t, `table` belongs to the group it writes."""
+    keys = [slot_of(table, t, widths[t])[layer.rows] for t, layer in enumerate(layers)]
+    return _align([_with_occurrence(k) for k in keys])
+
+
+def column_table(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> Table:
+    """Slot table of a layer's columns; `tables[g]` and `widths[t][g]` belong to channel group g.
+
+    A column's identity is the slot of the channel that it reads, which of that channel's positions it is, and the
+    kernel position. Raw inputs and the bias are common to all tasks.
+    """
+    offsets = np.cumsum([0] + [len(table) for table in tables])
+    keys: list[Table] = []
+    for t, layer in enumerate(layers):
+        slots = np.full(len(layer.column_groups), -1, dtype=np.int64)
+        slots[layer.column_groups == COMMON] = offsets[-1]
+        for g in np.unique(layer.column_groups[layer.column_groups >= 0]):
+            mine = layer.column_groups == g
+            held = slot_of(tables[int(g)], t, widths[t][int(g)])
+            slots[mine] = offsets[int(g)] + held[layer.column_channels[mine]]
+        assert not ((layer.column_groups == PRIVATE) & (slots >= 0)).any()
+        key = _with_occurrence(slots)
+        kernel = np.arange(layer.kernel_size)
+        expanded = np.where(key[:, None] >= 0, key[:, None] * layer.kernel_size + kernel, -1).reshape(-1)
+        keys.append(np.append(expanded, np.iinfo(np.int64).max) if layer.bias else expanded)
+    return _align(keys)
+
+
+def _with_occurrence(slots: Table) -> Table:
+    """A key per position that tells apart several positions with the same slot (by order); -1 stays -1."""
+    order = np.argsort(slots, kind="stable")
+    ordered = slots[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(slots) else np.empty(0, dtype=np.int64)
+    rank = np.arange(len(slots)) - np.repeat(starts, np.diff(np.r_[starts, len(slots)]))
+    occurrence = np.empty_like(slots)
+    occurrence[order] = rank
+    return np.where(slots >= 0, slots * (1 << 31) + occurrence, -1)
+
+
+def _align(keys: Sequence[Table]) -> Table:
+    """Positions of equal key share a row of the table; a position with key -1 gets a row of its own."""
+    tasks = len(keys)
+    known = np.unique(np.concatenate([k[k >= 0] for k in keys]))
+    table = np.full((len(known), tasks), -1, dtype=np.int64)
+    parts = [table]
+    for t, key in enumerate(keys):
+        owned = np.flatnonzero(key >= 0)
+        table[np.searchsorted(known, key[owned]), t] = owned
+        alone = np.full((int((key < 0).sum()), tasks), -1, dtype=np.int64)
+        alone[:, t] = np.flatnonzero(key < 0)
+        parts.append(alone)
+    return np.concatenate(parts)
+
+
+def shared_rows(table: Table) -> Table:
+    """The slots that all tasks share, (k, T)."""
+    return table[(table >= 0).all(axis=1)]

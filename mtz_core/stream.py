@@ -1,0 +1,51 @@
+"""Calibration images on their way through a partly zipped network, one layer at a time.
+
+Between two layers the live activations of every batch are kept, so that the whole walk costs one forward pass; what
+does not fit into the budget is recomputed from the images. Merging a layer does not disturb what was computed
+before it; retraining does, and then the walk starts again (`restart`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mtz_core.graph.execution import Program, State, advance, layer_input, start
+
+
+class Stream:
+    """Batches of images and how far each has come.
+
+    Args:
+        program: the task's computation.
+        images: inputs (N, ...), kept where they are; batches move to `device`.
+        batch_size: images per batch.
+        budget: bytes of live activations that may be kept between two layers.
+        device: where the network runs.
+    """
+
+    def __init__(self, program: Program, images: Tensor, batch_size: int, budget: int, device: torch.device) -> None:
+        self.program, self.images, self.budget, self.device = program, images, budget, device
+        self.starts = range(0, len(images), batch_size)
+        self.batch_size = batch_size
+        self.states: dict[int, State] = {}
+
+    def restart(self) -> None:
+        """Forget all activations: weights upstream have changed."""
+        self.states.clear()
+
+    def inputs(self, node: str, matrices: Callable[[str], Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        """Yield for every batch which images it holds and what the layer called at `node` reads."""
+        position = self.program.position(node)
+        for first in self.starts:
+            where = slice(first, min(first + self.batch_size, len(self.images)))
+            state = self.states.pop(first, None)
+            if state is None or state.position > position:
+                state = start(self.program, self.images[where].to(self.device))
+            with torch.no_grad():
+                advance(self.program, state, matrices, stop=position)
+            yield where, layer_input(self.program, state)
+            if sum(kept.bytes() for kept in self.states.values()) + state.bytes() <= self.budget:
+                self.states[first] = state

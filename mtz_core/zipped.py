@@ -1,0 +1,316 @@
+"""The zipped network: every parent's computation, with weights assembled from shared and private blocks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mtz_core.blocks import BlockLayer
+from mtz_core.errors import CheckpointError, SpecError
+from mtz_core.graph.channels import ChannelGraph, WeightLayer, channel_graph
+from mtz_core.graph.execution import Program, execute
+from mtz_core.graph.match import check_correspondence
+from mtz_core.graph.trace import WeightSource
+from mtz_core.slots import Table, column_table, complete, private_table, row_table, shared_rows
+from mtz_core.structure import ParameterCounts
+
+FORMAT = "mtz-zipped-1"
+SPARSE_FRACTION = 0.01
+
+
+class ZippedNetwork(nn.Module):
+    """T networks in one.
+
+    It starts with everything private and answers exactly as the parents do; `pair` and `merge` then share channels
+    and weights. `forward(x, task)` runs task's network; `extract(task)` returns it as a plain module of the
+    parent's own class; `state_dict()` holds every shared number once.
+
+    Args:
+        networks: the parents; they are read, never changed. Their classes are needed for `extract`.
+        graphs: their channel graphs, in the same order.
+        sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
+            layers, `"no"` of none.
+
+    Raises:
+        GraphError: the networks do not correspond layer by layer.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph], sparse: str = "auto") -> None:
+        super().__init__()
+        check_correspondence(graphs)
+        self.graphs = tuple(graphs)
+        self.tasks = len(graphs)
+        self._parents = tuple(networks)
+        self.widths = [[group.width for group in graph.groups] for graph in graphs]
+        self.tables: list[Table] = [
+            private_table([self.widths[t][g] for t in range(self.tasks)]) for g in range(len(graphs[0].groups))
+        ]
+        self.merged: list[bool] = [False] * len(graphs[0].layers)
+        self.bodies = nn.ModuleList(_body(graph) for graph in graphs)
+        self.layers = nn.ModuleList()
+        for index, per_task in enumerate(zip(*(graph.layers for graph in graphs), strict=True)):
+            matrices = [graph.matrix(layer) for graph, layer in zip(graphs, per_task, strict=True)]
+            masks = _masks(matrices, per_task[0].bias, sparse)
+            self.layers.append(BlockLayer(matrices, self._rows(index), self._columns(index), masks))
+        self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, graphs, strict=True)]
+        self._index = [{layer.name: k for k, layer in enumerate(graph.layers)} for graph in graphs]
+        self.parent_sizes = tuple(self.counts(parents=()).private)
+        self.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
+        twin = ZippedNetwork(self._parents, self.graphs, "yes" if any(b.masked for b in self._blocks()) else "no")
+        twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
+        memo[id(self)] = twin
+        return twin
+
+    def _blocks(self) -> list[BlockLayer]:
+        return [cast(BlockLayer, layer) for layer in self.layers]
+
+    def _of_task(self, index: int) -> list[WeightLayer]:
+        return [graph.layers[index] for graph in self.graphs]
+
+    def _rows(self, index: int) -> Table:
+        layers = self._of_task(index)
+        if not self.merged[index]:
+            return private_table([layer.width for layer in layers])
+        return self.row_slots(index)
+
+    def row_slots(self, index: int) -> Table:
+        """Slot table that the layer's rows have once it is merged."""
+        g = self.graphs[0].layers[index].group
+        return row_table(self._of_task(index), self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
+
+    def _columns(self, index: int) -> Table:
+        return column_table(self._of_task(index), self.tables, self.widths)
+
+    def shared_columns(self, index: int) -> Table:
+        """Columns of the layer that all tasks share, (k, T) column numbers."""
+        return shared_rows(self._columns(index))
+
+    def program(self, task: int) -> Program:
+        """The task's computation, to be run with `matrices(task)`."""
+        return self._programs[task]
+
+    def matrices(self, task: int) -> Callable[[str], Tensor]:
+        """Weight matrices by layer name; each is assembled once and kept for the life of the returned function."""
+        known: dict[str, Tensor] = {}
+
+        def lookup(name: str) -> Tensor:
+            if name not in known:
+                known[name] = self._blocks()[self._index[task][name]].matrix(task)
+            return known[name]
+
+        return lookup
+
+    def matrix(self, index: int, task: int) -> Tensor:
+        """Assembled weights (n_t, d_t) of layer number `index`."""
+        return self._blocks()[index].matrix(task)
+
+    def mask(self, index: int, task: int) -> Tensor | None:
+        """Sparsity mask (n_t, d_t) of layer number `index`, `None` if it is dense."""
+        return self._blocks()[index].mask(task)
+
+    def forward(self, x: Tensor, task: int = 0) -> Tensor:
+        """Return task's outputs for inputs `x` (N, ...)."""
+        if not 0 <= task < self.tasks:
+            raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
+        return execute(self._programs[task], x, self.matrices(task))
+
+    def pair(self, group: int, shared: Table) -> None:
+        """Share channels: each row of `shared` (k, T) holds one undecided channel of every task.
+
+        Producers keep their weights until `merge`; consumers now read these channels through shared columns.
+        """
+        widths = [self.widths[t][group] for t in range(self.tasks)]
+        self.tables[group] = complete(np.concatenate([shared_rows(self.tables[group]), shared]), widths)
+        for index, layer in enumerate(self.graphs[0].layers):
+            if (layer.column_groups == group).any() or (layer.group == group and self.merged[index]):
+                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
+
+    def merge(self, index: int, slots: Table, values: Tensor) -> None:
+        """Give the layer's shared rows `slots` (k, T) the weights `values` (k, d) over its shared columns."""
+        columns = self.shared_columns(index)
+        matrices = [self.matrix(index, t).detach().clone() for t in range(self.tasks)]
+        for t, matrix in enumerate(matrices):
+            i = torch.as_tensor(slots[:, t], device=matrix.device)
+            j = torch.as_tensor(columns[:, t], device=matrix.device)
+            matrix[i[:, None], j] = values.to(matrix)
+        self.merged[index] = True
+        self._rebuild(index, matrices)
+
+    def _rebuild(self, index: int, matrices: Sequence[Tensor]) -> None:
+        block = self._blocks()[index]
+        masks = [cast(Tensor, block.mask(t)) for t in range(self.tasks)] if block.masked else None
+        self.layers[index] = BlockLayer(
+            [m.detach() for m in matrices], self._rows(index), self._columns(index), masks
+        ).requires_grad_(next(block.parameters()).requires_grad)
+
+    def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
+        """Stored numbers: shared, private per task, and the parents' own. Zeros of pruned layers are not stored."""
+        shared, private = 0, [0] * self.tasks
+        for block in self._blocks():
+            common, alone = block.counts()
+            shared += common
+            private = [a + b for a, b in zip(private, alone, strict=True)]
+        for t, body in enumerate(self.bodies):
+            private[t] += sum(parameter.numel() for parameter in body.parameters())
+        return ParameterCounts(shared, tuple(private), self.parent_sizes if parents is None else parents)
+
+    def extract(self, task: int) -> nn.Module:
+        """Return task's network as a new module of the parent's own class, in evaluation mode.
+
+        A BatchNorm that was folded into its convolution stays in place and becomes the identity.
+        """
+        parent = copy.deepcopy(self._parents[task])
+        graph = self.graphs[task]
+        tensors: dict[str, Tensor] = {**dict(parent.named_parameters(remove_duplicate=False))}
+        tensors |= dict(parent.named_buffers(remove_duplicate=False))
+        with torch.no_grad():
+            for index, layer in enumerate(graph.layers):
+                matrix = self.matrix(index, task).detach()
+                _write(tensors, graph.network.sources[layer.name], layer, matrix)
+            body = self.bodies[task]
+            own: dict[str, Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+            for name, value in own.items():
+                if name in tensors and tensors[name].shape == value.shape:
+                    tensors[name].copy_(value)
+        return parent.eval()
+
+    def description(self) -> dict[str, Any]:
+        """What is shared, as JSON-able data: with `state_dict()` it restores the network (see `restore`)."""
+        return {
+            "format": FORMAT,
+            "tasks": self.tasks,
+            "example": list(self.graphs[0].network.example.shape),
+            "groups": [shared_rows(table).tolist() for table in self.tables],
+            "merged": list(self.merged),
+            "sparse": any(block.masked for block in self._blocks()),
+        }
+
+    def restore(self, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Take over a state saved by `description()` and `state_dict()`.
+
+        Raises:
+            CheckpointError: it belongs to other networks, or is damaged.
+        """
+        try:
+            if description["format"] != FORMAT or description["tasks"] != self.tasks:
+                raise CheckpointError(
+                    f"the file holds {description['format']} for {description['tasks']} tasks; expected {FORMAT} for "
+                    f"{self.tasks}. Pass as many networks as were zipped"
+                )
+            self.merged = [bool(m) for m in description["merged"]]
+            for g, shared in enumerate(description["groups"]):
+                widths = [self.widths[t][g] for t in range(self.tasks)]
+                table = np.asarray(shared, dtype=np.int64).reshape(-1, self.tasks)
+                if len(table) and (table.min() < 0 or (table.max(axis=0) >= widths).any()):
+                    raise CheckpointError("the file names channels that these networks do not have")
+                self.tables[g] = complete(table, widths)
+            for index in range(len(self.layers)):
+                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
+            self.load_state_dict(tensors, strict=True)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the saved network does not fit these parents ({error}); load it with networks of the architectures "
+                "that were zipped, in the same order"
+            ) from error
+        self._mask_from_zeros()
+
+    def _mask_from_zeros(self) -> None:
+        """A pruned layer's zeros are its mask; the shared part of a restored network has its own."""
+        for index, block in enumerate(self._blocks()):
+            if block.masked:
+                matrices = [block.matrix(t).detach() for t in range(self.tasks)]
+                masks = [_nonzero(m, self.graphs[0].layers[index].bias) for m in matrices]
+                self.layers[index] = BlockLayer(matrices, block.rows, block.columns, masks)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, str(path), metadata={"mtz": json.dumps(self.description())})
+
+    @classmethod
+    def load(cls, path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
+        """Read a file written by `save`.
+
+        Args:
+            path: safetensors file.
+            networks: modules of the architectures that were zipped, in the same order; their weights do not matter.
+
+        Raises:
+            CheckpointError: not such a file, damaged, or made from other architectures.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            description = json.loads(metadata["mtz"])
+            shape = [int(n) for n in description["example"]]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is not a zipped network ({type(error).__name__}: {error})") from error
+        if not 2 <= len(shape) <= 6 or not all(0 < n <= 4096 for n in shape):
+            raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
+        dtype = next(networks[0].parameters()).dtype
+        example = torch.zeros(shape, dtype=dtype)
+        sparse = "yes" if description.get("sparse") else "no"
+        network = cls(networks, [channel_graph(n, example) for n in networks], sparse)
+        network.restore(description, tensors)
+        return network
+
+
+def _body(graph: ChannelGraph) -> nn.Module:
+    """The traced computation without the weights that `BlockLayer`s hold."""
+    body = copy.deepcopy(graph.network.module)
+    for layer in graph.layers:
+        module = body.get_submodule(layer.name)
+        module.register_parameter("weight", None)
+        module.register_parameter("bias", None)
+    return body
+
+
+def _nonzero(matrix: Tensor, bias: bool) -> Tensor:
+    mask = matrix != 0
+    if bias:
+        mask[:, -1] = True
+    return mask
+
+
+def _masks(matrices: Sequence[Tensor], bias: bool, sparse: str) -> list[Tensor] | None:
+    if sparse == "no":
+        return None
+    weights = [matrix[:, :-1] if bias else matrix for matrix in matrices]
+    zeros = max(float((w == 0).float().mean()) if w.numel() else 0.0 for w in weights)
+    if sparse == "auto" and zeros <= SPARSE_FRACTION:
+        return None
+    return [_nonzero(matrix, bias) for matrix in matrices]
+
+
+def _write(tensors: dict[str, Tensor], source: WeightSource, layer: WeightLayer, matrix: Tensor) -> None:
+    """Write a weight matrix into the parent's own tensors."""
+    weight = tensors[source.weight]
+    flat, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
+    weight.copy_(flat.reshape(weight.shape))
+    if source.bias is not None and bias is not None:
+        tensors[source.bias].copy_(bias)
+    norm = source.norm
+    if norm is None:
+        return
+    assert bias is not None
+    tensors[norm.variance].fill_(1.0 - norm.eps)
+    rest = torch.zeros_like(bias) if source.bias is not None else bias
+    if norm.weight is not None:
+        tensors[norm.weight].fill_(1.0)
+    if norm.bias is not None:
+        tensors[norm.mean].zero_()
+        tensors[norm.bias].copy_(rest)
+    else:
+        tensors[norm.mean].copy_(-rest)

@@ -1,0 +1,463 @@
+"""The loop of Multi-Task Zipping (He, Zhou, Thiele 2018, Algorithm 1) as a generator of events.
+
+For every hidden layer in order of execution: accumulate the moments of its inputs in the partly zipped network,
+compute functional differences, pair, merge, and retrain lightly if asked to. The loop prints nothing, draws nothing
+and stores nothing; listeners read its events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtz_core import events as ev
+from mtz_core.data_input import as_images, as_labelled, network_dtype
+from mtz_core.difference import pairwise_difference
+from mtz_core.errors import CheckpointError, DataError, SpecError
+from mtz_core.evaluation import error_rate
+from mtz_core.graph.channels import WeightLayer, channel_graph
+from mtz_core.graph.execution import execute
+from mtz_core.layerwork import LayerWork, merge_layer
+from mtz_core.moments import Moments, input_rows
+from mtz_core.retraining import RetrainingData, retrain
+from mtz_core.shares import resolve_shares
+from mtz_core.slots import row_table, shared_rows
+from mtz_core.spec import RetrainSpec, ZipSpec
+from mtz_core.stream import Stream
+from mtz_core.zipped import ZippedNetwork
+
+TOP_IMAGES = 8
+TOP_POOL = 512
+"""How many calibration images take part in "on which images does this neuron fire most"."""
+
+Data = Tensor | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that is needed to go on after a finished layer: tensors, and JSON-able data beside them."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Zipper:
+    """Zips T networks; `run` does the work.
+
+    Args:
+        networks: trained parents, one per task; never modified.
+        calibration: per task unlabelled inputs, as one tensor (N, ...) or an iterable of batches (of a batch that is
+            a tuple, the first element is used). They should be shuffled or cover all classes.
+        spec: how to zip.
+        evaluation: per task labelled inputs `(images, labels)`, or `None`; only used to report errors.
+        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
+        live_images: at most this many evaluation images are used for reports before the final one.
+
+    Raises:
+        GraphError: a network cannot be traced, or the networks do not correspond.
+        SpecError, DataError: the specification or the data does not fit the networks.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        calibration: Sequence[Data],
+        spec: ZipSpec | None = None,
+        *,
+        evaluation: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+        retraining: Sequence[Data | tuple[Tensor, Tensor]] | None = None,
+        live_images: int | None = None,
+    ) -> None:
+        self.spec = spec = ZipSpec() if spec is None else spec
+        if len(networks) < 2:
+            raise SpecError(f"zipping needs two or more networks, got {len(networks)}")
+        for what, given in (("calibration", calibration), ("evaluation", evaluation), ("retraining", retraining)):
+            if given is not None and len(given) != len(networks):
+                raise DataError(f"{what} holds data of {len(given)} tasks for {len(networks)} networks; give one each")
+        self.device = _device(spec.device)
+        dtypes = [network_dtype(network) for network in networks]
+        self.images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
+        self.alphas = spec.task_weights(len(networks))
+        graphs = [
+            channel_graph(network, images[:2].to(self.device))
+            for network, images in zip(networks, self.images, strict=True)
+        ]
+        self.network = ZippedNetwork(networks, graphs, spec.sparse)
+        self.shares = resolve_shares(spec.share, graphs)
+        self.evaluation = [
+            None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t])
+            for t, given in enumerate(evaluation or [None] * len(networks))
+        ]
+        self.live = [
+            None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in self.evaluation
+        ]
+        self.retraining = self._retraining_data(retraining, dtypes) if spec.retrain is not None else []
+        self.hidden = [
+            k for k, layer in enumerate(graphs[0].layers) if graphs[0].groups[layer.group].name in self.shares
+        ]
+        self._teachers = [self._teacher(t) for t in range(len(networks))]
+        self._halves = [self._split(t) for t in range(len(networks))]
+        self._finished: list[int] = []
+        self._decided: dict[int, list[set[int]]] = {}
+        self._steps = 0
+        self._clock = _Clock(self)
+
+    def _retraining_data(self, given: Sequence[Any] | None, dtypes: Sequence[torch.dtype]) -> list[RetrainingData]:
+        assert self.spec.retrain is not None
+        labelled = self.spec.retrain.targets == "labels"
+        if given is None:
+            if labelled:
+                raise DataError(
+                    "retrain.targets is 'labels' but no labelled data was given; pass retraining=[(images, labels), …] "
+                    "or retrain with targets='distill', which needs none"
+                )
+            return [RetrainingData(images, None) for images in self.images]
+        data = []
+        for t, item in enumerate(given):
+            if labelled:
+                data.append(RetrainingData(*as_labelled(item, f"retraining[{t}]", dtypes[t])))
+            else:
+                images = item[0] if isinstance(item, tuple) else item
+                data.append(RetrainingData(as_images(images, f"retraining[{t}]", dtypes[t]), None))
+        return data
+
+    def _teacher(self, t: int) -> Any:
+        """The parent itself, as a function: its traced copy with its own weights."""
+        graph, program = self.network.graphs[t], self.network.program(t)
+        matrices = {layer.name: graph.matrix(layer) for layer in graph.layers}
+        return lambda x: execute(program, x, matrices.__getitem__)
+
+    def _split(self, t: int) -> Tensor:
+        """Half 0 or 1 of every calibration image: a seeded, balanced, random split."""
+        halves = torch.arange(len(self.images[t])) % 2
+        return halves[torch.randperm(len(halves), generator=torch.Generator().manual_seed(self.spec.seed + t))]
+
+    def checkpoint(self) -> Checkpoint:
+        """State after the layers finished so far; valid right after a `LayerFinished` event."""
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        decided = {str(g): [sorted(channels) for channels in per] for g, per in self._decided.items()}
+        meta = {"finished": self._finished, "decided": decided, "steps": self._steps}
+        return Checkpoint(tensors, {**meta, "network": self.network.description()})
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        try:
+            finished, decided = list(checkpoint.meta["finished"]), dict(checkpoint.meta["decided"])
+            self._decided = {int(g): [set(channels) for channels in per] for g, per in decided.items()}
+            self._steps = int(checkpoint.meta["steps"])
+            network = checkpoint.meta["network"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the checkpoint is damaged ({error}); start the run again") from error
+        if finished != self.hidden[: len(finished)]:
+            raise CheckpointError("the checkpoint belongs to another specification; start the run again")
+        self.network.restore(network, checkpoint.tensors)
+        self.network.to(self.device)
+        self._finished = finished
+
+    def run(self, resume: Checkpoint | None = None) -> Iterator[ev.Event]:
+        """Do the work, yielding events (see `mtz_core.events`); closing the generator stops it.
+
+        Args:
+            resume: a checkpoint of an earlier, interrupted run of the same specification.
+
+        Raises:
+            MTZError: with a remedy, e.g. when calibration data gives NaN.
+        """
+        self._clock.begin()
+        if resume is not None:
+            self._resume(resume)
+        retraining = self.spec.retrain
+        layers = self.network.graphs[0].layers
+        yield ev.Started(
+            **self._clock.now(),
+            layers=tuple(layers[k].name for k in self.hidden),
+            structures=tuple(graph.structure() for graph in self.network.graphs),
+            shared=dict(self.shares),
+            alphas=self.alphas,
+            retrain_steps=0 if retraining is None else retraining.steps,
+            warnings=self._warnings(),
+        )
+        yield self._evaluated("parents", None, parents=True)
+        streams = self._streams()
+        for position, index in enumerate(self.hidden):
+            if index in self._finished:
+                self._clock.skip(index, position)
+                continue
+            yield from self._zip_layer(index, streams)
+            yield self._evaluated("zipped", layers[index].name)
+            if retraining is not None and retraining.schedule == "layerwise":
+                steps = _portion(retraining.steps, len(self.hidden), position)
+                if steps:
+                    yield from self._retrain(retraining, steps, layers[index].name)
+                    for stream in streams:
+                        stream.restart()
+            self._finished.append(index)
+            yield ev.LayerFinished(**self._clock.now(), layer=layers[index].name)
+        if retraining is not None and retraining.schedule == "final":
+            yield from self._retrain(retraining, retraining.steps, None)
+        yield from self._finish()
+
+    def _streams(self) -> list[Stream]:
+        """Calibration images, then the evaluation images on which each layer's loss is measured."""
+        spec, streams = self.spec, []
+        for t, images in enumerate(self.images):
+            live = self.live[t]
+            extra = images[:0] if live is None else live[0][: len(images)]
+            budget = spec.activation_budget // len(self.images)
+            program = self.network.program(t)
+            streams.append(Stream(program, torch.cat([images, extra]), spec.batch_size, budget, self.device))
+        return streams
+
+    def _zip_layer(self, index: int, streams: Sequence[Stream]) -> Iterator[ev.Event]:
+        network, tasks = self.network, range(self.network.tasks)
+        per_task = [graph.layers[index] for graph in network.graphs]
+        name, group = per_task[0].name, per_task[0].group
+        columns = network.shared_columns(index)
+        matrices = [network.matrix(index, t).detach() for t in tasks]
+        moments, tops = [], []
+        for t in tasks:
+            accumulated, top = self._calibrate(index, t, streams[t], columns[:, t], matrices[t])
+            moments.append(accumulated)
+            tops.append(top)
+            self._clock.advance(("calibrate", index, t))
+        yield ev.LayerCalibrated(**self._clock.now(), layer=name, rows=tuple(m.rows for m in moments))
+
+        fresh = self._undecided(per_task)
+        widths = [len(rows) for rows in fresh]
+        whole = network.widths[0][group]
+        wanted = (
+            round(
+                self.shares[network.graphs[0].groups[group].name]
+                * min(widths)
+                / max(1, min(network.widths[t][group] for t in tasks))
+            )
+            if whole
+            else 0
+        )
+        masks = [network.mask(index, t) for t in tasks]
+        work = LayerWork.prepare(matrices, masks, columns, moments, self.alphas, self.spec)
+        work.choose_ridge(fresh)
+        differences = {
+            (t, u): _numpy(pairwise_difference(work.weights[t], work.weights[u], *self._pair_grams(work, t, u)))
+            for t, u in combinations(tasks, 2)
+        }
+        yield ev.DifferenceComputed(**self._clock.now(), layer=name, differences=differences, ridge=work.ridge)
+
+        pairs = work.pair(fresh, min(wanted, *widths), differences.get((0, 1)) if len(tasks) == 2 else None)
+        self._decide(per_task, fresh, pairs)
+        rows = shared_rows(row_table(per_task, network.tables[group], [network.widths[t][group] for t in tasks]))
+        outcome = merge_layer(work, rows, moments)
+        network.merge(index, outcome.pairs, outcome.merged)
+        self._clock.advance(("merge", index))
+        yield ev.LayerZipped(
+            **self._clock.now(),
+            layer=name,
+            group=network.graphs[0].groups[group].name,
+            pairs=outcome.pairs,
+            costs=_numpy(outcome.costs),
+            predicted=outcome.predicted,
+            measured=outcome.measured,
+            scale=outcome.scale,
+            measured_on=outcome.measured_on,
+            ridge=work.ridge,
+            counts=network.counts(),
+            weights=tuple(_numpy(m) for m in matrices),
+            merged=_numpy(outcome.merged),
+            columns=tuple(columns[:, t] for t in tasks),
+            top_images=tuple(images for images, _ in tops),
+            top_values=tuple(values for _, values in tops),
+        )
+        if len(per_task[0].nodes) > 1:
+            for stream in streams:
+                stream.restart()
+
+    def _pair_grams(self, work: LayerWork, t: int, u: int) -> tuple[Any, Any]:
+        """Weighted Grams of two tasks; of more than two, their weights count relative to each other."""
+        total = self.alphas[t] + self.alphas[u]
+        return work.weighted[t].scaled(1 / total), work.weighted[u].scaled(1 / total)
+
+    def _undecided(self, layers: Sequence[WeightLayer]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        """Rows whose channel no earlier layer of the group has paired, one row per channel."""
+        decided = self._decided.setdefault(layers[0].group, [set() for _ in layers])
+        fresh = []
+        for layer, known in zip(layers, decided, strict=True):
+            channels, first = np.unique(layer.rows, return_index=True)
+            fresh.append(np.sort(first[[int(c) not in known for c in channels]]))
+        return fresh
+
+    def _decide(
+        self, layers: Sequence[WeightLayer], fresh: Sequence[np.ndarray[Any, Any]], pairs: np.ndarray[Any, Any]
+    ) -> None:
+        """Record the pairing (k, T) of row numbers as channels of the group."""
+        group = layers[0].group
+        for layer, rows, known in zip(layers, fresh, self._decided[group], strict=True):
+            known.update(int(c) for c in layer.rows[rows])
+        channels = np.stack([layer.rows[pairs[:, t]] for t, layer in enumerate(layers)], axis=1)
+        self.network.pair(group, channels.astype(np.int64))
+
+    def _calibrate(
+        self, index: int, t: int, stream: Stream, columns: Any, matrix: Tensor
+    ) -> tuple[Moments, tuple[Any, Any]]:
+        """Moments of one task's inputs to a layer, and the images on which each of its neurons fires most."""
+        layer = self.network.graphs[t].layers[index]
+        module = self.network.graphs[t].network.module.get_submodule(layer.name)
+        generator = torch.Generator().manual_seed(hash((self.spec.seed, index, t)) % 2**31)
+        picked = torch.as_tensor(columns, device=self.device)
+        halves = self._halves[t]
+        moments = Moments(len(picked))
+        pool = min(TOP_POOL, len(self.images[t]))
+        peaks = torch.full((pool, layer.width), -torch.inf)
+        every = len(picked) == layer.columns and bool((picked.cpu() == torch.arange(len(picked))).all())
+        for node in layer.nodes:
+            for where, x in stream.inputs(node, self.network.matrices(t)):
+                rows = input_rows(layer, module, x, self.spec.positions, generator)
+                part = torch.full((len(x),), 2)
+                inside = halves[where]
+                part[: len(inside)] = inside
+                for k in range(3):
+                    chosen = rows[(part == k).to(rows.device)].flatten(0, 1)
+                    if len(chosen):
+                        moments.parts[k].add(chosen if every else chosen[:, picked])
+                shown = rows[: max(0, pool - where.start)]
+                if len(shown):
+                    peak = (shown @ matrix.mT).amax(1).float().cpu()
+                    peaks[where.start : where.start + len(shown)].copy_(
+                        torch.maximum(peaks[where.start : where.start + len(shown)], peak)
+                    )
+        best = peaks.topk(min(TOP_IMAGES, pool), dim=0)
+        return moments, (best.indices.mT.contiguous().numpy(), best.values.mT.contiguous().numpy())
+
+    def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
+        seed = self.spec.seed + 7919 * (self._steps + 1)
+        losses = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
+        for done, values in enumerate(losses, start=1):
+            self._steps += 1
+            self._clock.advance(("step", self._steps))
+            yield ev.RetrainStep(**self._clock.now(), layer=layer, step=self._steps, losses=values)
+            if done % spec.evaluate_every == 0 and done < steps:
+                yield self._evaluated("retraining", layer)
+        yield self._evaluated("retrained", layer)
+
+    def _evaluated(self, stage: Any, layer: str | None, parents: bool = False) -> ev.Evaluated:
+        errors = self._errors(self.live, parents)
+        return ev.Evaluated(
+            **self._clock.now(),
+            stage=stage,
+            layer=layer,
+            step=self._steps,
+            errors=errors,
+            images=tuple(
+                0 if pair is None else len(pair[0]) for pair in (self.evaluation if stage == "final" else self.live)
+            ),
+            counts=self.network.counts(),
+        )
+
+    def _errors(self, data: Sequence[tuple[Tensor, Tensor] | None], parents: bool) -> tuple[float, ...]:
+        errors = []
+        for t, pair in enumerate(data):
+            if pair is None:
+                errors.append(float("nan"))
+                continue
+            matrices = self.network.matrices(t)
+            program = self.network.program(t)
+            answer = self._teachers[t] if parents else lambda x, p=program, m=matrices: execute(p, x, m)
+            errors.append(error_rate(answer, *pair, batch_size=512, device=self.device))
+        return tuple(errors)
+
+    def _finish(self) -> Iterator[ev.Event]:
+        known = any(pair is not None for pair in self.evaluation)
+        errors = self._errors(self.evaluation, parents=False) if known else None
+        parents = self._errors(self.evaluation, parents=True) if known else None
+        counts = self.network.counts()
+        if errors is not None:
+            images = tuple(0 if pair is None else len(pair[0]) for pair in self.evaluation)
+            yield ev.Evaluated(
+                **self._clock.now(),
+                stage="final",
+                layer=None,
+                step=self._steps,
+                errors=errors,
+                images=images,
+                counts=counts,
+            )
+        self._clock.end()
+        yield ev.Finished(**self._clock.now(), counts=counts, errors=errors, parent_errors=parents)
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What a user should know although nothing is wrong."""
+        notes = []
+        for t, images in enumerate(self.images):
+            if len(images) < 100:
+                notes.append(f"task {t} has only {len(images)} calibration images; predictions will be rough")
+        for group in self.network.graphs[0].groups:
+            if group.frozen is not None and group.frozen != "task head":
+                notes.append(f"{', '.join(group.producers)} stay private: {group.frozen}")
+        return tuple(notes)
+
+
+def _portion(total: int, parts: int, index: int) -> int:
+    """Size of part `index` when `total` is divided as evenly as whole numbers allow."""
+    return total * (index + 1) // parts - total * index // parts
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"device: {name!r} was asked for, but torch finds no CUDA GPU here; use 'cpu'")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SpecError(f"device: {name!r} was asked for, but torch finds no Metal GPU here; use 'cpu'")
+    return device
+
+
+class _Clock:
+    """How much of the work is done, by a rough count of operations; good enough for a progress bar."""
+
+    SPEED = 1.5e10
+
+    def __init__(self, zipper: Zipper) -> None:
+        self.start = time.monotonic()
+        self.units: dict[tuple[Any, ...], float] = {}
+        spec, network = zipper.spec, zipper.network
+        size = sum(network.parent_sizes)
+        for index in zipper.hidden:
+            layer = network.graphs[0].layers[index]
+            d, n = layer.columns, layer.width
+            for t in range(network.tasks):
+                positions = (spec.positions or 64) if layer.kernel else 1
+                rows = len(zipper.images[t]) * positions
+                self.units[("calibrate", index, t)] = 0.02 + 2.0 * rows * min(d, rows) * d / self.SPEED
+            self.units[("merge", index)] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
+        if spec.retrain is not None:
+            step = 0.004 + 6.0 * size * spec.retrain.batch_size / self.SPEED
+            self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
+        self.units[("end",)] = 0.2
+        self.total = sum(self.units.values())
+        self.done = 0.0
+
+    def begin(self) -> None:
+        self.start = time.monotonic()
+
+    def advance(self, unit: tuple[Any, ...]) -> None:
+        self.done += self.units.pop(unit, 0.0)
+
+    def skip(self, index: int, position: int) -> None:
+        """Count a layer that an earlier run finished."""
+        for unit in [u for u in self.units if u[0] in ("calibrate", "merge") and u[1] == index]:
+            self.advance(unit)
+
+    def end(self) -> None:
+        self.done = self.total
+
+    def now(self) -> dict[str, float]:
+        fraction = min(1.0, self.done / self.total) if self.total else 1.0
+        return {"fraction": fraction, "seconds": time.monotonic() - self.start}
