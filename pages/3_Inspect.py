@@ -147,7 +147,11 @@ def show_cell(
     facts = draw.cell_facts(difference, pairs, i, j)
     st.subheader(f"{labels[t]} {i} and {labels[u]} {j}", anchor=False)
     if facts.pair is not None:
-        st.badge(f"Merged: pair {facts.pair + 1} of {len(pairs)}", icon=":material/link:", color="green")
+        st.badge(
+            f"Merged: pair {draw.cost_rank(arrays['costs'], facts.pair)} of {len(pairs)}",
+            icon=":material/link:",
+            color="green",
+        )
     elif len(pairs) or "merged" in arrays:
         st.badge("Not merged with each other", icon=":material/link_off:", color="gray")
     else:
@@ -233,7 +237,8 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
         keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:6]
         if not keep:
             continue
-        st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {labels[task]} {neuron}** fires most on")
+        how = "fires most on" if values[keep[0]] > 0 else "never fires on the calibration images; it comes closest on"
+        st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {labels[task]} {neuron}** {how}")
         with st.container(horizontal=True, gap="small"):
             for k in keep:
                 st.image(draw.thumbnail(images[top[k]]), caption=f"{values[k]:.3g}", width=56)
@@ -264,20 +269,38 @@ def image_shape(run_id: str, task: int) -> tuple[int, ...] | None:
     return None if images is None else tuple(images.shape[1:])
 
 
-def show_pairs(run: Any, layer: str, arrays: Any, difference: Any, cell: tuple[int, int], labels: list[str]) -> None:
-    """The layer's pairs as a table and a curve; the errors of all layers."""
+def show_pairs(
+    run: Any,
+    layer: str,
+    arrays: Any,
+    difference: Any,
+    couple: tuple[int, int],
+    cell: tuple[int, int],
+    labels: list[str],
+) -> None:
+    """The layer's pairs as a table and as a curve of costs."""
     pairs, costs = arrays["pairs"], arrays["costs"]
-    couple_is_first = difference is not None and pairs.shape[1] == 2
-    rows = draw.pair_rows(difference if couple_is_first else None, pairs, costs, labels)
+    rows = draw.pair_rows(difference if pairs.shape[1] == 2 else None, pairs, costs, labels)
+    neurons = pairs[np.argsort(costs, kind="stable")][:, list(couple)]
+    key = f"pairs-{run.id}-{layer}"
+
+    def pick() -> None:
+        chosen = st.session_state[key].selection.rows
+        if chosen and chosen[0] < len(neurons):
+            look_at(*(int(neuron) for neuron in neurons[chosen[0]]))
+
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Merged pairs", anchor=False)
-        st.caption(f"{len(pairs)} pairs of {layer}, cheapest first.")
+        st.caption(f"{len(pairs)} pairs of {layer}, cheapest first. Tick a row to look at the pair above.")
         if rows:
             st.dataframe(
                 pd.DataFrame(rows),
                 hide_index=True,
                 height=360,
+                key=key,
+                on_select=pick,
+                selection_mode="single-row",
                 column_config={
                     "cost": st.column_config.NumberColumn(format="%.4g"),
                     "sum of costs": st.column_config.NumberColumn(format="%.4g"),
@@ -296,8 +319,7 @@ def show_pairs(run: Any, layer: str, arrays: Any, difference: Any, cell: tuple[i
         )
     with right:
         st.subheader("What the pairs cost", anchor=False)
-        chosen = next((k for k, p in enumerate(pairs) if tuple(p[:2]) == cell), None)
-        selected = None if chosen is None else int(np.flatnonzero(np.argsort(costs, kind="stable") == chosen)[0])
+        selected = next((k for k, (i, j) in enumerate(neurons) if (i, j) == cell), None)
         frame.show(
             draw.cost_curve(costs, selected=selected, mode=frame.theme()),
             "costs",
@@ -425,5 +447,5 @@ with frame.problems():
         show_cell(run, layer, arrays, difference, pairs, couple, cell, labels)
     st.divider()
     if "pairs" in arrays:
-        show_pairs(run, layer, arrays, difference, cell, labels)
+        show_pairs(run, layer, arrays, difference, couple, cell, labels)
     show_errors(run)

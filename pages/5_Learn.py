@@ -195,7 +195,8 @@ def not_distance(tasks: list[str]) -> None:
         i, j = cell
         st.markdown(
             f"**{mark} {tasks[0]} {i} and {tasks[1]} {j}** ({what}): of all pairs, "
-            f"{percent_text(lessons.ranks_of(euclidean, cell))} have closer weights, but {percent_text(lessons.ranks_of(functional, cell))} are cheaper to merge."
+            f"{percent_text(lessons.ranks_of(euclidean, cell))} have closer weights, but "
+            f"{percent_text(lessons.ranks_of(functional, cell))} are cheaper to merge."
         )
         st.latex(
             rf"\lVert w_{{{i}}}-w_{{{j}}}\rVert={number(euclidean[cell])},\qquad d({i},{j})={number(functional[cell])}"

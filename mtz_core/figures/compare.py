@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
     from mtz_core.spec import RunSpec
 
-Size = Literal["parameters", "of all parents", "of the smallest parent"]
+Size = Literal["parameters", "of all parents", "of smallest"]
 Measure = Literal["test error", "increase over the parents"]
 
 
@@ -43,7 +43,7 @@ class RunPoint:
         value = self.total if total is None else total
         if unit == "of all parents":
             return value / max(1, sum(self.parent_sizes))
-        return value / max(1, min(self.parent_sizes)) if unit == "of the smallest parent" else float(value)
+        return value / max(1, min(self.parent_sizes)) if unit == "of smallest" else float(value)
 
     def value(self, measure: Measure, task: int | None) -> float:
         """Return the error of a task (`None`: the mean over the tasks that have labels) or its increase."""
@@ -139,7 +139,7 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
         row: dict[str, Any] = {"run": p.id, "title": p.title, "share": p.share, "pairing": p.pairing}
         row |= {"retraining": p.retraining, "parameters": p.total}
         row |= {"of all parents, %": 100 * p.size("of all parents")}
-        row |= {"of the smallest parent, %": 100 * p.size("of the smallest parent")}
+        row |= {"of the smallest parent, %": 100 * p.size("of smallest")}
         row |= {"mean error, %": p.value("test error", None)}
         row |= {"mean increase, points": p.value("increase over the parents", None)}
         for t, label in enumerate(labels):
@@ -255,7 +255,9 @@ def plane_figure(
     who = "mean" if task is None else labels[task]
     relative = size != "parameters"
     figure.update_xaxes(
-        title=f"size, {'share ' if relative else ''}{size}",
+        title={"parameters": "parameters", "of all parents": "size relative to all parents"}.get(
+            size, "size relative to the smallest parent"
+        ),
         tickformat=".0%" if relative else "~s",
         rangemode="tozero" if size == "of all parents" else "normal",
     )

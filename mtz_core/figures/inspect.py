@@ -82,7 +82,7 @@ def thumbnail(image: Floats) -> NDArray[np.uint8]:
     return np.ascontiguousarray(scaled.transpose(1, 2, 0)) if image.shape[0] == 3 else scaled[0]
 
 
-def tiling(weights: int, kernel: Sequence[int], inputs: Mapping[str, int], image: Sequence[int] | None) -> Tiling:
+def tiling(weights: int, kernel: Sequence[int], inputs: Mapping[str, float], image: Sequence[int] | None) -> Tiling:
     """Choose how `weights` incoming weights (without the bias) are drawn.
 
     Args:
@@ -100,6 +100,7 @@ def tiling(weights: int, kernel: Sequence[int], inputs: Mapping[str, int], image
     if not inputs and image is not None and len(image) == 3 and weights == math.prod(image):
         return Tiling("image", image[0], image[1], image[2])
     per = next(iter(inputs.values())) if len(inputs) == 1 else 1
+    per = int(per) if per == int(per) else 1
     side = math.isqrt(per)
     if not kernel and side > 1 and side * side == per and weights % per == 0:
         return Tiling("tiles", weights // per, side, side)
@@ -168,6 +169,11 @@ def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: 
     return rows
 
 
+def cost_rank(costs: Floats, pair: int) -> int:
+    """Return which pair this is when they are counted from the cheapest (1)."""
+    return 1 + int(np.flatnonzero(np.argsort(costs, kind="stable") == pair)[0])
+
+
 def half_cost_count(costs: Floats) -> int:
     """Return how many of the cheapest pairs make up half of the total cost.
 
@@ -234,6 +240,7 @@ def weight_figure(
                 x=0.5,
                 y=0.5,
                 font={"color": colours.muted},
+                bgcolor=colours.paper,
                 xref=f"x{'' if c == 1 else c} domain",
                 yref=f"y{'' if c == 1 else c} domain",
             )
@@ -276,6 +283,7 @@ def _weight_bars(vectors: Sequence[Floats | None], titles: Sequence[str], *, mod
                 x=0.5,
                 y=0.5,
                 font={"color": colours.muted},
+                bgcolor=colours.paper,
                 xref=f"x{'' if r == 1 else r} domain",
                 yref=f"y{'' if r == 1 else r} domain",
             )

@@ -154,7 +154,8 @@ def distances_figure(
             showlegend=False,
             marker={"size": 4, "color": colours.muted, "opacity": 0.35},
             customdata=np.stack([i, j], axis=1),
-            hovertemplate="%{customdata[0]} and %{customdata[1]}<br>Euclidean %{x:.3f}, functional %{y:.4f}<extra></extra>",
+            hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
+            "Euclidean %{x:.3f}, functional %{y:.4f}<extra></extra>",
         )
     )
     for k, (name, cell) in enumerate(marked.items()):

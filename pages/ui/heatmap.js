@@ -31,8 +31,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const say = (cell) => {
     const [i, j] = cell;
     const level = levels[i * columns + j];
-    const exact = data.values?.[i * columns + j];
-    const value = exact != null ? number(exact) : level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${number(low + (level / LAST) * (high - low))}`;
+    const chosen = data.selected && !data.pooled && data.selected[0] === i && data.selected[1] === j;
+    const exact = chosen ? data.selectedValue : data.values?.[i * columns + j];
+    const value = exact != null ? number(exact) : level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${number(+(low + (level / LAST) * (high - low)).toPrecision(2))}`;
     const what = data.pooled ? "least difference" : "difference";
     return `${names[0]} ${rowLabels[i]}, ${names[1]} ${columnLabels[j]}: ${what} ${value}` + (paired.has(i * columns + j) ? ` (${data.mark})` : "");
   };

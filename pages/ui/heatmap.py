@@ -21,7 +21,7 @@ _heatmap = st.components.v2.component(
     js=(_HERE / "heatmap.js").read_text(encoding="utf-8"),
 )
 LIMIT = 512
-EXACT = 64 * 64  # so many values are also sent as numbers, to be read out exactly
+EXACT = 128 * 128  # so many values are also sent as numbers, to be read out exactly
 
 
 def heatmap(
@@ -85,6 +85,7 @@ def heatmap(
             "clipped": bool(np.nanmax(pooled.values) > scale[1] * (1 + 1e-9)),
             "pairs": marks,
             "selected": None if selected is None else place(*selected),
+            "selectedValue": None if selected is None else _numbers(matrix[selected])[0],
             "names": list(names),
             "rowLabels": _labels(rows, pooled.row_edges, labels[0] if labels else None),
             "columnLabels": _labels(columns, pooled.column_edges, labels[1] if labels else None),
@@ -103,5 +104,5 @@ def _labels(order: Integers, edges: Integers, names: Sequence[str] | None) -> li
     return [say(order[a]) if b - a == 1 else f"{say(order[a])}…{say(order[b - 1])}" for a, b in pairwise(edges)]
 
 
-def _numbers(values: Floats) -> list[float | None]:
-    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in values.ravel()]
+def _numbers(values: Any) -> list[float | None]:
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.ravel(values)]
