@@ -40,16 +40,17 @@ if len(parents) >= 2:
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
     info = infos[name]
     with column, st.container(border=True):
-        st.markdown(f"##### {task}")
+        st.subheader(task, anchor=False)
         st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
-        st.metric(
+        error, size = st.container(key=f"numbers-{name}").columns(2)
+        error.metric(
             "Test error",
             error_text(info.test_error),
             f"{info.test_images:,} images",
             delta_color="off",
             delta_arrow="off",
         )
-        st.metric(
+        size.metric(
             "Parameters",
             count_text(network.parameters),
             bytes_text(4 * network.parameters),

@@ -41,6 +41,7 @@ if problem := why_not_zippable(networks, parents):
     st.stop()
 
 tasks = setup.task_labels(parents)
+numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
 
 with inputs:
@@ -54,18 +55,30 @@ with inputs:
     title = st.text_input("Title (optional)", max_chars=80, key="title", bind="query-params")
 
 shared = {
-    group.name: shared_count(shares.get(group.name, 0.0), [network.groups[k].width for network in networks])
+    group.name: shared_count(shares[group.name], [network.groups[k].width for network in networks])
     for k, group in enumerate(networks[0].groups)
+    if group.name in shares
 }
 counts = plan_counts(networks, shared)
 
-with picture:
-    size, memory, one = st.columns(3)
+with numbers:
+    size, memory, one, go = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
     size.metric("Size against all parents", percent_text(counts.versus_all))
-    memory.metric(
-        "Parameters", count_text(counts.total), bytes_text(4 * counts.total), delta_color="off", delta_arrow="off"
-    )
-    one.metric("Against one network", times_text(counts.versus_smallest))
+    memory.metric("Parameters", f"{count_text(counts.total)} · {bytes_text(4 * counts.total)}")
+    one.metric("Against the smallest parent", times_text(counts.versus_smallest))
+    start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
+    if start:
+        try:
+            spec = setup.run_spec(parents, shares, weights, method, retrain, title)
+        except ValidationError as error:
+            st.error(explain(error), icon=":material/error:")
+            st.stop()
+        with frame.problems():
+            started = jobs.start(spec)
+        st.query_params["run"] = started
+        st.rerun()
+
+with picture:
     mode = frame.theme()
     frame.show(
         size_bars(counts, tasks=tasks, mode=mode),
@@ -79,13 +92,3 @@ with picture:
         alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in shared.items()),
     )
     st.caption("Bars: layers in order, height by the square root of their width. The last layer stays with its task.")
-    if st.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch"):
-        try:
-            spec = setup.run_spec(parents, shares, weights, method, retrain, title)
-        except ValidationError as error:
-            st.error(explain(error), icon=":material/error:")
-            st.stop()
-        with frame.problems():
-            started = jobs.start(spec)
-        st.query_params["run"] = started
-        st.rerun()

@@ -1,6 +1,6 @@
 """Write assets/parents/structures.json: the layers of every bundled parent, so that pages need no torch.
 
-    python scripts/build_structures.py
+python scripts/build_structures.py
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mtz_core.graph.channels import channel_graph  # noqa: E402
-from mtz_core.zoo.architectures import input_shape  # noqa: E402
-from mtz_core.zoo.catalog import catalog  # noqa: E402
-from mtz_core.zoo.parents import load_parent  # noqa: E402
-from mtz_core.zoo.structures import FILE, structure_to_json  # noqa: E402
+from mtz_core.graph.channels import channel_graph
+from mtz_core.zoo.architectures import input_shape
+from mtz_core.zoo.catalog import catalog
+from mtz_core.zoo.parents import load_parent
+from mtz_core.zoo.structures import FILE, structure_to_json
 
 
 def main() -> None:

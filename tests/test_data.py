@@ -31,9 +31,7 @@ def _no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    return (
-        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def fake_full_set(task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -93,12 +91,8 @@ def test_one_preprocessing_serves_all_tasks(task: str, split: str) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize(
-    ("task", "name"), [(task, name) for task, names in IDX_NAMES.items() for name in names]
-)
-def test_training_images_exclude_exactly_the_bundled_ones(
-    tmp_path: Path, task: str, name: str, zipped: bool
-) -> None:
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task, names in IDX_NAMES.items() for name in names])
+def test_training_images_exclude_exactly_the_bundled_ones(tmp_path: Path, task: str, name: str, zipped: bool) -> None:
     write_idx(tmp_path / name, task, zipped)
     x_train, y_train, x_test, y_test = fake_full_set(task)
     new = [i for i in range(len(x_train)) if not any((x_train[i] == b).all() for b in bundled_halves(task))]

@@ -74,6 +74,14 @@ def test_parents_are_dashed_at_their_own_error() -> None:
     assert [set(trace.y) for trace in dashed] == [{1.0}, {2.0}]
 
 
+def test_the_finished_network_stands_apart_beside_its_own_parents() -> None:
+    figure = error_curves(run(0), layers=LAYERS, tasks=("a", "b"), final_parents=(1.5, 2.5))
+    dashed = [trace.y[0] for trace in figure.data if trace.line.dash == "dash"]
+    assert dashed == [1.0, 1.5, 2.0, 2.5]
+    curve = next(trace for trace in figure.data if trace.name == "a")
+    assert list(curve.y) == [1.0, 5.0, 6.0, None, 3.0]
+
+
 def test_tasks_differ_in_colour_and_marker() -> None:
     figure = error_curves(run(0), layers=LAYERS, tasks=("a", "b"))
     curves = [trace for trace in figure.data if trace.showlegend is not False]

@@ -73,9 +73,7 @@ def test_no_two_parents_of_one_shape_began_with_the_same_weights() -> None:
 def test_readme_reports_the_catalogue() -> None:
     readme = (PARENTS.parent / "README.md").read_text(encoding="utf-8")
     for info in catalog().values():
-        row = next(
-            line for line in readme.splitlines() if line.startswith(f"| `{info.name}` | {info.parameters:,} ")
-        )
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{info.name}` | {info.parameters:,} "))
         assert row.endswith(f"| {info.bundled_error:.2f} % of {info.bundled_images:,} |")
         assert f"| {info.test_error:.2f} % of {info.test_images:,} " in row or info.task == "letters"
 

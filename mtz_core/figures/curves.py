@@ -29,12 +29,15 @@ class Measurement:
     layer: str | None
     step: int
     errors: tuple[float, ...]
+    images: tuple[int, ...] = ()
 
     @classmethod
     def from_event(cls, data: Mapping[str, Any]) -> Measurement:
         """Read a stored `Evaluated` event, where NaN is written as `None`."""
         errors = tuple(math.nan if error is None else float(error) for error in data["errors"])
-        return cls(data["stage"], data.get("layer"), int(data.get("step") or 0), errors)
+        return cls(
+            data["stage"], data.get("layer"), int(data.get("step") or 0), errors, tuple(data.get("images") or ())
+        )
 
 
 def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrain_steps: int = 0) -> list[float]:
@@ -77,9 +80,13 @@ def error_curves(
     tasks: Sequence[str],
     mode: Mode = "light",
     retrain_steps: int = 0,
+    final_parents: Sequence[float] | None = None,
     height: int = 360,
 ) -> go.Figure:
     """Draw each task's error over the layers and retraining steps; its parent's error is a dashed line.
+
+    The finished network is measured on more images than the steps before: it stands apart, beside its parent's error
+    on the same images (`final_parents`).
 
     Args:
         measurements: in the order in which they were made.
@@ -94,36 +101,45 @@ def error_curves(
     xs = positions(measured, layers, retrain_steps)
     parents = next((m.errors for m in measured if m.stage == "parents"), None)
     figure = go.Figure(layout={"template": template(mode), "height": height})
-    right = len(layers) + 0.25
+    right, end = len(layers) + 0.3, len(layers) - 0.1
+    apart = final_parents is not None
     for t, task in enumerate(tasks):
-        name = task
-        if parents is not None and not math.isnan(parents[t]):
-            name = f"{task} (its parent, dashed: {parents[t]:.2f} %)"
-            figure.add_trace(
-                go.Scatter(
-                    x=[-1.25, right],
-                    y=[parents[t], parents[t]],
-                    mode="lines",
-                    line={"color": colours.task(t), "width": 1.5, "dash": "dash"},
-                    hoverinfo="skip",
-                    showlegend=False,
+        dashes = [] if parents is None else [(-1.25, end if apart else right, parents[t])]
+        dashes += [] if final_parents is None else [(right - 0.6, right, final_parents[t])]
+        for start, stop, error in dashes:
+            if not math.isnan(error):
+                figure.add_trace(
+                    go.Scatter(
+                        x=[start, stop],
+                        y=[error, error],
+                        mode="lines",
+                        line={"color": colours.task(t), "width": 1.5, "dash": "dash"},
+                        hovertemplate=f"{error:.2f} %<br>its parent<extra>{task}</extra>",
+                        showlegend=False,
+                    )
                 )
-            )
-        keep = [i for i, m in enumerate(measured) if not math.isnan(m.errors[t])]
+        # A gap in the line separates the finished network from what was measured on other images.
+        points: list[tuple[float, float | None, str, int]] = []
+        for x, m in zip(xs, measured, strict=True):
+            if math.isnan(m.errors[t]):
+                continue
+            if apart and m.stage == "final" and points:
+                points.append((x, None, "", 0))
+            points.append((x, m.errors[t], _moment(m, t), 5 if m.stage == "retraining" else 10))
         figure.add_trace(
             go.Scatter(
-                x=[xs[i] for i in keep],
-                y=[measured[i].errors[t] for i in keep],
-                name=name,
+                x=[point[0] for point in points],
+                y=[point[1] for point in points],
+                name=task,
                 mode="lines+markers",
                 line={"color": colours.task(t), "width": 2.5},
                 marker={
                     "symbol": MARKERS[t % len(MARKERS)],
-                    "size": [5 if measured[i].stage == "retraining" else 10 for i in keep],
+                    "size": [point[3] for point in points],
                     "color": colours.task(t),
                     "opacity": 1,
                 },
-                text=[_moment(measured[i]) for i in keep],
+                text=[point[2] for point in points],
                 hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",
             )
         )
@@ -175,7 +191,8 @@ def loss_curves(
     return figure
 
 
-def _moment(m: Measurement) -> str:
+def _moment(m: Measurement, task: int) -> str:
     layer = f"{m.layer}, " if m.layer else ""
     step = f", step {m.step}" if m.stage in ("retraining", "retrained") else ""
-    return f"{layer}{STAGES.get(m.stage, m.stage)}{step}"
+    images = f"<br>on {m.images[task]:,} images" if task < len(m.images) else ""
+    return f"{layer}{STAGES.get(m.stage, m.stage)}{step}{images}"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from mtz_core.palette import Mode, Palette
-    from mtz_core.runs.store import RunRecord, RunStore
+    from mtz_core.runs.records import RunRecord
+    from mtz_core.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME, NETWORKS, ZIP = "app.py", "pages/1_Networks.py", "pages/2_Zip.py"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mtz_core.runs.launch import start_worker
 from pages.ui import frame
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ def _workers() -> dict[str, subprocess.Popen[bytes]]:
 
 def start(spec: RunSpec) -> str:
     """Store a run, start its worker and return the run's identifier."""
-    from mtz_core.runs.launch import start_worker
-
     store = frame.store()
     record = store.create(spec)
     _workers()[record.id] = start_worker(store, record.id)
@@ -30,8 +29,6 @@ def start(spec: RunSpec) -> str:
 
 def resume(run_id: str) -> None:
     """Start a worker that goes on from the run's last checkpoint."""
-    from mtz_core.runs.launch import start_worker
-
     _workers()[run_id] = start_worker(frame.store(), run_id, resume=True)
 
 

@@ -53,15 +53,15 @@ def _layers(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
         x += size * scale
     parts.append(_text(x0, 204, "Neurons shared in each layer", "title"))
     layers: Sequence[Mapping[str, Any]] = result["layers"][:6]
-    step = min(26, 96 / max(1, len(layers)))
+    step = min(34, 104 / max(1, len(layers)))
     for k, layer in enumerate(layers):
         y = 216 + k * step
         full = width - 2 * x0 - 190
-        parts.append(_text(x0, y + 13, html.escape(str(layer["name"])), "small"))
+        parts.append(_text(x0, y + step / 2 + 1, html.escape(str(layer["name"])), "small"))
         parts.append(f"<rect x='90' y='{y:.1f}' width='{full}' height='{step - 8:.1f}' rx='3' class='empty'/>")
         part = full * layer["shared"] / max(1, layer["width"])
         parts.append(f"<rect x='90' y='{y:.1f}' width='{part:.1f}' height='{step - 8:.1f}' rx='3' class='shared'/>")
-        parts.append(_text(90 + full + 10, y + 13, f"{layer['shared']} of {layer['width']}", "small"))
+        parts.append(_text(90 + full + 10, y + step / 2 + 1, f"{layer['shared']} of {layer['width']}", "small"))
     said = (
         f"{len(tasks)} networks with {count_text(everything)} parameters become one with {count_text(total)}. "
         + "; ".join(f"{x['name']}: {x['shared']} of {x['width']} neurons shared" for x in layers)
@@ -75,7 +75,7 @@ def _plane(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
     tasks = [html.escape(str(task)) for task in result["tasks"]]
     errors = [e for run in runs for e in run["errors"]] + list(parents)
     top = _round_up(max(errors) * 1.08)
-    left, right, up, down = 46, 424, 40, 266
+    left, right, up, down = 46, 412, 40, 262
 
     def px(size: float) -> float:
         return left + (right - left) * size

@@ -20,7 +20,7 @@ from pages.ui import frame, jobs, setup
 from pages.ui.story import Story, seconds_left, tell, thinned
 
 if TYPE_CHECKING:
-    from mtz_core.runs.store import RunRecord, StoredEvent
+    from mtz_core.runs.records import RunRecord, StoredEvent
 
 BYTES = 4  # of a stored number
 
@@ -28,6 +28,8 @@ BYTES = 4  # of a stored number
 def show_run(run_id: str) -> None:
     """Show a run by its identifier: live while it works, with its results and files afterwards."""
     record = frame.store().get(run_id)
+    if set(st.query_params) != {"run"}:
+        st.query_params.from_dict({"run": run_id})  # what chose the run is in its specification now
     live = frame.is_live(record.status)
     tasks = setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
     head, actions = st.columns([3, 2], vertical_alignment="center")
@@ -40,7 +42,10 @@ def show_run(run_id: str) -> None:
         if live:
             _stop_button(run_id)
         else:
-            frame.link(frame.ZIP, "Change and zip again", icon=":material/tune:", **setup.query_of(record.spec))
+            if str(record.status) == "finished":
+                frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id)
+                frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
+            frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **setup.query_of(record.spec))
     _ending(record)
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
@@ -96,21 +101,23 @@ def _progress(run_id: str, tasks: Sequence[str], was_live: bool) -> None:
     mode = frame.theme()
     left, right = st.columns([3, 2], gap="large")
     with left:
-        st.markdown("##### Error, layer by layer")
+        st.subheader("Error, layer by layer", anchor=False)
         frame.show(
             error_curves(
                 story.measurements,
                 layers=story.layers,
                 tasks=tasks,
                 retrain_steps=story.retrain_steps,
+                final_parents=story.final_parents,
                 mode=mode,
             ),
             "error-curves",
             alt=_errors_in_words(story),
             file_name=f"mtz-error-{run_id}",
         )
+        st.caption(f"Dashed: each task's own parent. {story.images_in_words()}")
     with right:
-        st.markdown("##### Size, layer by layer")
+        st.subheader("Size, layer by layer", anchor=False)
         stages, sizes = _size_stages(story)
         frame.show(
             size_by_layer(stages, sizes, tasks=tasks, mode=mode, height=360),
@@ -119,7 +126,7 @@ def _progress(run_id: str, tasks: Sequence[str], was_live: bool) -> None:
             file_name=f"mtz-size-{run_id}",
         )
     if story.steps:
-        st.markdown("##### Retraining loss")
+        st.subheader("Retraining loss", anchor=False)
         steps, losses = thinned(story.steps, story.losses)
         frame.show(
             loss_curves(steps, losses, tasks=tasks, mode=mode),
@@ -157,13 +164,13 @@ def _progress_bar(record: RunRecord, story: Story) -> None:
 
 def _numbers(story: Story) -> None:
     """The size and each task's error, in large type."""
-    columns = st.columns(1 + len(story.tasks))
+    columns = st.container(key="run-numbers").columns(1 + len(story.tasks))
     counts = story.sizes[-1] if story.sizes else None
     if counts is not None:
         columns[0].metric(
             "Size against all parents",
             percent_text(counts.versus_all),
-            f"{count_text(counts.total)} parameters, {times_text(counts.versus_smallest)} one network",
+            f"{count_text(counts.total)} · {times_text(counts.versus_smallest)} one network",
             delta_color="off",
             delta_arrow="off",
         )
@@ -209,21 +216,17 @@ def _log(story: Story) -> None:
         f"<li><time>{duration_text(seconds)}</time><span>{html.escape(text)}</span></li>"
         for seconds, text in reversed(story.log[-200:])
     )
-    st.markdown("##### What happened")
+    st.subheader("What happened", anchor=False)
     with st.container(height=240, border=True, key="log"):
         st.html(f"<ol class='log' role='log' aria-label='What happened, newest first'>{lines}</ol>")
 
 
 def _afterwards(record: RunRecord) -> None:
-    """Links and files of a run that is over."""
+    """Files of a run that is over."""
     finished = str(record.status) == "finished"
     if finished:
         counts = record.summary.get("counts")
-        with st.container(horizontal=True, gap="medium"):
-            frame.link(frame.INSPECT, "Inspect the layers", icon=":material/grid_on:", run=record.id)
-            frame.link(frame.COMPARE, "Compare runs", icon=":material/compare_arrows:", run=record.id)
-            frame.link(frame.ZIP, "New zip", icon=":material/add:")
-        st.markdown("##### Take it with you")
+        st.subheader("Take it with you", anchor=False)
         with st.container(horizontal=True):
             size = f" ({bytes_text(BYTES * counts['total'])})" if counts and "total" in counts else ""
             _file(record.path / "zipped.safetensors", f"Zipped network{size}", f"{record.id}-zipped.safetensors")

@@ -111,19 +111,22 @@ def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
     """
     groups = networks[0].groups
     open_groups = [group.name for group in groups if group.frozen is None]
+    heads = {network.layers[-1].name for network in networks}
     top = st.container()
     shares: dict[str, float] = {}
     for k, group in enumerate(groups):
         if group.frozen is not None:
-            st.caption(f":material/lock: **{group.name}** stays with its task: {group.frozen}")
+            if group.name not in heads:
+                st.caption(f":material/lock: **{group.name}** stays with its task: {group.frozen}")
             continue
         width = min(network.groups[k].width for network in networks)
         ratio = st.slider(
-            f"Share of {group.name}",
+            f"Share of {group.name}" + (f" + {len(group.producers) - 1} more" if len(group.producers) > 1 else ""),
             0.0,
             1.0,
             1.0,
             0.05,
+            format="percent",
             key=f"share-{group.name}",
             bind="query-params",
             help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(group.producers)}.",
@@ -139,6 +142,7 @@ def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
             0.0,
             1.0,
             step=0.05,
+            format="percent",
             key="share-all",
             on_change=_share_all,
             args=(open_groups,),

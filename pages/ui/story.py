@@ -12,7 +12,7 @@ from mtz_core.figures.size import counts_from_event
 from mtz_core.text import error_text, percent_text, times_text
 
 if TYPE_CHECKING:
-    from mtz_core.runs.store import StoredEvent
+    from mtz_core.runs.records import StoredEvent
     from mtz_core.structure import ParameterCounts
 
 
@@ -34,16 +34,28 @@ class Story:
     fraction: float = 0.0
     seconds: float = 0.0
     last_time: float = 0.0
+    final_parents: tuple[float, ...] | None = None
+    """The parents' errors on the images on which the finished network is measured."""
 
     @property
     def parent_errors(self) -> tuple[float, ...] | None:
-        """The parents' own errors, once measured."""
+        """The parents' own errors, on the same images as `errors`."""
+        if self.final_parents is not None:
+            return self.final_parents
         return next((m.errors for m in self.measurements if m.stage == "parents"), None)
 
     @property
     def errors(self) -> tuple[float, ...] | None:
         """The last errors of the zipped network."""
         return next((m.errors for m in reversed(self.measurements) if m.stage != "parents"), None)
+
+    def images_in_words(self) -> str:
+        """Say on how many images the errors were measured."""
+        counts = {m.stage == "final": m.images for m in self.measurements if m.images}
+        said = {final: " / ".join(f"{n:,}" for n in dict.fromkeys(images)) for final, images in counts.items()}
+        if len(set(said.values())) < 2:
+            return f"Measured on {next(iter(said.values()))} test images per task." if said else ""
+        return f"Layer by layer on {said[False]} test images per task, at the end on {said[True]}."
 
 
 def tell(events: Sequence[StoredEvent], tasks: Sequence[str]) -> Story:
@@ -108,6 +120,8 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))
         case "Finished":
             counts = counts_from_event(data["counts"])
+            if data.get("parent_errors"):
+                story.final_parents = tuple(math.nan if e is None else float(e) for e in data["parent_errors"])
             size = percent_text(counts.versus_all)
             say(f"Finished: {size} of the parents, {times_text(counts.versus_smallest)} one network")
         case "Failed":
