@@ -33,6 +33,7 @@ def landing_data(store: RunStore, run_ids: list[str], tasks: list[str] | None = 
     widths = {
         group["name"]: min(s["groups"][k]["width"] for s in started.data["structures"])
         for k, group in enumerate(started.data["structures"][0]["groups"])
+        if group["frozen"] is None
     }
     spec = records[0].spec
     retrained = "no retraining" if spec.zip.retrain is None else f"{spec.zip.retrain.steps} retraining steps"

@@ -41,7 +41,11 @@ def network_drawing(
     if not structures:
         return empty_figure("No network is chosen.", mode)
     colours = palette(mode)
-    figure = make_subplots(rows=len(structures), cols=1, shared_xaxes=False, vertical_spacing=0.3 / len(structures))
+    crowded = max(len(structure.layers) for structure in structures) > 8
+    names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
+    bars = row_height - 50
+    plot = len(structures) * bars + (len(structures) - 1) * names_below
+    figure = make_subplots(rows=len(structures), cols=1, vertical_spacing=names_below / plot)
     highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
     for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
         layers = structure.layers
@@ -90,7 +94,6 @@ def network_drawing(
             figure.add_annotation(
                 x=x, y=h, text=f"{layer.width}", showarrow=False, yanchor="bottom", font={"size": 13}, row=t + 1, col=1
             )
-        crowded = len(layers) > 8
         names = [
             layer.name if crowded else f"{layer.name}<br><span style='font-size:12px'>{layer_label(layer)}</span>"
             for layer in layers
@@ -101,7 +104,7 @@ def network_drawing(
         figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
     figure.update_layout(
         template=template(mode),
-        height=row_height * len(structures) + 60,
+        height=plot + names_below + 44,
         barmode="stack",
         bargap=0.45,
         legend={"traceorder": "normal"},
