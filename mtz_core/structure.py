@@ -21,8 +21,8 @@ class LayerSummary:
     columns: int
     group: str | None
     """Channel group that the neurons belong to; `None` for a task head."""
-    inputs: Mapping[str, int] = field(default_factory=dict)
-    """Group name → columns per channel of that group."""
+    inputs: Mapping[str, float] = field(default_factory=dict)
+    """Group name → columns per channel of that group; a fraction where the layer reads a part of its channels."""
     kernel: tuple[int, ...] = ()
     nonzero: int | None = None
     """Stored numbers of a pruned layer; `None` for a dense one."""
@@ -97,14 +97,17 @@ def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int
             named share none.
 
     Returns:
-        Exact counts for dense parents: a weight is shared if its row and its column are.
+        Exact counts for dense parents: a weight is shared if its row and its column are. Where a layer writes or
+        reads a part of a group (a residual stream that widens), the shared channels are taken to be spread evenly,
+        which is exact if none or all are shared.
     """
     first = structures[0]
     common = 0
     for layer in first.layers:
-        rows = shared.get(layer.group, 0) if layer.group is not None else 0
-        owned = sum(first.group(name).width * per for name, per in layer.inputs.items())
-        columns = layer.columns - owned + sum(shared.get(name, 0) * per for name, per in layer.inputs.items())
-        common += rows * columns
+        if layer.group is None:
+            continue
+        rows = round(shared.get(layer.group, 0) * layer.width / first.group(layer.group).width)
+        private = sum((first.group(name).width - shared.get(name, 0)) * per for name, per in layer.inputs.items())
+        common += rows * (layer.columns - round(private))
     parents = tuple(structure.parameters for structure in structures)
     return ParameterCounts(common, tuple(size - common for size in parents), parents)

@@ -32,9 +32,7 @@ def store(name: str, images: Pixels, labels: Labels, **more: NDArray[np.generic]
     path = DATA / f"{name}.npz"
     np.savez_compressed(path, images=images.astype(np.uint8), labels=labels.astype(np.uint8), **more)
     counts = np.bincount(labels, minlength=10)
-    print(
-        f"{path.name}: {len(images):,} images, classes {counts.tolist()}, {path.stat().st_size / 1e6:.2f} MB"
-    )
+    print(f"{path.name}: {len(images):,} images, classes {counts.tolist()}, {path.stat().st_size / 1e6:.2f} MB")
 
 
 def build_mnist(seed: int) -> None:
@@ -55,9 +53,7 @@ def build_fashion(roots: list[Path], seed: int) -> None:
     for split, source, count in (("calibration", "train", 2500), ("test", "test", 5000)):
         found = [pair for root in roots if (pair := read_full("fashion", source, root)) is not None]
         if not found:
-            raise SystemExit(
-                f"no Fashion-MNIST below {[str(root) for root in roots]}; {where_to_put('fashion')}"
-            )
+            raise SystemExit(f"no Fashion-MNIST below {[str(root) for root in roots]}; {where_to_put('fashion')}")
         images, labels = found[0]
         part = stratified_sample(labels, count, seed)
         store(f"fashion-{split}", images[part], labels[part], official_index=part.astype(np.uint16))
@@ -83,12 +79,8 @@ def build_letters(cache: Path, training: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data-root", type=Path, action="append", help="folder with full sets; may be repeated"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, action="append", help="folder with full sets; may be repeated")
     parser.add_argument("--letters-root", type=Path, default=Path.home() / ".cache" / "mtz-explorer")
     parser.add_argument("--letters-train", type=int, default=60000, help="number of training letters")
     parser.add_argument("--only", action="append", choices=("mnist", "fashion", "letters"))

@@ -17,9 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 LETTERS = "ABCDEFGHIJ"
 
-PACKAGES: dict[str, list[str]] = tomllib.loads(
-    Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
-)
+PACKAGES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 # Of Noto, whose 268 files are scripts of the world, only the Latin faces; symbols and mathematics nowhere.
 _UNWANTED = ("math", "symbol", "keyboard", "initials", "emoji", "ligature", "dingbat", "icons", "titling")
@@ -48,9 +46,7 @@ def installed_faces(split: str) -> list[Face]:
         families[path] = family.split(",")[0].strip()
     faces = []
     for package in PACKAGES[split]:
-        found = subprocess.run(
-            ["dpkg", "-L", f"fonts-{package}"], capture_output=True, text=True, check=False
-        )
+        found = subprocess.run(["dpkg", "-L", f"fonts-{package}"], capture_output=True, text=True, check=False)
         if found.returncode:
             raise SystemExit(f"font package missing: apt-get install fonts-{package}")
         for path in sorted(found.stdout.split("\n")):

@@ -60,13 +60,11 @@ RECIPES = {
     ("lenet300", "fashion"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "letters"): Recipe(20, 2e-3, 0.05),
     ("lenet5", "mnist"): Recipe(8, 2e-3, 0.05, shift=1),
-    ("lenet5", "fashion"): Recipe(
-        12, 2e-3, 0.05, shift=1, flip=True
-    ),  # digits and letters have no mirror image
+    ("lenet5", "fashion"): Recipe(12, 2e-3, 0.05, shift=1, flip=True),  # digits and letters have no mirror image
     ("lenet5", "letters"): Recipe(8, 2e-3, 0.05, shift=1),
     ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
     ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
-    ("resnet14", "letters"): Recipe(4, 6e-3, 0.05, shift=1),
+    ("resnet14", "letters"): Recipe(3, 6e-3, 0.05, shift=1),
 }
 
 
@@ -204,9 +202,7 @@ def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> 
     }
     record(name, entry, predicted)
     print(f"{name}: {entry['recipe']}")
-    print(
-        f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled"
-    )
+    print(f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled")
 
 
 def bundled(task: str) -> tuple[Tensor, Tensor]:
@@ -224,16 +220,12 @@ def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
     arrays = dict(np.load(store, allow_pickle=False)) if store.exists() else {}
     entries[name] = entry
     arrays[name] = predicted.numpy().astype(np.uint8)
-    index.write_text(
-        json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8"
-    )
+    index.write_text(json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8")
     np.savez_compressed(store, **{n: arrays[n] for n in NAMES if n in arrays})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, action="append", required=True, help="may be repeated")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="may be repeated")
     parser.add_argument("--seed", type=int, default=0)

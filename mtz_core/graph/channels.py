@@ -95,10 +95,11 @@ class ChannelGraph:
         """The graph as plain data."""
         layers = []
         for layer in self.layers:
-            reads: dict[str, int] = {}
+            reads: dict[str, float] = {}
             for g in np.unique(layer.column_groups[layer.column_groups >= 0]):
                 group = self.groups[int(g)]
-                reads[group.name] = int((layer.column_groups == g).sum()) * layer.kernel_size // group.width
+                columns = int((layer.column_groups == g).sum()) * layer.kernel_size
+                reads[group.name] = columns // group.width if columns % group.width == 0 else columns / group.width
             group_name = None if self.groups[layer.group].frozen == HEAD else self.groups[layer.group].name
             layers.append(
                 LayerSummary(layer.name, layer.kind, layer.width, layer.columns, group_name, reads, layer.kernel)

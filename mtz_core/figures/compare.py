@@ -1,0 +1,283 @@
+"""Many runs at once: error against size, with the parents and the unzipped networks to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import plotly.graph_objects as go
+
+from mtz_core.figures.pareto import pareto_front
+from mtz_core.figures.theme import Mode, empty_figure, palette, template
+from mtz_core.text import count_text, error_text, percent_text, points_text
+
+if TYPE_CHECKING:
+    from mtz_core.runs.records import RunRecord
+    from mtz_core.spec import RunSpec
+
+Size = Literal["parameters", "of all parents", "of smallest"]
+Measure = Literal["test error", "increase over the parents"]
+
+
+@dataclass(frozen=True)
+class RunPoint:
+    """One finished run: sizes in stored numbers, errors in % per task (NaN: unknown)."""
+
+    id: str
+    title: str
+    tasks: tuple[str, ...]
+    parents: tuple[str, ...]
+    total: int
+    parent_sizes: tuple[int, ...]
+    errors: tuple[float, ...]
+    parent_errors: tuple[float, ...]
+    share: str
+    pairing: str
+    retraining: str
+    seconds: float
+
+    def size(self, unit: Size, total: float | None = None) -> float:
+        """Return this run's size (or that of `total` numbers) in a unit."""
+        value = self.total if total is None else total
+        if unit == "of all parents":
+            return value / max(1, sum(self.parent_sizes))
+        return value / max(1, min(self.parent_sizes)) if unit == "of smallest" else float(value)
+
+    def value(self, measure: Measure, task: int | None) -> float:
+        """Return the error of a task (`None`: the mean over the tasks that have labels) or its increase."""
+        errors = _mean(self.errors) if task is None else self.errors[task]
+        return errors - self.reference(task) if measure == "increase over the parents" else errors
+
+    def reference(self, task: int | None) -> float:
+        """Return the parents' own error."""
+        return _mean(self.parent_errors) if task is None else self.parent_errors[task]
+
+
+def run_point(record: RunRecord) -> RunPoint | None:
+    """Read a record's summary; `None` while it lacks its size or its errors."""
+    summary = record.summary
+    counts, errors = summary.get("counts"), summary.get("errors")
+    if not counts or not errors:
+        return None
+    parents = tuple(str(name) for name in summary["parents"])
+    return RunPoint(
+        id=record.id,
+        title=record.spec.title or " + ".join(parents),
+        tasks=tuple(str(name) for name in summary["tasks"]),
+        parents=parents,
+        total=int(counts["shared"]) + sum(int(n) for n in counts["private"]),
+        parent_sizes=tuple(int(n) for n in counts["parents"]),
+        errors=_numbers(errors),
+        parent_errors=_numbers(summary.get("parent_errors") or [None] * len(errors)),
+        share=share_text(record.spec.zip.share),
+        pairing=record.spec.zip.pairing + (", Euclidean" if record.spec.zip.metric == "euclidean" else ""),
+        retraining=retraining_text(record.spec),
+        seconds=float(summary.get("seconds") or 0.0),
+    )
+
+
+def share_text(share: float | Mapping[str, float | int]) -> str:
+    """Say a share in words: `80 %`, or layer by layer.
+
+    >>> share_text({"fc1": 0.5, "fc2": 30})
+    'fc1 50\\xa0%, fc2 30'
+    """
+    if isinstance(share, Mapping):
+        parts = [f"{name} {s if isinstance(s, int) else percent_text(s)}" for name, s in share.items()]
+        return ", ".join(parts) or "none"
+    return percent_text(share)
+
+
+def retraining_text(spec: RunSpec) -> str:
+    """Say in words how a run was retrained."""
+    retrain = spec.zip.retrain
+    return "none" if retrain is None else f"{retrain.steps} steps, {retrain.schedule}, {retrain.targets}"
+
+
+def same_parents(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
+    """Group points by their networks, whatever their order; only those within a group can be compared."""
+    groups: dict[str, list[RunPoint]] = {}
+    for point in points:
+        groups.setdefault(" + ".join(sorted(point.parents)), []).append(point)
+    return groups
+
+
+def aligned(point: RunPoint, parents: Sequence[str]) -> RunPoint:
+    """Return the point with its tasks in the order of `parents` (the same networks in another order)."""
+    left = list(range(len(point.parents)))
+    order = []
+    for name in parents:
+        k = next(k for k in left if point.parents[k] == name)
+        left.remove(k)
+        order.append(k)
+
+    def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(values[k] for k in order)
+
+    return RunPoint(
+        point.id,
+        point.title,
+        pick(point.tasks),
+        pick(point.parents),
+        point.total,
+        pick(point.parent_sizes),
+        pick(point.errors),
+        pick(point.parent_errors),
+        point.share,
+        point.pairing,
+        point.retraining,
+        point.seconds,
+    )
+
+
+def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one record per run, for a table or a CSV file: size, errors, and their increase over the parents."""
+    rows = []
+    for p in points:
+        row: dict[str, Any] = {"run": p.id, "title": p.title, "share": p.share, "pairing": p.pairing}
+        row |= {"retraining": p.retraining, "parameters": p.total}
+        row |= {"of all parents, %": 100 * p.size("of all parents")}
+        row |= {"of the smallest parent, %": 100 * p.size("of smallest")}
+        row |= {"mean error, %": p.value("test error", None)}
+        row |= {"mean increase, points": p.value("increase over the parents", None)}
+        for t, label in enumerate(labels):
+            row |= {f"{label} error, %": p.errors[t], f"{label} increase, points": p.errors[t] - p.parent_errors[t]}
+        rows.append(row | {"seconds": p.seconds})
+    return rows
+
+
+def plane_figure(
+    points: Sequence[RunPoint],
+    *,
+    labels: Sequence[str],
+    task: int | None = None,
+    size: Size = "of all parents",
+    measure: Measure = "test error",
+    mode: Mode = "light",
+) -> go.Figure:
+    """Draw every run as a point on error against size, the Pareto front, and the references.
+
+    Args:
+        points: of runs on the same networks, with tasks in the same order.
+        labels: one per task.
+        task: whose error; `None` takes the mean.
+
+    `customdata` of the trace named `run` holds the run identifiers. References: all parents kept side by side
+    and, for one task, its parent alone.
+    """
+    points = [p for p in points if not math.isnan(p.value(measure, task))]
+    if not points:
+        return empty_figure("No run has an error to show here yet.", mode, height=460)
+    colours = palette(mode)
+    x = [p.size(size) for p in points]
+    y = [p.value(measure, task) for p in points]
+    front = pareto_front(x, y)
+    bare = [p.retraining == "none" for p in points]
+    figure = go.Figure(layout={"template": template(mode), "height": 480})
+    figure.add_trace(
+        go.Scatter(
+            x=[x[k] for k in front],
+            y=[y[k] for k in front],
+            mode="lines",
+            name="best trade-offs",
+            line={"color": colours.tasks[1], "width": 2, "dash": "dot", "shape": "hv"},
+            hoverinfo="skip",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name="run",
+            showlegend=False,
+            customdata=[[p.id] for p in points],
+            text=[_describe(p, labels) for p in points],
+            hovertemplate="%{text}<extra></extra>",
+            cliponaxis=False,
+            marker={
+                "size": 14,
+                "symbol": ["circle-open" if plain else "circle" for plain in bare],
+                "color": colours.tasks[0],
+                "line": {"width": 2.5, "color": [colours.tasks[0] if plain else colours.paper for plain in bare]},
+            },
+            unselected={"marker": {"opacity": 0.55}},
+        )
+    )
+    for name, symbol in (("retrained", "circle"), ("not retrained", "circle-open")):
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                name=name,
+                marker={
+                    "size": 11,
+                    "symbol": symbol,
+                    "color": colours.tasks[0],
+                    "line": {"width": 2.5, "color": colours.tasks[0]},
+                },
+            )
+        )
+    first = points[0]
+    increase = measure == "increase over the parents"
+    reference = [
+        (
+            "both parents, unzipped" if len(first.parents) == 2 else f"all {len(first.parents)} parents, unzipped",
+            sum(first.parent_sizes),
+            first.reference(task),
+            "diamond",
+        )
+    ]
+    if task is not None:
+        reference.append((f"parent of {labels[task]} alone", first.parent_sizes[task], first.reference(task), "star"))
+    for k, (name, total, error, symbol) in enumerate(reference):
+        if math.isnan(error):
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[first.size(size, total)],
+                y=[0.0 if increase else error],
+                mode="markers",
+                name=name,
+                cliponaxis=False,
+                marker={
+                    "size": 15,
+                    "symbol": symbol,
+                    "color": colours.tasks[2 + k],
+                    "line": {"width": 1.5, "color": colours.paper},
+                },
+                hovertemplate=f"{name}<br>{count_text(total)} parameters, error {error_text(error)}<extra></extra>",
+            )
+        )
+    who = "mean" if task is None else labels[task]
+    relative = size != "parameters"
+    figure.update_xaxes(
+        title={"parameters": "parameters", "of all parents": "size relative to all parents"}.get(
+            size, "size relative to the smallest parent"
+        ),
+        tickformat=".0%" if relative else "~s",
+        rangemode="tozero" if size == "of all parents" else "normal",
+    )
+    figure.update_yaxes(title=f"{who} {measure}, {'points' if increase else '%'}", rangemode="tozero")
+    figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
+    return figure
+
+
+def _describe(p: RunPoint, labels: Sequence[str]) -> str:
+    lines = [f"<b>{p.title}</b>", f"share {p.share} · {p.pairing} pairing", f"retraining: {p.retraining}"]
+    lines.append(f"{count_text(p.total)} parameters, {percent_text(p.size('of all parents'))} of all parents")
+    for label, error, own in zip(labels, p.errors, p.parent_errors, strict=True):
+        lines.append(f"{label}: {error_text(error)} ({points_text(error - own)})")
+    return "<br>".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(math.nan if v is None else float(v) for v in values)

@@ -1,0 +1,198 @@
+"""Error while a network is zipped: layer by layer, step by step, against the parents' own error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from mtz_core.figures.theme import MARKERS, Mode, empty_figure, palette, template
+
+STAGES = {
+    "parents": "parents",
+    "zipped": "after zipping",
+    "retraining": "while retraining",
+    "retrained": "after retraining",
+    "final": "finished network",
+}
+RETRAINING_WIDTH = 0.8  # part of a layer's unit interval on the axis that its retraining steps fill
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Errors in % of all tasks at one moment of a run (an `Evaluated` event); NaN where a task has no labels."""
+
+    stage: str
+    layer: str | None
+    step: int
+    errors: tuple[float, ...]
+    images: tuple[int, ...] = ()
+
+    @classmethod
+    def from_event(cls, data: Mapping[str, Any]) -> Measurement:
+        """Read a stored `Evaluated` event, where NaN is written as `None`."""
+        errors = tuple(math.nan if error is None else float(error) for error in data["errors"])
+        return cls(
+            data["stage"], data.get("layer"), int(data.get("step") or 0), errors, tuple(data.get("images") or ())
+        )
+
+
+def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrain_steps: int = 0) -> list[float]:
+    """Place measurements on an axis on which every layer is one unit long.
+
+    The parents stand at −1, layer k after zipping at k, its retraining steps between k and k + 0.8. Steps that
+    follow the last layer (no layer of their own) and the finished network come behind it.
+    """
+    index = {name: k for k, name in enumerate(layers)}
+    last = len(layers) - 1
+    per_layer = max(1.0, retrain_steps / max(1, len(layers)))
+    started: dict[str, int] = {}
+    seen = 0
+    placed = []
+    for m in measurements:
+        if m.stage == "parents":
+            x = -1.0
+        elif m.stage == "final":
+            x = last + 1.0
+        elif m.layer is None:
+            x = last + RETRAINING_WIDTH * min(1.0, m.step / max(1, retrain_steps))
+        else:
+            k = index.get(m.layer, last)
+            if m.stage == "zipped":
+                x = float(k)
+            else:
+                done = m.step - started.setdefault(m.layer, seen)
+                x = k + RETRAINING_WIDTH * (1.0 if m.stage == "retrained" else min(1.0, max(0.0, done / per_layer)))
+        if m.layer is not None and m.stage == "zipped":
+            started[m.layer] = seen
+        seen = max(seen, m.step)
+        placed.append(x)
+    return placed
+
+
+def error_curves(
+    measurements: Sequence[Measurement],
+    *,
+    layers: Sequence[str],
+    tasks: Sequence[str],
+    mode: Mode = "light",
+    retrain_steps: int = 0,
+    final_parents: Sequence[float] | None = None,
+    height: int = 360,
+) -> go.Figure:
+    """Draw each task's error over the layers and retraining steps; its parent's error is a dashed line.
+
+    The finished network is measured on more images than the steps before: it stands apart, beside its parent's error
+    on the same images (`final_parents`).
+
+    Args:
+        measurements: in the order in which they were made.
+        layers: names in the order of zipping.
+        tasks: one label per task.
+        retrain_steps: of the whole run, which spreads a layer's steps over its part of the axis.
+    """
+    measured = [m for m in measurements if any(not math.isnan(e) for e in m.errors)]
+    if not measured:
+        return empty_figure("No error has been measured yet.", mode, height=height)
+    colours = palette(mode)
+    xs = positions(measured, layers, retrain_steps)
+    parents = next((m.errors for m in measured if m.stage == "parents"), None)
+    figure = go.Figure(layout={"template": template(mode), "height": height})
+    right, end = len(layers) + 0.3, len(layers) - 0.1
+    apart = final_parents is not None
+    for t, task in enumerate(tasks):
+        dashes = [] if parents is None else [(-1.25, end if apart else right, parents[t])]
+        dashes += [] if final_parents is None else [(right - 0.6, right, final_parents[t])]
+        for start, stop, error in dashes:
+            if not math.isnan(error):
+                figure.add_trace(
+                    go.Scatter(
+                        x=[start, stop],
+                        y=[error, error],
+                        mode="lines",
+                        line={"color": colours.task(t), "width": 1.5, "dash": "dash"},
+                        hovertemplate=f"{error:.2f} %<br>its parent<extra>{task}</extra>",
+                        showlegend=False,
+                    )
+                )
+        # A gap in the line separates the finished network from what was measured on other images.
+        points: list[tuple[float, float | None, str, int]] = []
+        for x, m in zip(xs, measured, strict=True):
+            if math.isnan(m.errors[t]):
+                continue
+            if apart and m.stage == "final" and points:
+                points.append((x, None, "", 0))
+            points.append((x, m.errors[t], _moment(m, t), 5 if m.stage == "retraining" else 10))
+        figure.add_trace(
+            go.Scatter(
+                x=[point[0] for point in points],
+                y=[point[1] for point in points],
+                name=task,
+                mode="lines+markers",
+                line={"color": colours.task(t), "width": 2.5},
+                marker={
+                    "symbol": MARKERS[t % len(MARKERS)],
+                    "size": [point[3] for point in points],
+                    "color": colours.task(t),
+                    "opacity": 1,
+                },
+                text=[point[2] for point in points],
+                hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",
+            )
+        )
+    crowded = len(layers) > 8
+    figure.update_xaxes(
+        tickvals=list(range(-1, len(layers) + 1)),
+        ticktext=["parents", *layers, "final"],
+        range=[-1.25, right],
+        title="layers, in the order of zipping",
+        tickangle=-45 if crowded else 0,
+        showgrid=False,
+    )
+    figure.update_yaxes(title="test error, %", rangemode="tozero")
+    return figure
+
+
+def loss_curves(
+    steps: Sequence[int],
+    losses: Sequence[Sequence[float]],
+    *,
+    tasks: Sequence[str],
+    mode: Mode = "light",
+    height: int = 260,
+) -> go.Figure:
+    """Draw the retraining loss of every task over steps: `losses[i][t]` of task t at `steps[i]`."""
+    if not steps:
+        return empty_figure("No retraining step has been taken yet.", mode, height=height)
+    colours = palette(mode)
+    figure = go.Figure(layout={"template": template(mode), "height": height})
+    for t, task in enumerate(tasks):
+        figure.add_trace(
+            go.Scatter(
+                x=list(steps),
+                y=[row[t] for row in losses],
+                name=task,
+                mode="lines+markers",
+                line={"color": colours.task(t), "width": 2},
+                marker={
+                    "symbol": MARKERS[t % len(MARKERS)],
+                    "size": 8,
+                    "maxdisplayed": 12,
+                    "color": colours.task(t),
+                },
+                hovertemplate="step %{x}: %{y:.4g}<extra>" + task + "</extra>",
+            )
+        )
+    figure.update_xaxes(title="retraining step")
+    figure.update_yaxes(title="batch loss", rangemode="tozero")
+    return figure
+
+
+def _moment(m: Measurement, task: int) -> str:
+    layer = f"{m.layer}, " if m.layer else ""
+    step = f", step {m.step}" if m.stage in ("retraining", "retrained") else ""
+    images = f"<br>on {m.images[task]:,} images" if task < len(m.images) else ""
+    return f"{layer}{STAGES.get(m.stage, m.stage)}{step}{images}"

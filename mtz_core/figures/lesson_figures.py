@@ -1,0 +1,252 @@
+"""Drawings of the lessons: bowls, the two distances, and the blocks of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mtz_core.figures.lessons import Blocks, Cell, Compromise, Floats, Plane, bowl, bowl_on_plane, bowls_on_line
+from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, palette, template
+from mtz_core.text import count_text
+
+
+def bowls_figure(
+    plane: Plane,
+    w_i: Floats,
+    w_j: Floats,
+    H_a: Floats,
+    H_b: Floats,
+    best: Compromise | None,
+    *,
+    tasks: Sequence[str],
+    mode: Mode = "light",
+    points: int = 141,
+) -> go.Figure:
+    """Draw the contours of both bowls on the plane; with a compromise also the weighted sum, shaded, and its least."""
+    colours = palette(mode)
+    ends = np.array([plane.coordinates(w) for w in (w_i, w_j, *([] if best is None else [best.weights]))])
+    middle, reach = (ends.min(0) + ends.max(0)) / 2, 0.75 * float(np.ptp(ends, axis=0).max())
+    # the grid reaches beyond the axes: on a wide or a narrow page plotly extends one of them
+    u, v = (np.linspace(middle[k] - 2.6 * reach, middle[k] + 2.6 * reach, points) for k in (0, 1))
+    heights = [bowl_on_plane(plane, w, H, u, v) for w, H in ((w_i, H_a), (w_j, H_b))]
+    figure = go.Figure(layout={"template": template(mode), "height": 440})
+    if best is not None:
+        total = best.alpha * heights[0] + (1 - best.alpha) * heights[1]
+        top = best.alpha * bowl(w_j, w_i, H_a) + (1 - best.alpha) * bowl(w_i, w_j, H_b)
+        figure.add_trace(
+            go.Heatmap(
+                x=u,
+                y=v,
+                z=total,
+                name="weighted sum",
+                zmin=best.height,
+                zmax=top,
+                zsmooth="best",
+                colorscale=[[0.0, colours.accent], [1.0, colours.paper]],
+                opacity=0.4,
+                showscale=False,
+                hovertemplate="weighted sum %{z:.4g}<extra></extra>",
+            )
+        )
+    for t, height in enumerate(heights):
+        # contours at equal steps of the root of the loss: evenly spaced ellipses
+        other = float(np.sqrt((bowl(w_j, w_i, H_a), bowl(w_i, w_j, H_b))[t]))
+        figure.add_trace(
+            go.Contour(
+                x=u,
+                y=v,
+                z=np.sqrt(height),
+                name=f"loss of {tasks[t]}",
+                showlegend=True,
+                showscale=False,
+                autocontour=False,
+                contours={"coloring": "none", "start": other / 5, "end": 1.6 * other, "size": other / 5},
+                line={"color": colours.task(t), "width": 1.8, "dash": ("solid", "dash")[t % 2]},
+                customdata=height,
+                hoverinfo="skip" if best is not None else None,
+                hovertemplate=None if best is not None else f"loss of {tasks[t]} %{{customdata:.4g}}<extra></extra>",
+            )
+        )
+    for t, w in enumerate((w_i, w_j)):
+        at = plane.coordinates(w)
+        figure.add_trace(_point(at, f"neuron of {tasks[t]}", MARKERS[t], colours.task(t), colours.paper, 15))
+    if best is not None:
+        at = plane.coordinates(best.weights)
+        figure.add_trace(_point(at, "best compromise w*", "star", colours.text, colours.paper, 18))
+    (x0, x1), (y0, y1) = ([middle[k] - reach, middle[k] + reach] for k in (0, 1))
+    figure.update_xaxes(title="towards the other neuron", showgrid=False, range=[x0, x1])
+    figure.update_yaxes(title="across", showgrid=False, scaleanchor="x", range=[y0, y1])
+    return figure
+
+
+def line_figure(
+    w_i: Floats,
+    w_j: Floats,
+    H_a: Floats,
+    H_b: Floats,
+    *,
+    alpha: float,
+    best: Compromise,
+    tasks: Sequence[str],
+    mode: Mode = "light",
+) -> go.Figure:
+    """Draw both weighted losses and their sum on the straight line from one neuron to the other.
+
+    The functional difference, a horizontal line, is below the sum's least: the best compromise may leave the line.
+    """
+    colours = palette(mode)
+    t = np.linspace(-0.15, 1.15, 131)
+    loss_a, loss_b = bowls_on_line(w_i, w_j, H_a, H_b, t)
+    figure = go.Figure(layout={"template": template(mode), "height": 340})
+    curves = (
+        (f"α · loss of {tasks[0]}", alpha * loss_a, colours.task(0), "solid"),
+        (f"(1 − α) · loss of {tasks[1]}", (1 - alpha) * loss_b, colours.task(1), "dash"),
+        ("sum", alpha * loss_a + (1 - alpha) * loss_b, colours.text, "solid"),
+    )
+    for k, (name, values, colour, dash) in enumerate(curves):
+        figure.add_trace(
+            go.Scatter(
+                x=t,
+                y=values,
+                name=name,
+                mode="lines",
+                line={"color": colour, "dash": dash, "width": 3.5 if k == 2 else 2},
+                hovertemplate="%{y:.4g}<extra>" + name + "</extra>",
+            )
+        )
+    total = curves[2][1]
+    k = int(np.argmin(total))
+    figure.add_trace(
+        _point((float(t[k]), float(total[k])), "least on the line", "diamond", colours.text, colours.paper, 13)
+    )
+    figure.add_hline(y=best.height, line={"color": colours.accent, "width": 2, "dash": "dot"})
+    figure.add_annotation(
+        x=0.5,
+        y=best.height,
+        text=f"best off the line: {best.height:.4g}",
+        showarrow=False,
+        yanchor="bottom",
+        font={"color": colours.accent, "size": 13},
+    )
+    figure.update_xaxes(tickvals=[0, 0.5, 1], ticktext=[f"{tasks[0]}'s weights", "half-way", f"{tasks[1]}'s weights"])
+    highest = float(max(total[0], total[-1]))
+    figure.update_yaxes(title="loss", range=[-0.07 * highest, 1.05 * highest])
+    return figure
+
+
+def distances_figure(
+    euclidean: Floats, functional: Floats, marked: Mapping[str, Cell], *, mode: Mode = "light", limit: int = 4000
+) -> go.Figure:
+    """Draw every pair by its two distances and name the marked ones; of many pairs an even sample is drawn."""
+    colours = palette(mode)
+    x, y = euclidean.ravel(), functional.ravel()
+    keep = np.unique(np.linspace(0, x.size - 1, min(limit, x.size)).astype(int))
+    i, j = np.divmod(keep, euclidean.shape[1])
+    figure = go.Figure(layout={"template": template(mode), "height": 430})
+    figure.add_trace(
+        go.Scattergl(
+            x=x[keep],
+            y=y[keep],
+            mode="markers",
+            name="all pairs",
+            showlegend=False,
+            marker={"size": 4, "color": colours.muted, "opacity": 0.35},
+            customdata=np.stack([i, j], axis=1),
+            hovertemplate="%{customdata[0]} and %{customdata[1]}<br>"
+            "Euclidean %{x:.3f}, functional %{y:.4f}<extra></extra>",
+        )
+    )
+    for k, (name, cell) in enumerate(marked.items()):
+        figure.add_trace(
+            _point(
+                (float(euclidean[cell]), float(functional[cell])), name, MARKERS[k], colours.task(k), colours.paper, 15
+            )
+        )
+    figure.update_xaxes(title="Euclidean distance of the weights")
+    figure.update_yaxes(title="functional difference", rangemode="tozero")
+    return figure
+
+
+def blocks_figure(
+    blocks: Blocks, share_in: float, share_out: float, *, tasks: Sequence[str], mode: Mode = "light"
+) -> go.Figure:
+    """Draw the layer's weight matrix of both tasks, cut into blocks: rows are neurons, columns are inputs.
+
+    The shared block is drawn once, between the tasks; each task's own blocks lie beside and below it.
+    """
+    colours = palette(mode)
+    figure = go.Figure(layout={"template": template(mode), "height": 420})
+    s, r = share_in, share_out
+    own = 1 - s
+    # x: task A's own inputs | shared inputs | task B's own inputs; y: shared neurons above each task's own
+    parts = [
+        (own, own + s, 1 - r, 1.0, "shared → shared", blocks.shared, colours.shared, "once"),
+        (0.0, own, 1 - r, 1.0, "specific → shared", blocks.specific_to_shared, colours.task(0), tasks[0]),
+        (own + s, own + s + own, 1 - r, 1.0, "specific → shared", blocks.specific_to_shared, colours.task(1), tasks[1]),
+    ]
+    low = 1 - r
+    for t, (bottom, top) in enumerate(((low / 2, low), (0.0, low / 2))):
+        x0, x1 = (0.0, own) if t == 0 else (own + s, own + s + own)
+        parts.append(
+            (own, own + s, bottom, top, "shared → specific", blocks.shared_to_specific, colours.task(t), tasks[t])
+        )
+        parts.append(
+            (x0, x1, bottom, top, "specific → specific", blocks.specific_to_specific, colours.task(t), tasks[t])
+        )
+    for x0, x1, y0, y1, name, count, colour, whose in parts:
+        if x1 - x0 < 1e-9 or y1 - y0 < 1e-9:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[x0, x1, x1, x0, x0],
+                y=[y0, y0, y1, y1, y0],
+                fill="toself",
+                mode="lines",
+                showlegend=False,
+                line={"color": colours.paper, "width": 3},
+                fillcolor=colour,
+                hoveron="fills",
+                text=f"{name}, {whose}",
+                fillpattern={
+                    "shape": "" if whose == "once" else PATTERNS[list(tasks).index(whose)],
+                    "solidity": 0.15,
+                    "fgcolor": "rgba(255,255,255,0.5)",
+                    "bgcolor": colour,
+                    "size": 9,
+                },
+                hoverinfo="text",
+            )
+        )
+        if (x1 - x0) > 0.2 and (y1 - y0) > 0.09:
+            figure.add_annotation(
+                x=(x0 + x1) / 2,
+                y=(y0 + y1) / 2,
+                showarrow=False,
+                font={"size": 13, "color": colours.text},
+                bgcolor=colours.paper,
+                borderpad=3,
+                opacity=0.95,
+                text=f"{name.replace(' → ', '→<br>' if x1 - x0 < 0.45 else ' → ')}<br>{count_text(count)}",
+            )
+    width = 1 + own
+    if s > 0.05:
+        figure.add_annotation(x=own + s / 2, y=1.0, text="shared inputs", showarrow=False, yanchor="bottom")
+    if own > 0.12:
+        for x, task in ((own / 2, tasks[0]), (own + s + own / 2, tasks[1])):
+            figure.add_annotation(x=x, y=1.0, text=f"{task}'s own", showarrow=False, yanchor="bottom")
+    figure.update_xaxes(visible=False, range=[-0.01, width + 0.01])
+    figure.update_yaxes(visible=False, range=[-0.02, 1.09])
+    return figure
+
+
+def _point(at: tuple[float, float], name: str, symbol: str, colour: str, edge: str, size: int) -> go.Scatter:
+    return go.Scatter(
+        x=[at[0]],
+        y=[at[1]],
+        name=name,
+        mode="markers",
+        hovertemplate=name + "<extra></extra>",
+        marker={"symbol": symbol, "size": size, "color": colour, "line": {"color": edge, "width": 2}},
+    )

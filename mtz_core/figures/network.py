@@ -1,0 +1,117 @@
+"""Drawing networks: layers as bars, side by side, with the part that is shared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
+from mtz_core.structure import LayerSummary, NetworkStructure
+from mtz_core.text import count_text
+
+
+def layer_label(layer: LayerSummary) -> str:
+    """Return what a layer is, in a word or two: `conv 5×5`, `dense`."""
+    if layer.kernel:
+        return f"conv {'×'.join(map(str, layer.kernel))}"
+    return "dense"
+
+
+def shared_neurons(layer: LayerSummary, shared: Mapping[str, int]) -> int:
+    """Return how many neurons of a layer all tasks share, given shared channels per group."""
+    return 0 if layer.group is None else min(layer.width, shared.get(layer.group, 0))
+
+
+def network_drawing(
+    structures: Sequence[NetworkStructure],
+    *,
+    tasks: Sequence[str],
+    shared: Mapping[str, int] | None = None,
+    mode: Mode = "light",
+    row_height: int = 170,
+) -> go.Figure:
+    """Draw each network as a row of bars, one per weight layer in order of execution.
+
+    A bar's height grows with the square root of the layer's width, so that 10 and 500 neurons fit one picture; its
+    number is the width. With `shared` (channel group → shared channels) the shared part is set apart below.
+    """
+    if not structures:
+        return empty_figure("No network is chosen.", mode)
+    colours = palette(mode)
+    crowded = max(len(structure.layers) for structure in structures) > 8
+    names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
+    bars = row_height - 50
+    plot = len(structures) * bars + (len(structures) - 1) * names_below
+    figure = make_subplots(rows=len(structures), cols=1, vertical_spacing=names_below / plot)
+    highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
+    for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
+        layers = structure.layers
+        xs = list(range(len(layers)))
+        counts = [shared_neurons(layer, shared or {}) for layer in layers]
+        heights = [math.sqrt(layer.width) for layer in layers]
+        common = [h * c / layer.width for h, c, layer in zip(heights, counts, layers, strict=True)]
+        hover = [
+            f"<b>{layer.name}</b>: {layer_label(layer)}<br>{layer.width} {_units(layer)}"
+            f"<br>{layer.columns} weights each, {count_text(layer.width * layer.columns)} in all"
+            + (f"<br>{c} shared" if shared is not None else "")
+            for layer, c in zip(layers, counts, strict=True)
+        ]
+        if shared is not None:
+            figure.add_trace(
+                go.Bar(
+                    x=xs,
+                    y=common,
+                    name="shared",
+                    legendgroup="shared",
+                    showlegend=t == 0,
+                    marker={"color": colours.shared, "line": {"width": 0}},
+                    hovertext=hover,
+                    hovertemplate="%{hovertext}<extra></extra>",
+                ),
+                row=t + 1,
+                col=1,
+            )
+        figure.add_trace(
+            go.Bar(
+                x=xs,
+                y=[h - c for h, c in zip(heights, common, strict=True)],
+                name=task,
+                marker={
+                    "color": colours.task(t),
+                    "pattern": hatch(PATTERNS[t % len(PATTERNS)], colours.task(t)),
+                    "line": {"width": 0},
+                },
+                hovertext=hover,
+                hovertemplate="%{hovertext}<extra></extra>",
+            ),
+            row=t + 1,
+            col=1,
+        )
+        for x, layer, h in zip(xs, layers, heights, strict=True):
+            figure.add_annotation(
+                x=x, y=h, text=f"{layer.width}", showarrow=False, yanchor="bottom", font={"size": 13}, row=t + 1, col=1
+            )
+        names = [
+            layer.name if crowded else f"{layer.name}<br><span style='font-size:12px'>{layer_label(layer)}</span>"
+            for layer in layers
+        ]
+        figure.update_xaxes(
+            tickvals=xs, ticktext=names, showgrid=False, tickangle=-45 if crowded else 0, row=t + 1, col=1
+        )
+        figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
+    figure.update_layout(
+        template=template(mode),
+        height=plot + names_below + 44,
+        barmode="stack",
+        bargap=0.45,
+        legend={"traceorder": "normal"},
+        margin={"l": 8, "r": 8, "t": 44, "b": 8},
+    )
+    return figure
+
+
+def _units(layer: LayerSummary) -> str:
+    return "channels" if layer.kernel else "neurons"

@@ -1,0 +1,103 @@
+"""The parents side by side: layers, sizes, errors, and what they answer on sample images."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mtz_core.data.bundled import bundled_images, class_names
+from mtz_core.figures.network import layer_label, network_drawing
+from mtz_core.text import bytes_text, count_text, error_text
+from mtz_core.zoo.catalog import catalog, predictions
+from mtz_core.zoo.structures import structures, why_not_zippable
+from pages.ui import frame, samples, setup
+
+TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "letters": "letters A to J"}
+
+frame.page(
+    "Networks",
+    ":material/hub:",
+    lead="The trained networks that come with the program. Choose some, compare them, and see whether they zip.",
+)
+
+with frame.problems():
+    known, infos = structures(), catalog()
+    parents = setup.choose_parents(known)
+if not parents:
+    st.info("Choose a network above.", icon=":material/info:")
+    st.stop()
+networks = [known[name] for name in parents]
+tasks = setup.task_labels(parents)
+mode = frame.theme()
+
+if len(parents) >= 2:
+    if problem := why_not_zippable(networks, parents):
+        st.warning(f"They cannot be zipped together. {problem}", icon=":material/block:")
+    else:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.success("They can be zipped together: their layers correspond.", icon=":material/check_circle:")
+            frame.link(frame.ZIP, "Zip them", icon=":material/compress:", parents=parents)
+
+for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
+    info = infos[name]
+    with column, st.container(border=True):
+        st.subheader(task, anchor=False)
+        st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
+        error, size = st.container(key=f"numbers-{name}").columns(2)
+        error.metric(
+            "Test error",
+            error_text(info.test_error),
+            f"{info.test_images:,} images",
+            delta_color="off",
+            delta_arrow="off",
+        )
+        size.metric(
+            "Parameters",
+            count_text(network.parameters),
+            bytes_text(4 * network.parameters),
+            delta_color="off",
+            delta_arrow="off",
+        )
+        if info.nonzero_parameters < 0.9 * info.parameters:
+            st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")
+
+st.subheader("Layers", anchor=False)
+frame.show(
+    network_drawing(networks, tasks=tasks, mode=mode),
+    "layers",
+    alt="; ".join(
+        f"{t}: " + ", ".join(f"{x.name} {x.width}" for x in n.layers) for t, n in zip(tasks, networks, strict=True)
+    ),
+)
+st.caption("One bar per layer, in order; the number is its width, the height grows with the square root of it.")
+with st.expander("The same as a table", icon=":material/table:"):
+    for task, network in zip(tasks, networks, strict=True):
+        st.markdown(f"**{task}**")
+        st.dataframe(
+            {
+                "layer": [layer.name for layer in network.layers],
+                "kind": [layer_label(layer) for layer in network.layers],
+                "width": [layer.width for layer in network.layers],
+                "weights per neuron": [layer.columns for layer in network.layers],
+                "parameters": [layer.width * layer.columns for layer in network.layers],
+                "shared with": [layer.group or "stays with its task" for layer in network.layers],
+            },
+            hide_index=True,
+            width="stretch",
+        )
+
+st.subheader("What they answer", anchor=False)
+with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
+    seed = st.number_input(
+        "Draw", 0, 999, 0, key="draw", bind="query-params", width=140, help="Another number, other images."
+    )
+for name, task in zip(parents, tasks, strict=True):
+    data = infos[name].task
+    with frame.problems():
+        images, labels = bundled_images(data, "test")
+        answers = predictions(name)
+    wrong = answers != labels
+    chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
+    st.markdown(f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test images are answered wrong")
+    st.html(samples.sample_grid(images[chosen], labels[chosen], answers[chosen], class_names(data)))
+st.caption("✓ right, ✗ wrong with the true class below it.")

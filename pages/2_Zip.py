@@ -1,0 +1,94 @@
+"""Choose parents and shares, start the zip, and watch it. `?run=ID` shows a run instead of the inputs."""
+
+from __future__ import annotations
+
+import streamlit as st
+from pydantic import ValidationError
+
+from mtz_core.errors import RunError
+from mtz_core.figures.network import network_drawing
+from mtz_core.figures.size import size_bars
+from mtz_core.spec import explain
+from mtz_core.structure import plan_counts, shared_count
+from mtz_core.text import bytes_text, count_text, percent_text, times_text
+from mtz_core.zoo.structures import structures, why_not_zippable
+from pages.ui import frame, jobs, running, setup
+
+run_id = st.query_params.get("run")
+frame.page(
+    "Zip",
+    ":material/compress:",
+    lead="Choose networks and how much of each layer they share. The size follows the sliders; Start does the rest.",
+    heading=run_id is None,
+)
+
+if run_id is not None:
+    try:
+        running.show_run(run_id)
+    except RunError as error:
+        st.error(str(error), icon=":material/search_off:")
+        frame.link(frame.ZIP, "Start a new zip", icon=":material/add:")
+    st.stop()
+
+with frame.problems():
+    known = structures()
+    parents = setup.choose_parents(known)
+
+networks = [known[name] for name in parents]
+if problem := why_not_zippable(networks, parents):
+    st.warning(problem, icon=":material/block:")
+    frame.link(frame.NETWORKS, "See the networks side by side", icon=":material/hub:", parents=list(parents) or None)
+    st.stop()
+
+tasks = setup.task_labels(parents)
+numbers = st.container(key="plan-numbers")
+inputs, picture = st.columns([2, 3], gap="large")
+
+with inputs:
+    shares = setup.choose_shares(networks)
+    with st.expander("Method", icon=":material/tune:"):
+        method = setup.choose_method()
+    with st.expander("Task weights", icon=":material/balance:"):
+        weights = setup.choose_weights(tasks)
+    with st.expander("Retraining", icon=":material/model_training:"):
+        retrain = setup.choose_retraining()
+    title = st.text_input("Title (optional)", max_chars=80, key="title", bind="query-params")
+
+shared = {
+    group.name: shared_count(shares[group.name], [network.groups[k].width for network in networks])
+    for k, group in enumerate(networks[0].groups)
+    if group.name in shares
+}
+counts = plan_counts(networks, shared)
+
+with numbers:
+    size, memory, one, go = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
+    size.metric("Size against all parents", percent_text(counts.versus_all))
+    memory.metric("Parameters", f"{count_text(counts.total)} · {bytes_text(4 * counts.total)}")
+    one.metric("Against the smallest parent", times_text(counts.versus_smallest))
+    start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
+    if start:
+        try:
+            spec = setup.run_spec(parents, shares, weights, method, retrain, title)
+        except ValidationError as error:
+            st.error(explain(error), icon=":material/error:")
+            st.stop()
+        with frame.problems():
+            started = jobs.start(spec)
+        st.query_params["run"] = started
+        st.rerun()
+
+with picture:
+    mode = frame.theme()
+    frame.show(
+        size_bars(counts, tasks=tasks, mode=mode),
+        "plan-size",
+        alt=f"Planned size: {count_text(counts.shared)} parameters shared, "
+        f"{count_text(sum(counts.private))} private, of {count_text(sum(counts.parents))}",
+    )
+    frame.show(
+        network_drawing(networks, tasks=tasks, shared=shared, mode=mode, row_height=150),
+        "plan-layers",
+        alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in shared.items()),
+    )
+    st.caption("Bars: layers in order, height by the square root of their width. The last layer stays with its task.")

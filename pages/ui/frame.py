@@ -1,0 +1,205 @@
+"""What every page begins with: configuration, styles, the sidebar; and the small things that pages share."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from mtz_core.errors import MTZError
+from mtz_core.palette import palette
+from mtz_core.text import ago_text
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from mtz_core.palette import Mode, Palette
+    from mtz_core.runs.records import RunRecord
+    from mtz_core.runs.store import RunStore
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME, NETWORKS, ZIP = "app.py", "pages/1_Networks.py", "pages/2_Zip.py"
+INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
+NAME = "MTZ Explorer"
+
+# status → word, Material icon, badge colour: the word and the icon carry the meaning without the colour
+STATUS = {
+    "queued": ("Starting", ":material/hourglass_top:", "gray"),
+    "running": ("Running", ":material/play_circle:", "blue"),
+    "finished": ("Finished", ":material/check_circle:", "green"),
+    "failed": ("Failed", ":material/error:", "red"),
+    "cancelled": ("Stopped", ":material/stop_circle:", "orange"),
+    "lost": ("Interrupted", ":material/link_off:", "orange"),
+}
+LIVE = ("queued", "running")
+
+
+def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True) -> None:
+    """Begin a page: call this before any other Streamlit command.
+
+    Args:
+        title: name of the page, in the browser's tab and as its heading.
+        icon: a Material icon such as `":material/hub:"`.
+        lead: one sentence under the heading.
+        heading: `False` lets the page draw its own heading.
+    """
+    st.set_page_config(
+        page_title=title if title == NAME else f"{title} · {NAME}",
+        page_icon=icon,
+        layout="wide",
+        initial_sidebar_state="auto",
+    )
+    st.html(Path(__file__).with_name("style.css"))
+    st.logo(_logo(palette(theme())), size="large", link=None)
+    _sidebar()
+    if heading:
+        st.title(title, anchor=False)
+        if lead:
+            st.markdown(f"<p class='lead'>{lead}</p>", unsafe_allow_html=True)
+
+
+def theme() -> Mode:
+    """Return the colour mode that the reader's browser shows."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def store() -> RunStore:
+    """Return the run store of this server (`$MTZ_RUNS`, or `runs` beside `app.py`)."""
+    return _open_store(os.environ.get("MTZ_RUNS") or str(ROOT / "runs"))
+
+
+@st.cache_resource(show_spinner=False)
+def _open_store(root: str) -> RunStore:
+    from mtz_core.runs.store import RunStore
+
+    return RunStore(Path(root))
+
+
+def show(figure: go.Figure, key: str, *, alt: str, file_name: str | None = None, **options: Any) -> Any:
+    """Draw a figure in the page's look; its mode bar saves a PNG as `file_name`. `alt` describes it in words.
+
+    Further options go to `st.plotly_chart`.
+    """
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+        "toImageButtonOptions": {"format": "png", "filename": file_name or f"mtz-{key}", "scale": 2},
+    }
+    return st.plotly_chart(figure, key=key, theme=None, config=config, alt=alt, **options)
+
+
+def link(target: str, label: str, *, icon: str | None = None, help: str | None = None, **parameters: Any) -> None:
+    """Draw a link to a page (one of this module's constants); `parameters` become its URL's query.
+
+    A list or tuple is repeated (`parents=a&parents=b`), `None` is left out.
+    """
+    query = {
+        name: [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+        for name, value in parameters.items()
+        if value is not None
+    }
+    st.page_link(target, label=label, icon=icon, help=help, query_params=query or None)
+
+
+def status_chip(status: str) -> None:
+    """Draw a run's status as a chip with icon and word."""
+    word, icon, colour = STATUS.get(str(status), (str(status), ":material/help:", "gray"))
+    st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
+
+
+def is_live(status: str) -> bool:
+    """Tell whether a run with this status is still going on."""
+    return str(status) in LIVE
+
+
+def run_title(record: RunRecord) -> str:
+    """Return a run's title, or what it zips where it has none."""
+    if record.spec.title:
+        return record.spec.title
+    return " + ".join(n.parent or Path(str(n.weights)).stem for n in record.spec.networks)
+
+
+def run_age(record: RunRecord) -> str:
+    """Return how long ago a run was created, in words."""
+    return ago_text(time.time() - record.created)
+
+
+def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -> RunRecord | None:
+    """Draw a run selector bound to `?run=ID` and return the chosen run, newest first.
+
+    With no run to choose from it says so, links to the Zip page and returns `None`.
+    """
+    records = [r for r in store().list() if statuses is None or str(r.status) in statuses]
+    if not records:
+        st.info("There is no run to show yet. Zip two networks first.", icon=":material/info:")
+        link(ZIP, "Go to Zip", icon=":material/compress:")
+        return None
+    known = {record.id: record for record in records}
+    asked = st.query_params.get("run")
+    if asked is not None and asked not in known:
+        st.warning(f"There is no run “{asked[:40]}” here; showing the newest one.", icon=":material/search_off:")
+    # The URL leads and the widget follows (a bound widget would write its long label into the URL).
+    current = asked if asked in known else records[0].id
+    st.session_state["choice-of-run"] = current
+    if asked != current:
+        st.query_params["run"] = current
+    chosen = st.selectbox(
+        label,
+        list(known),
+        format_func=lambda run_id: f"{run_title(known[run_id])} · {run_age(known[run_id])}",
+        key="choice-of-run",
+        on_change=_follow_choice,
+    )
+    return known[chosen]
+
+
+def _follow_choice() -> None:
+    st.query_params["run"] = st.session_state["choice-of-run"]
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """Show an error of the engine as a message, and end the page there."""
+    try:
+        yield
+    except MTZError as error:
+        st.error(str(error), icon=":material/error:")
+        st.stop()
+
+
+def _sidebar() -> None:
+    with st.sidebar:
+        _live_runs()
+        st.html(
+            "<p class='colophon'>Multi-Task Zipping<br>He, Zhou and Thiele, NeurIPS 2018<br>"
+            "<a href='https://arxiv.org/abs/1805.09791' target='_blank' rel='noopener'>arXiv 1805.09791</a></p>"
+        )
+
+
+def _logo(colours: Palette) -> str:
+    """Two bars that close into one, like the teeth of a zip, and the name."""
+    teeth = "".join(
+        f"<rect x='{4 + 7 * (k % 2)}' y='{6 + 6 * k}' width='13' height='4' rx='2' fill='{colours.task(k % 2)}'/>"
+        for k in range(4)
+    )
+    return (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='190' height='36' viewBox='0 0 190 36'>"
+        f"{teeth}<text x='36' y='25' font-family='Source Sans, Source Sans Pro, system-ui, sans-serif' font-size='20' "
+        f"font-weight='600' fill='{colours.text}'>{NAME}</text></svg>"
+    )
+
+
+def _live_runs() -> None:
+    """Link the runs that are going on, so that no page is a dead end while one works."""
+    try:
+        live = [record for record in store().list(limit=8) if is_live(record.status)]
+    except (MTZError, ImportError):
+        return
+    for record in live[:3]:
+        link(ZIP, f"{run_title(record)} · {100 * record.fraction:.0f} %", icon=":material/autorenew:", run=record.id)

@@ -1,0 +1,277 @@
+"""A run as it happens, and what can be done with it afterwards."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mtz_core.figures.curves import error_curves, loss_curves
+from mtz_core.figures.size import size_by_layer
+from mtz_core.spec import dump_run_spec
+from mtz_core.structure import ParameterCounts
+from mtz_core.text import bytes_text, count_text, duration_text, error_text, percent_text, points_text, times_text
+from pages.ui import frame, jobs, setup
+from pages.ui.story import Story, seconds_left, tell, thinned
+
+if TYPE_CHECKING:
+    from mtz_core.runs.records import RunRecord, StoredEvent
+
+BYTES = 4  # of a stored number
+
+
+def show_run(run_id: str) -> None:
+    """Show a run by its identifier: live while it works, with its results and files afterwards."""
+    record = frame.store().get(run_id)
+    if set(st.query_params) != {"run"}:
+        st.query_params.from_dict({"run": run_id})  # what chose the run is in its specification now
+    live = frame.is_live(record.status)
+    tasks = setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
+    head, actions = st.columns([3, 2], vertical_alignment="center")
+    with head:
+        st.title(frame.run_title(record), anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            frame.status_chip(record.status)
+            st.caption(f"started {frame.run_age(record)} · run {record.id}", width="content")
+    with actions, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+        if live:
+            _stop_button(run_id)
+        else:
+            if str(record.status) == "finished":
+                frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id)
+                frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
+            frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **setup.query_of(record.spec))
+    _ending(record)
+
+    # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
+    st.fragment(_progress, run_every=1.0 if live else None)(run_id, tasks, str(record.status))
+
+    if not live:
+        _afterwards(record)
+
+
+def _stop_button(run_id: str) -> None:
+    stopping = frame.store().cancel_requested(run_id)
+    if st.button("Stopping…" if stopping else "Stop", icon=":material/stop:", disabled=stopping, key="stop"):
+        frame.store().request_cancel(run_id)
+        st.rerun()
+
+
+def _ending(record: RunRecord) -> None:
+    """Say how the run ended, where it did not end well, and offer what helps."""
+    match str(record.status):
+        case "lost":
+            st.warning(
+                "The process that worked on this run is gone (stopped from outside, or the computer was restarted). "
+                "Layers that were finished are safe.",
+                icon=":material/link_off:",
+            )
+        case "failed":
+            st.error(record.message or "The run failed and left no message.", icon=":material/error:")
+        case "cancelled":
+            st.info("This run was stopped. Layers that were finished are safe.", icon=":material/stop_circle:")
+        case _:
+            return
+    if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
+        with frame.problems():
+            jobs.resume(record.id)
+        time.sleep(0.3)
+        st.rerun()
+
+
+def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
+    """Everything that changes while the run works."""
+    jobs.reap()
+    record = frame.store().get(run_id)
+    story = tell(_events(record), tasks)
+    if str(record.status) != seen:
+        st.rerun()  # status, buttons and files stand outside this fragment
+    if frame.is_live(seen):
+        _progress_bar(record, story)
+    for warning in story.warnings:
+        st.caption(f":material/info: {warning}")
+    if not story.log:
+        return
+    _numbers(story)
+    mode = frame.theme()
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.subheader("Error, layer by layer", anchor=False)
+        frame.show(
+            error_curves(
+                story.measurements,
+                layers=story.layers,
+                tasks=tasks,
+                retrain_steps=story.retrain_steps,
+                final_parents=story.final_parents,
+                mode=mode,
+            ),
+            "error-curves",
+            alt=_errors_in_words(story),
+            file_name=f"mtz-error-{run_id}",
+        )
+        st.caption(f"Dashed: each task's own parent. {story.images_in_words()}")
+    with right:
+        st.subheader("Size, layer by layer", anchor=False)
+        stages, sizes = _size_stages(story)
+        frame.show(
+            size_by_layer(stages, sizes, tasks=tasks, mode=mode, height=360),
+            "size-by-layer",
+            alt=_size_in_words(sizes),
+            file_name=f"mtz-size-{run_id}",
+        )
+    if story.steps:
+        st.subheader("Retraining loss", anchor=False)
+        steps, losses = thinned(story.steps, story.losses)
+        frame.show(
+            loss_curves(steps, losses, tasks=tasks, mode=mode),
+            "loss-curves",
+            alt=f"Retraining loss over {len(story.steps)} steps",
+            file_name=f"mtz-loss-{run_id}",
+        )
+    _log(story)
+
+
+def _events(record: RunRecord) -> list[StoredEvent]:
+    """Read only what is new since this session last looked."""
+    key = ("events", record.id, getattr(record, "attempt", 1))
+    known: list[StoredEvent] = st.session_state.get(key, [])  # type: ignore[call-overload]
+    known = known + frame.store().events(record.id, after=known[-1].seq if known else 0)
+    st.session_state[key] = known  # type: ignore[index]
+    return known
+
+
+def _progress_bar(record: RunRecord, story: Story) -> None:
+    if frame.store().cancel_requested(record.id):
+        text = "Stopping… the worker ends at its next step and keeps the finished layers."
+    elif not story.log:
+        text = "Starting… the worker loads the networks (a few seconds)."
+    else:
+        now = time.time()
+        before, seen = st.session_state.get("time-left", {}).get(record.id, (None, now))
+        left = seconds_left(story, now, before, now - seen)
+        if left is not None:
+            st.session_state["time-left"] = {record.id: (left, now)}
+        remaining = f", about {duration_text(max(1.0, round(left)))} left" if left is not None else ""
+        text = f"{percent_text(story.fraction)} done{remaining} · {story.log[-1][1]}"
+    st.progress(min(1.0, max(0.0, story.fraction)), text=text)
+
+
+def _numbers(story: Story) -> None:
+    """The size and each task's error, in large type."""
+    columns = st.container(key="run-numbers").columns(1 + len(story.tasks))
+    counts = story.sizes[-1] if story.sizes else None
+    if counts is not None:
+        columns[0].metric(
+            "Size against all parents",
+            percent_text(counts.versus_all),
+            f"{count_text(counts.total)} · {times_text(counts.versus_smallest)} one network",
+            delta_color="off",
+            delta_arrow="off",
+        )
+    else:
+        columns[0].metric("Size against all parents", "–")
+    errors, parents = story.errors, story.parent_errors
+    for t, (column, task) in enumerate(zip(columns[1:], story.tasks, strict=True)):
+        error = errors[t] if errors else math.nan
+        parent = parents[t] if parents else math.nan
+        column.metric(
+            f"Error on {task}",
+            error_text(error),
+            None if math.isnan(error - parent) else f"{points_text(error - parent)} points against its parent",
+            delta_color="off",
+            delta_arrow="off",
+        )
+
+
+def _size_stages(story: Story) -> tuple[list[str], list[ParameterCounts]]:
+    if not story.sizes:
+        return [], []
+    parents = story.sizes[0].parents
+    return ["parents", *story.stages], [ParameterCounts(0, parents, parents), *story.sizes]
+
+
+def _errors_in_words(story: Story) -> str:
+    if story.errors is None or story.parent_errors is None:
+        return "Test error of every task, nothing measured yet"
+    pairs = zip(story.tasks, story.errors, story.parent_errors, strict=False)
+    return "Test error of every task. " + "; ".join(
+        f"{task}: {error_text(e)}, its parent {error_text(p)}" for task, e, p in pairs
+    )
+
+
+def _size_in_words(sizes: Sequence[ParameterCounts]) -> str:
+    if not sizes:
+        return "Size of the network, nothing zipped yet"
+    return f"Size of the network: {count_text(sizes[-1].total)} of {count_text(sum(sizes[0].parents))} parameters"
+
+
+def _log(story: Story) -> None:
+    lines = "".join(
+        f"<li><time>{duration_text(seconds)}</time><span>{html.escape(text)}</span></li>"
+        for seconds, text in reversed(story.log[-200:])
+    )
+    st.subheader("What happened", anchor=False)
+    with st.container(height=240, border=True, key="log"):
+        st.html(f"<ol class='log' role='log' aria-label='What happened, newest first'>{lines}</ol>")
+
+
+def _afterwards(record: RunRecord) -> None:
+    """Files of a run that is over."""
+    finished = str(record.status) == "finished"
+    if finished:
+        counts = record.summary.get("counts")
+        st.subheader("Take it with you", anchor=False)
+        with st.container(horizontal=True):
+            size = f" ({bytes_text(BYTES * counts['total'])})" if counts and "total" in counts else ""
+            _file(record.path / "zipped.safetensors", f"Zipped network{size}", f"{record.id}-zipped.safetensors")
+            for t, task in enumerate(
+                setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
+            ):
+                _file(record.path / f"extracted-{t}.safetensors", f"Only {task}", f"{record.id}-{task}.safetensors")
+            _specification(record)
+        with st.expander("Load it in Python", icon=":material/code:"):
+            st.code(_snippet(record), language="python")
+    else:
+        with st.container(horizontal=True):
+            _specification(record)
+
+
+def _file(path: Path, label: str, name: str) -> None:
+    if path.is_file():
+        st.download_button(
+            label,
+            data=path.read_bytes,
+            file_name=name,
+            mime="application/octet-stream",
+            icon=":material/download:",
+            on_click="ignore",
+            key=f"download-{path.name}",
+        )
+
+
+def _specification(record: RunRecord) -> None:
+    st.download_button(
+        "Specification (YAML)",
+        data=lambda: dump_run_spec(record.spec),
+        file_name=f"{record.id}.yaml",
+        mime="application/yaml",
+        icon=":material/description:",
+        on_click="ignore",
+        key="download-spec",
+    )
+
+
+def _snippet(record: RunRecord) -> str:
+    names = ", ".join(repr(n.parent) for n in record.spec.networks)
+    return f"""from mtz_core.zipped import ZippedNetwork
+from mtz_core.zoo.parents import load_parent
+
+parents = [load_parent(name).module for name in ({names})]
+network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
+single = network.extract(0)  # a plain module of the first parent's architecture"""

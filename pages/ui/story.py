@@ -1,0 +1,151 @@
+"""What a run's events say: measurements, sizes, log lines, time left. Pure functions of stored events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mtz_core.figures.curves import STAGES, Measurement
+from mtz_core.figures.size import counts_from_event
+from mtz_core.text import error_text, percent_text, times_text
+
+if TYPE_CHECKING:
+    from mtz_core.runs.records import StoredEvent
+    from mtz_core.structure import ParameterCounts
+
+
+@dataclass
+class Story:
+    """A run so far."""
+
+    tasks: list[str]
+    layers: list[str] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
+    retrain_steps: int = 0
+    warnings: list[str] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    sizes: list[ParameterCounts] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    losses: list[tuple[float, ...]] = field(default_factory=list)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    fraction: float = 0.0
+    seconds: float = 0.0
+    last_time: float = 0.0
+    final_parents: tuple[float, ...] | None = None
+    """The parents' errors on the images on which the finished network is measured."""
+
+    @property
+    def parent_errors(self) -> tuple[float, ...] | None:
+        """The parents' own errors, on the same images as `errors`."""
+        if self.final_parents is not None:
+            return self.final_parents
+        return next((m.errors for m in self.measurements if m.stage == "parents"), None)
+
+    @property
+    def errors(self) -> tuple[float, ...] | None:
+        """The last errors of the zipped network."""
+        return next((m.errors for m in reversed(self.measurements) if m.stage != "parents"), None)
+
+    def images_in_words(self) -> str:
+        """Say on how many images the errors were measured."""
+        counts = {m.stage == "final": m.images for m in self.measurements if m.images}
+        said = {final: " / ".join(f"{n:,}" for n in dict.fromkeys(images)) for final, images in counts.items()}
+        if len(set(said.values())) < 2:
+            return f"Measured on {next(iter(said.values()))} test images per task." if said else ""
+        return f"Layer by layer on {said[False]} test images per task, at the end on {said[True]}."
+
+
+def tell(events: Sequence[StoredEvent], tasks: Sequence[str]) -> Story:
+    """Read events in their order into a story."""
+    story = Story(list(tasks))
+    for event in events:
+        _hear(story, event.kind, event.data)
+        story.fraction = max(story.fraction, event.data.get("fraction") or 0.0)
+        story.seconds = max(story.seconds, event.data.get("seconds") or 0.0)
+        story.last_time = event.time
+    return story
+
+
+def seconds_left(story: Story, now: float, before: float | None = None, waited: float = 0.0) -> float | None:
+    """Estimate the seconds left from the work done so far; `None` while too little is known.
+
+    `before` is the last estimate and `waited` the seconds since: the new one moves a third of the way only.
+    """
+    if story.fraction < 0.02 or story.seconds <= 0:
+        return None
+    since = max(0.0, now - story.last_time)
+    fresh = max(0.0, story.seconds * (1 - story.fraction) / story.fraction - since)
+    return fresh if before is None else max(0.0, before - waited) * 2 / 3 + fresh / 3
+
+
+def thinned(steps: Sequence[int], losses: Sequence[tuple[float, ...]], most: int = 400) -> tuple[list[int], list[Any]]:
+    """Average neighbouring retraining steps so that at most `most` points remain."""
+    width = max(1, math.ceil(len(steps) / most))
+    blocks = [losses[i : i + width] for i in range(0, len(losses), width)]
+    means = [tuple(sum(column) / len(block) for column in zip(*block, strict=True)) for block in blocks]
+    return [steps[min(i + width, len(steps)) - 1] for i in range(0, len(steps), width)], means
+
+
+def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        story.log.append((data.get("seconds") or 0.0, text))
+
+    match kind:
+        case "Started":
+            story.layers = list(data["layers"])
+            story.shared = dict(data["shared"])
+            story.retrain_steps = int(data.get("retrain_steps") or 0)
+            story.warnings = list(data.get("warnings") or ())
+            say(f"{len(story.layers)} layers to zip: {', '.join(story.layers)}")
+        case "LayerCalibrated":
+            say(f"{data['layer']}: {' + '.join(f'{rows:,}' for rows in data['rows'])} inputs seen")
+        case "DifferenceComputed":
+            say(f"{data['layer']}: all pairs of neurons compared, ridge {data['ridge']:.1g}")
+        case "LayerZipped":
+            story.stages.append(data["layer"])
+            story.sizes.append(counts_from_event(data["counts"]))
+            say(_zipped(story, data))
+        case "Evaluated":
+            measurement = Measurement.from_event(data)
+            story.measurements.append(measurement)
+            if data["stage"] == "final":
+                story.stages.append("final")
+                story.sizes.append(counts_from_event(data["counts"]))
+            say(_evaluated(story, measurement))
+        case "RetrainStep":
+            story.steps.append(int(data["step"]))
+            story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))
+        case "Finished":
+            counts = counts_from_event(data["counts"])
+            if data.get("parent_errors"):
+                story.final_parents = tuple(math.nan if e is None else float(e) for e in data["parent_errors"])
+            size = percent_text(counts.versus_all)
+            say(f"Finished: {size} of the parents, {times_text(counts.versus_smallest)} one network")
+        case "Failed":
+            say(f"{data['error']}: {data['message']}")
+
+
+def _zipped(story: Story, data: dict[str, Any]) -> str:
+    count = story.shared.get(data.get("group") or data["layer"])
+    what = "pairs" if len(story.tasks) == 2 else "groups of neurons"
+    merged = f"{count} {what} merged" if count is not None else "zipped"
+    scale = data.get("scale")
+    if not scale:
+        return f"{data['layer']}: {merged}"
+    predicted, measured = (percent_text((data.get(k) or 0.0) / scale, 1) for k in ("predicted", "measured"))
+    where = "test images" if data.get("measured_on") == "evaluation" else "the calibration images"
+    return f"{data['layer']}: {merged}, predicted loss {predicted} of the signal, measured {measured} on {where}"
+
+
+def _evaluated(story: Story, m: Measurement) -> str:
+    errors = ", ".join(f"{task} {error_text(e)}" for task, e in zip(story.tasks, m.errors, strict=False))
+    if m.stage == "parents":
+        return f"Parents' error: {errors}"
+    if m.stage == "final":
+        return f"Error of the finished network: {errors}"
+    step = f" (step {m.step})" if m.stage == "retraining" else ""
+    where = f" {m.layer}" if m.layer and m.stage == "zipped" else ""
+    return f"Error {STAGES[m.stage]}{where}{step}: {errors}"

@@ -1,0 +1,34 @@
+"""Write assets/parents/structures.json: the layers of every bundled parent, so that pages need no torch.
+
+python scripts/build_structures.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mtz_core.graph.channels import channel_graph
+from mtz_core.zoo.architectures import input_shape
+from mtz_core.zoo.catalog import catalog
+from mtz_core.zoo.parents import load_parent
+from mtz_core.zoo.structures import FILE, structure_to_json
+
+
+def main() -> None:
+    """Trace every parent and write the file."""
+    found = {}
+    for name, info in catalog().items():
+        graph = channel_graph(load_parent(name).module, torch.zeros(1, *input_shape(info.architecture)))
+        found[name] = structure_to_json(graph.structure())
+    FILE.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {len(found)} structures to {FILE}")
+
+
+if __name__ == "__main__":
+    main()

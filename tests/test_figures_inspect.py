@@ -1,0 +1,253 @@
+"""Pooling, the Pareto front, and the figures of Inspect and Compare, against oracles written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtz_core.figures import compare, inspect, pooling
+from mtz_core.figures.inspect import Tiling
+from mtz_core.figures.pareto import pareto_front
+from mtz_core.spec import parse_run_spec
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 9), (64, 64), (1, 1)])
+def test_every_block_holds_the_least_of_its_entries(shape: tuple[int, int]) -> None:
+    matrix = np.random.default_rng(0).random(shape)
+    pooled = pooling.pool_minimum(matrix, limit=4)
+    assert max(pooled.values.shape) <= 4
+    for a, (top, bottom) in enumerate(zip(pooled.row_edges, pooled.row_edges[1:], strict=False)):
+        for b, (left, right) in enumerate(zip(pooled.column_edges, pooled.column_edges[1:], strict=False)):
+            assert pooled.values[a, b] == matrix[top:bottom, left:right].min()
+            i, j = pooling.cheapest_in_block(matrix, pooled, a, b)
+            assert matrix[i, j] == pooled.values[a, b]
+            assert pooled.block(i, j) == (a, b)
+
+
+def test_blocks_cover_a_large_matrix_evenly_and_keep_its_minimum() -> None:
+    matrix = np.random.default_rng(1).random((1300, 700)).astype(np.float32)
+    pooled = pooling.pool_minimum(matrix)
+    assert pooled.values.shape == (512, 512)
+    assert not pooled.exact
+    assert (pooled.row_edges[0], pooled.row_edges[-1]) == (0, 1300)
+    assert np.ptp(np.diff(pooled.row_edges)) <= 1
+    assert pooled.values.min() == matrix.min()
+
+
+def test_a_small_matrix_is_left_as_it_is() -> None:
+    matrix = np.random.default_rng(2).random((12, 9))
+    pooled = pooling.pool_minimum(matrix)
+    assert pooled.exact
+    np.testing.assert_array_equal(pooled.values, matrix)
+
+
+def test_missing_entries_count_only_where_a_whole_block_is_missing() -> None:
+    matrix = np.array([[np.nan, 1.0, np.nan, np.nan], [2.0, 3.0, np.nan, np.nan]])
+    pooled = pooling.pool_minimum(matrix, limit=2)
+    np.testing.assert_array_equal(pooled.values, [[1.0, np.nan], [2.0, np.nan]])
+    assert pooling.cheapest_in_block(matrix, pooled, 0, 0) == (0, 1)
+    assert pooling.to_bytes(pooled.values, 1.0, 2.0).tolist() == [[0, 255], [254, 255]]
+
+
+def test_an_empty_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        pooling.pool_minimum(np.empty((0, 3)))
+
+
+@pytest.mark.parametrize("centre", [0, 5, 19])
+def test_a_crop_has_its_width_and_holds_its_centre(centre: int) -> None:
+    window = np.arange(20)[pooling.crop_window(20, centre, 6)]
+    assert window.size == 6
+    assert centre in window
+
+
+def test_pairs_lie_on_the_diagonal_after_sorting() -> None:
+    pairs = np.array([[4, 0], [1, 3], [2, 2]])
+    rows, columns = pooling.diagonal_order(6, pairs[:, 0]), pooling.diagonal_order(5, pairs[:, 1])
+    assert sorted(rows) == list(range(6))
+    assert sorted(columns) == list(range(5))
+    np.testing.assert_array_equal(np.stack([rows[:3], columns[:3]], axis=1), pairs)
+
+
+def test_colour_range_ignores_outliers_and_missing_values() -> None:
+    values = np.concatenate([np.linspace(1.0, 2.0, 1000), [1e9, np.nan]])[None]
+    low, high = pooling.colour_range(values)
+    assert (low, high) == (1.0, pytest.approx(1.99, abs=0.01))
+    assert pooling.colour_range(np.full((2, 2), np.nan)) == (0.0, 1.0)
+    assert pooling.colour_range(np.ones((2, 2))) == (1.0, 2.0)
+
+
+def brute_front(sizes: list[float], errors: list[float]) -> set[int]:
+    """Every point that no other is at least as good as in both and better in one."""
+    known = [k for k in range(len(sizes)) if not math.isnan(sizes[k] + errors[k])]
+    return {
+        k
+        for k in known
+        if not any(
+            sizes[m] <= sizes[k] and errors[m] <= errors[k] and (sizes[m] < sizes[k] or errors[m] < errors[k])
+            for m in known
+        )
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_front_agrees_with_the_definition_also_for_ties_and_missing_values(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes, errors = rng.integers(0, 5, size=(2, 15)).astype(float)
+    errors[rng.random(15) < 0.2] = np.nan
+    front = pareto_front(list(sizes), list(errors))
+    assert set(front) == brute_front(list(sizes), list(errors))
+    assert len(set(front)) == len(front)
+    assert list(sizes[front]) == sorted(sizes[front])
+
+
+def test_front_of_nothing_is_empty() -> None:
+    assert pareto_front([], []) == []
+    assert pareto_front([math.nan], [1.0]) == []
+    with pytest.raises(ValueError, match="do not match"):
+        pareto_front([1.0], [])
+
+
+@pytest.mark.parametrize(
+    ("weights", "kernel", "inputs", "image", "expected"),
+    [
+        (784, (), {}, (1, 28, 28), Tiling("image", 1, 28, 28)),
+        (25, (5, 5), {}, (1, 28, 28), Tiling("tiles", 1, 5, 5)),
+        (500, (5, 5), {"conv1": 25}, (1, 28, 28), Tiling("tiles", 20, 5, 5)),
+        (800, (), {"conv2": 16}, (1, 28, 28), Tiling("tiles", 50, 4, 4)),
+        (300, (), {"fc1": 1}, (1, 28, 28), Tiling("bars", 300, 1, 1)),
+        (784, (), {}, None, Tiling("bars", 784, 1, 1)),
+        (0, (3, 3), {"conv1": 9}, None, Tiling("bars", 0, 1, 1)),
+        (48, (3, 3), {"stream": 4.5}, None, Tiling("bars", 48, 1, 1)),
+    ],
+)
+def test_weights_are_drawn_as_what_they_read(weights, kernel, inputs, image, expected) -> None:
+    assert inspect.tiling(weights, kernel, inputs, image) == expected
+
+
+def test_mosaic_holds_every_weight_once_in_its_tile() -> None:
+    weights = np.arange(1.0, 1 + 5 * 6)
+    grid = inspect.mosaic(weights, Tiling("tiles", 5, 2, 3))
+    assert np.nansum(grid) == weights.sum()
+    np.testing.assert_array_equal(grid[:2, :3], weights[:6].reshape(2, 3))
+    np.testing.assert_array_equal(grid[:2, 4:7], weights[6:12].reshape(2, 3))
+
+
+def test_facts_of_a_cell_are_counted_from_the_matrix() -> None:
+    difference = np.array([[3.0, 1.0, 2.0], [0.5, 9.0, 4.0]])
+    pairs = np.array([[0, 1], [1, 0]])
+    facts = inspect.cell_facts(difference, pairs, 0, 2)
+    assert (facts.difference, facts.rank_in_row, facts.rank_in_column) == (2.0, 2, 1)
+    assert (facts.pair, facts.partner_of_i, facts.partner_of_j) == (None, 1, None)
+    assert inspect.cell_facts(difference, pairs, 1, 0).pair == 1
+    with pytest.raises(IndexError, match="2 × 3"):
+        inspect.cell_facts(difference, pairs, 2, 0)
+
+
+def test_table_of_pairs_is_sorted_and_adds_up() -> None:
+    costs = np.array([0.3, 0.1, 0.2])
+    difference = np.diag(costs) + 1 - np.eye(3)
+    rows = inspect.pair_rows(difference, np.array([[0, 0], [1, 1], [2, 2]]), costs, ["a", "b"])
+    assert [row["a neuron"] for row in rows] == [1, 2, 0]
+    assert rows[-1]["sum of costs"] == pytest.approx(0.6)
+    assert {row["rank in row"] for row in rows} == {1}
+    assert [inspect.cost_rank(costs, k) for k in range(3)] == [3, 1, 2]
+
+
+def test_three_tasks_have_three_neurons_a_row_and_no_rank() -> None:
+    rows = inspect.pair_rows(None, np.array([[0, 1, 2]]), np.array([1.0]), ["a", "a", "b"])
+    assert rows == [{"pair": 1, "a neuron (1)": 0, "a neuron (2)": 1, "b neuron": 2, "cost": 1.0, "sum of costs": 1.0}]
+
+
+def test_half_of_the_cost() -> None:
+    assert inspect.half_cost_count(np.array([1.0, 1.0, 1.0, 3.0])) == 3
+    assert inspect.half_cost_count(np.array([])) == 0
+
+
+def test_weight_figure_uses_one_scale_and_says_what_is_missing() -> None:
+    a, b = np.full(4, 0.5), np.full(4, -2.0)
+    figure = inspect.weight_figure([a, None, b], ["a", "merged", "b"], Tiling("image", 1, 2, 2))
+    assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(-2.0, 2.0)}
+    assert any(note.text == "not merged" for note in figure.layout.annotations)
+    bars = inspect.weight_figure([a, None, b], ["a", "merged", "b"], Tiling("bars", 4, 1, 1))
+    np.testing.assert_array_equal(bars.data[2].y, b)
+
+
+def test_losses_are_relative_to_a_layer_of_zeros() -> None:
+    figure = inspect.error_bars(["fc1", "fc2"], [1.0, 2.0], [2.0, 4.0], [10.0, 0.0])
+    assert figure.data[0].y[0] == pytest.approx(10.0)
+    assert figure.data[1].y[0] == pytest.approx(20.0)
+    assert math.isnan(figure.data[0].y[1])
+    assert inspect.error_bars([], [], [], []).layout.annotations[0].text.startswith("No layer")
+
+
+def test_cost_curve_is_sorted_cumulated_and_marks_the_chosen_pair() -> None:
+    figure = inspect.cost_curve(np.array([3.0, 1.0, 2.0]), selected=1)
+    np.testing.assert_array_equal(figure.data[0].y, [1.0, 2.0, 3.0])
+    marked, cumulated = figure.data[1], figure.data[2]
+    np.testing.assert_array_equal(cumulated.y, [1.0, 3.0, 6.0])
+    assert (marked.x[0], marked.y[0]) == (2, 2.0)
+
+
+def test_task_labels_are_distinct() -> None:
+    assert inspect.task_labels({"tasks": ["mnist", "letters"], "parents": ["p", "q"]}) == ["mnist", "letters"]
+    assert inspect.task_labels({"tasks": ["mnist", "mnist"], "parents": ["p", "q"]}) == ["p", "q"]
+    assert inspect.task_labels({"tasks": ["mnist", "mnist"], "parents": ["p", "p"]}) == ["p (1)", "p (2)"]
+
+
+POINT = compare.RunPoint(
+    id="r", title="one", tasks=("mnist", "fashion"), parents=("p", "q"), total=150, parent_sizes=(100, 200),
+    errors=(2.0, 12.0), parent_errors=(1.0, 10.0), share="80 %", pairing="optimal", retraining="none", seconds=3.0,
+)  # fmt: skip
+
+
+def test_size_and_error_in_every_unit() -> None:
+    assert (POINT.size("parameters"), POINT.size("of all parents"), POINT.size("of smallest")) == (150, 0.5, 1.5)
+    assert POINT.value("test error", None) == 7.0
+    assert POINT.value("increase over the parents", None) == 1.5
+    assert POINT.value("increase over the parents", 1) == 2.0
+    unlabelled = replace(POINT, errors=(2.0, math.nan), parent_errors=(1.0, math.nan))
+    assert unlabelled.value("increase over the parents", None) == 1.0
+
+
+def test_networks_in_another_order_are_compared_task_by_task() -> None:
+    swapped = replace(
+        POINT, id="s", tasks=("fashion", "mnist"), parents=("q", "p"), parent_sizes=(200, 100), errors=(12.0, 2.0),
+        parent_errors=(10.0, 1.0),
+    )  # fmt: skip
+    assert list(compare.same_parents([POINT, swapped])) == ["p + q"]
+    assert compare.aligned(swapped, POINT.parents) == replace(POINT, id="s")
+
+
+def test_plane_marks_front_references_and_identifiers() -> None:
+    worse = replace(POINT, id="w", total=160, errors=(3.0, 13.0))
+    figure = compare.plane_figure([POINT, worse], labels=["mnist", "fashion"], task=0)
+    named = {trace.name: trace for trace in figure.data}
+    assert [row[0] for row in named["run"].customdata] == ["r", "w"]
+    assert list(named["best trade-offs"].x) == [0.5]
+    assert (named["both parents, unzipped"].x[0], named["both parents, unzipped"].y[0]) == (1.0, 1.0)
+    assert named["parent of mnist alone"].x[0] == pytest.approx(1 / 3)
+    increase = compare.plane_figure([POINT], labels=["a", "b"], measure="increase over the parents")
+    assert {trace.name: trace for trace in increase.data}["both parents, unzipped"].y[0] == 0.0
+
+
+def test_plane_without_errors_says_so() -> None:
+    figure = compare.plane_figure([replace(POINT, errors=(math.nan, math.nan))], labels=["a", "b"])
+    assert figure.layout.annotations[0].text.startswith("No run")
+
+
+def test_table_has_sizes_in_percent_and_errors_per_task() -> None:
+    (row,) = compare.table_rows([POINT], ["mnist", "fashion"])
+    assert row["of all parents, %"] == 50.0
+    assert row["fashion increase, points"] == 2.0
+
+
+def test_retraining_and_share_in_words() -> None:
+    networks = [{"parent": "p"}, {"parent": "q"}]
+    spec = parse_run_spec({"networks": networks, "zip": {"retrain": {"steps": 90, "schedule": "final"}}})
+    assert compare.retraining_text(spec) == "90 steps, final, distill"
+    assert compare.retraining_text(parse_run_spec({"networks": networks})) == "none"
+    assert compare.share_text({}) == "none"

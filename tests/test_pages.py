@@ -1,0 +1,276 @@
+"""The pages run on made-up runs: what they show, what they keep in the URL, and that they import no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mtz_core.runs.records import StoredEvent
+from mtz_core.runs.store import RunStore
+from mtz_core.spec import parse_run_spec
+from mtz_core.structure import plan_counts
+from mtz_core.text import percent_text
+from mtz_core.zoo.structures import structures, why_not_zippable
+from pages.ui import setup
+from pages.ui.story import seconds_left, tell, thinned
+from tests.synthetic import LENET5, synthetic_run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pages").glob("*.py"))
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
+    return RunStore(tmp_path / "runs")
+
+
+@pytest.fixture
+def visit(store: RunStore) -> Open:
+    """Open a page of the app with URL parameters."""
+
+    def opened(page: str, **parameters: str | list[str]) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        if page != "app.py":
+            app.switch_page(page)
+        for name, value in parameters.items():
+            app.query_params[name.replace("__", "-")] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def shown(app: AppTest) -> str:
+    """Everything the page says."""
+    kinds = (app.markdown, app.caption, app.title, app.subheader, app.error, app.warning, app.info, app.success)
+    texts = [str(element.value) for kind in kinds for element in kind]
+    return "\n".join([*texts, *(f"{m.label}: {m.value} {m.delta}" for m in app.metric)])
+
+
+@pytest.mark.parametrize("page", ["app.py", *PAGES])
+def test_every_page_opens_on_an_empty_store(visit: Open, page: str) -> None:
+    visit(page)
+
+
+def test_landing_lists_runs_with_status_size_and_error(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, title="my digits")
+    text = shown(visit("app.py"))
+    assert percent_text(run.summary["counts"]["versus_all"]) in text
+    assert f"{run.summary['errors'][0]:.2f}" in text
+
+
+@pytest.mark.parametrize("preset", setup.PRESETS, ids=lambda preset: preset.title)
+def test_a_preset_fills_the_zip_page(visit: Open, preset: setup.Preset) -> None:
+    app = visit("pages/2_Zip.py", parents=list(preset.parents))
+    assert app.multiselect(key="parents").value == list(preset.parents)
+    assert not app.button(key="start").disabled
+
+
+def test_size_follows_the_slider(visit: Open) -> None:
+    app = visit("pages/2_Zip.py")
+    networks = [structures()[name] for name in setup.DEFAULT_PARENTS]
+    for share, count in ((1.0, 300), (0.5, 150), (0.0, 0)):
+        app.slider(key="share-fc1").set_value(share).run()
+        expected = plan_counts(networks, {"fc1": count, "fc2": 100})
+        assert app.metric[0].value == percent_text(expected.versus_all)
+
+
+def test_one_slider_moves_all_and_follows_them(visit: Open) -> None:
+    app = visit("pages/2_Zip.py")
+    app.slider(key="share-all").set_value(0.25).run()
+    assert [app.slider(key=f"share-{name}").value for name in ("fc1", "fc2")] == [0.25, 0.25]
+    app.slider(key="share-fc1").set_value(0.5).run()
+    app.slider(key="share-fc2").set_value(0.5).run()
+    assert app.slider(key="share-all").value == 0.5
+    assert not app.exception
+
+
+def test_the_url_fills_every_input(visit: Open) -> None:
+    app = visit("pages/2_Zip.py", share__fc1="0.5", images="200", pairing="greedy", ridge="1e-3", retrain="final")
+    assert app.slider(key="share-fc1").value == 0.5
+    assert app.select_slider(key="images").value == 200
+    assert app.select_slider(key="ridge").value == "1e-3"
+
+
+def test_nonsense_in_the_url_falls_back_to_defaults(visit: Open) -> None:
+    app = visit("pages/2_Zip.py", share__fc1="7", images="-3", pairing="magic", parents="nobody")
+    assert app.slider(key="share-fc1").value == 1.0
+    assert app.select_slider(key="images").value == 500
+
+
+def test_networks_that_do_not_fit_are_refused_with_the_reason(visit: Open) -> None:
+    app = visit("pages/2_Zip.py", parents=["lenet300-mnist-0", "lenet5-mnist-0"])
+    assert "weight layers" in app.warning[0].value
+    assert "start" not in [button.key for button in app.button]
+
+
+def test_start_stores_what_was_chosen(visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker(started, run_id))
+    app = visit("pages/2_Zip.py", share__fc1="0.5", images="200", title="mine")
+    app.button(key="start").click().run()
+    assert not app.exception
+    (record,) = store.list()
+    assert started == [record.id]
+    assert app.query_params["run"] in (record.id, [record.id])
+    assert record.spec.zip.share == {"fc1": 0.5, "fc2": 1.0}
+    assert (record.spec.calibration.images, record.spec.title, record.spec.zip.retrain) == (200, "mine", None)
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "finished", "failed", "cancelled", "lost"])
+def test_a_run_in_any_state_is_shown(visit: Open, store: RunStore, status: str) -> None:
+    run = synthetic_run(store, status=status, title="the title", layers=LENET5 if status == "failed" else None)
+    app = visit("pages/2_Zip.py", run=run.id)
+    keys = [button.key for button in app.button]
+    assert app.title[0].value == "the title"
+    assert ("stop" in keys) == (status in ("queued", "running"))
+    assert ("resume" in keys) == (status in ("failed", "cancelled", "lost"))
+    if status == "failed":
+        assert "Gram" in app.error[0].value
+    if status == "lost":
+        assert "gone" in app.warning[0].value
+
+
+def test_finished_metrics_are_the_stores_numbers(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, tasks=3)
+    values = [metric.value for metric in visit("pages/2_Zip.py", run=run.id).metric]
+    assert values[0] == percent_text(run.summary["counts"]["versus_all"])
+    assert [value.split("\u00a0")[0] for value in values[1:]] == [f"{e:.2f}" for e in run.summary["errors"]]
+
+
+def test_stop_asks_the_worker(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, status="running")
+    app = visit("pages/2_Zip.py", run=run.id)
+    app.button(key="stop").click().run()
+    assert store.cancel_requested(run.id)
+    assert app.button(key="stop").label == "Stopping…"
+
+
+def test_resume_starts_a_worker(visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker(started, run_id))
+    run = synthetic_run(store, status="lost")
+    app = visit("pages/2_Zip.py", run=run.id)
+    app.button(key="resume").click().run()
+    assert started == [run.id]
+
+
+@pytest.mark.parametrize("run_id", ["nonsense", "20260101-000000-abcdef", "../../etc/passwd"])
+def test_an_unknown_run_is_an_answer_not_a_crash(visit: Open, run_id: str) -> None:
+    app = visit("pages/2_Zip.py", run=run_id)
+    assert len(app.error) == 1
+
+
+def test_networks_page_shows_the_catalogues_errors(visit: Open) -> None:
+    app = visit("pages/1_Networks.py", parents=["lenet300-mnist-0", "lenet300-fashion-0"])
+    assert "can be zipped together" in app.success[0].value
+    text = shown(app)
+    for name in ("lenet300-mnist-0", "lenet300-fashion-0"):
+        assert f"{setup.catalog()[name].test_error:.2f}" in text
+
+
+@pytest.mark.parametrize("page", ["app.py", *PAGES])
+def test_pages_import_no_torch(page: str, store: RunStore) -> None:
+    synthetic_run(store)
+    code = (
+        "import sys; from streamlit.testing.v1 import AppTest\n"
+        f"app = AppTest.from_file({str(ROOT / 'app.py')!r}, default_timeout=60)\n"
+        f"{'' if page == 'app.py' else f'app.switch_page({page!r})'}\n"
+        "app.run(); assert not app.exception, app.exception\n"
+        "found = [name for name in ('torch', 'torchvision') if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("preset", setup.PRESETS, ids=lambda preset: preset.title)
+def test_presets_can_be_zipped(preset: setup.Preset) -> None:
+    assert why_not_zippable([structures()[name] for name in preset.parents], preset.parents) is None
+
+
+def test_a_specification_survives_the_url(visit: Open) -> None:
+    spec = parse_run_spec(
+        {
+            "networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}],
+            "calibration": {"images": 200},
+            "zip": {
+                "share": {"fc1": 0.5, "fc2": 0.25},
+                "alpha": [1.0, 2.0],
+                "pairing": "greedy",
+                "metric": "euclidean",
+                "ridge": 1e-3,
+                "retrain": {"schedule": "final", "steps": 120, "targets": "labels", "learning_rate": 3e-4},
+            },
+        }
+    )
+    query = {k: [str(x) for x in v] if isinstance(v, list) else str(v) for k, v in setup.query_of(spec).items()}
+    app = visit("pages/2_Zip.py", **query)
+    shares = {name: app.slider(key=f"share-{name}").value for name in ("fc1", "fc2")}
+    assert shares == spec.zip.share
+    assert [app.slider(key=f"weight-{t}").value for t in (0, 1)] == [1.0, 2.0]
+    assert app.select_slider(key="images").value == 200
+    assert app.number_input(key="steps").value == 120
+    assert app.select_slider(key="rate").value == "3e-4"
+
+
+def event(kind: str, time: float = 0.0, **data: object) -> StoredEvent:
+    return StoredEvent(1, time, kind, data)
+
+
+def test_time_left_is_exact_for_steady_work() -> None:
+    story = tell([event("LayerFinished", 100.0, fraction=0.25, seconds=10.0)], ["a"])
+    assert seconds_left(story, now=100.0) == pytest.approx(30.0)
+    assert seconds_left(story, now=105.0) == pytest.approx(25.0)
+    assert seconds_left(story, now=105.0, before=30.0, waited=5.0) == pytest.approx(25.0)
+
+
+def test_time_left_is_unknown_at_first() -> None:
+    assert seconds_left(tell([], ["a"]), now=0.0) is None
+
+
+def test_finished_errors_are_compared_on_the_same_images() -> None:
+    counts = {"shared": 1, "private": [1, 1], "parents": [2, 2]}
+    base = {"step": 0, "layer": None, "counts": counts, "fraction": 1.0, "seconds": 1.0}
+    story = tell(
+        [
+            event("Evaluated", stage="parents", errors=[2.0, 3.0], images=[100, 100], **base),
+            event("Evaluated", stage="final", errors=[2.5, None], images=[900, 900], **base),
+            event("Finished", counts=counts, errors=[2.5, None], parent_errors=[1.5, None], fraction=1.0, seconds=1.0),
+        ],
+        ["a", "b"],
+    )
+    assert story.parent_errors is not None
+    assert story.parent_errors[0] == 1.5
+    assert math.isnan(story.parent_errors[1])
+    assert "100" in story.images_in_words()
+    assert "900" in story.images_in_words()
+
+
+def test_thinning_keeps_the_mean() -> None:
+    steps, losses = thinned(list(range(1, 1001)), [(float(i),) for i in range(1000)], most=100)
+    assert len(steps) == 100
+    assert steps[-1] == 1000
+    assert sum(row[0] for row in losses) / 100 == pytest.approx(499.5)
+
+
+class _Worker:
+    """Stands in for a process that has just been started."""
+
+    def __init__(self, started: list[str], run_id: str) -> None:
+        started.append(run_id)
+
+    def poll(self) -> int | None:
+        return None

@@ -1,0 +1,249 @@
+"""Inspect, Compare and Learn on made-up runs: what they show, what the URL does, and what a bad one does."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mtz_core.figures import lessons
+from mtz_core.runs.store import RunStore
+from tests.synthetic import LENET5, synthetic_run
+
+ROOT = Path(__file__).resolve().parents[1]
+INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
+    return RunStore(tmp_path / "runs")
+
+
+@pytest.fixture
+def visit(store: RunStore) -> Open:
+    def opened(page: str, **parameters: str) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app.switch_page(page)
+        for name, value in parameters.items():
+            app.query_params[name] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def shown(app: AppTest) -> str:
+    """Everything the page says."""
+    kinds = (app.markdown, app.caption, app.title, app.header, app.subheader, app.latex)
+    kinds += (app.error, app.warning, app.info, app.success)
+    texts = [str(element.value) for kind in kinds for element in kind]
+    return "\n".join([*texts, *(f"{m.label}: {m.value} {m.delta}" for m in app.metric)])
+
+
+def metric(app: AppTest, label: str) -> str:
+    return next(str(m.value) for m in app.metric if m.label == label)
+
+
+@pytest.mark.parametrize("page", [INSPECT, COMPARE])
+def test_without_runs_the_page_says_what_to_do(visit: Open, page: str) -> None:
+    assert "Zip two networks first" in shown(visit(page))
+
+
+def test_inspect_shows_the_cheapest_pair_first(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    arrays = store.layer_arrays(run.id, "fc1")
+    i, j = arrays["pairs"][0]
+    text = shown(visit(INSPECT, run=run.id))
+    assert f"mnist {i} and fashion {j}" in text
+    assert "Merged: pair 1 of 240" in text
+    assert "Bias:" in text
+
+
+def test_inspect_opens_the_cell_of_the_url_and_ranks_it(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    difference = store.layer_arrays(run.id, "fc2")["difference_0_1"]
+    app = visit(INSPECT, run=run.id, layer="fc2", i="7", j="11")
+    rank = 1 + sum(other < difference[7, 11] for other in difference[7])
+    assert metric(app, "Functional difference") == f"{difference[7, 11]:.4g}"
+    assert metric(app, "Rank for mnist 7") == f"{rank} of 100"
+    assert ("Not merged with each other" in shown(app)) == (
+        [7, 11] not in store.layer_arrays(run.id, "fc2")["pairs"].tolist()
+    )
+
+
+def test_choosing_another_neuron_moves_the_url(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    app = visit(INSPECT, run=run.id, layer="fc2", i="7", j="11")
+    app.number_input(key="url-i").set_value(8).run()
+    assert not app.exception
+    assert app.query_params["i"] in ("8", ["8"])
+    assert "mnist 8 and fashion 11" in shown(app)
+
+
+def test_inspect_shows_convolutions_as_kernels(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, layers=LENET5)
+    assert "one shared input channel" in shown(visit(INSPECT, run=run.id, layer="conv2"))
+
+
+def test_of_three_tasks_two_are_chosen(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, tasks=3)
+    difference = store.layer_arrays(run.id, "fc1")["difference_1_2"]
+    app = visit(INSPECT, run=run.id, tasks="fashion × letters", i="3", j="4")
+    assert "fashion 3 and letters 4" in shown(app)
+    assert metric(app, "Functional difference") == f"{difference[3, 4]:.4g}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"layer": "fc9"}, "fc9"),
+        ({"i": "300", "j": "0"}, "from 0 to 299"),
+        ({"i": "-1", "j": "x"}, "from 0 to 299"),
+        ({"scale": "nonsense", "order": "?", "region": "7"}, "nonsense"),
+        ({"run": "../../etc/passwd"}, "no run"),
+        ({"i": "²", "j": "1"}, "from 0 to 299"),
+    ],
+)
+def test_a_bad_address_is_said_in_words(visit: Open, store: RunStore, parameters: dict[str, str], message: str) -> None:
+    run = synthetic_run(store)
+    app = visit(INSPECT, **{"run": run.id, **parameters})
+    assert any(message in str(warning.value) for warning in app.warning)
+    assert "Functional difference" in shown(app)
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "failed", "cancelled", "lost"])
+def test_inspect_opens_runs_in_every_state(visit: Open, store: RunStore, status: str) -> None:
+    run = synthetic_run(store, status=status)
+    text = shown(visit(INSPECT, run=run.id))
+    assert ("first layer" in text) if status == "queued" else ("Functional difference" in text)
+
+
+def test_a_layer_that_was_compared_but_not_zipped_yet_can_be_looked_at(visit: Open, store: RunStore) -> None:
+    from mtz_core.events import LayerZipped
+    from tests.synthetic import synthetic_events, synthetic_spec
+
+    run = store.create(synthetic_spec())
+    store.claim(run.id)
+    for event in synthetic_events():
+        if isinstance(event, LayerZipped):
+            break
+        store.append(run.id, event)
+    text = shown(visit(INSPECT, run=run.id))
+    assert "Not paired yet" in text
+    assert "when the layer has been zipped" in text
+
+
+def test_nothing_shared_is_no_error(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, share=0.0)
+    assert "No neuron of this layer is shared" in shown(visit(INSPECT, run=run.id))
+
+
+def test_compare_lists_every_finished_run_of_the_same_networks(visit: Open, store: RunStore) -> None:
+    for share in (0.4, 0.8):
+        synthetic_run(store, share=share, title=f"share {share}")
+    synthetic_run(store, status="failed")
+    app = visit(COMPARE)
+    table = app.dataframe[0].value
+    assert sorted(table["title"]) == ["share 0.4", "share 0.8"]
+    assert table["mean increase, points"].notna().all()
+
+
+def test_compare_separates_networks(visit: Open, store: RunStore) -> None:
+    synthetic_run(store, title="two")
+    synthetic_run(store, tasks=3, title="three")
+    app = visit(COMPARE)
+    assert list(app.dataframe[0].value["title"]) == ["three"]
+    other = app.selectbox(key="url-networks")
+    other.set_value(next(option for option in ("lenet300-fashion-0 + lenet300-mnist-0",))).run()
+    assert list(app.dataframe[0].value["title"]) == ["two"]
+
+
+def test_compare_opens_the_run_of_the_url(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, title="this one")
+    app = visit(COMPARE, run=run.id, task="fashion", show="increase over the parents", size="parameters")
+    assert "this one" in [element.value for element in app.subheader]
+    assert metric(app, "Error, mnist").startswith(f"{run.summary['errors'][0]:.2f}")
+
+
+@pytest.mark.parametrize("parameters", [{"task": "bogus"}, {"size": "huge"}, {"networks": "a"}, {"run": "x"}])
+def test_compare_survives_a_bad_address(visit: Open, store: RunStore, parameters: dict[str, str]) -> None:
+    synthetic_run(store)
+    assert visit(COMPARE, **parameters).dataframe[0].value.shape[0] == 1
+
+
+@pytest.mark.parametrize("step", ["1", "2", "3", "4", "5", "6"])
+def test_every_lesson_opens(visit: Open, step: str) -> None:
+    app = visit(LEARN, step=step)
+    assert app.header[0].value
+    assert app.latex
+
+
+def test_the_formula_of_the_compromise_holds_the_real_numbers(visit: Open) -> None:
+    e = lessons.load_lesson()
+    best = lessons.merge(e.W_a[3], e.W_b[5], e.H_a, e.H_b, 0.3)
+    app = visit(LEARN, step="3", i="3", j="5", alpha="0.3")
+    assert f"{best.height:.4f}" in app.latex[0].value
+    app.slider(key="url-alpha").set_value(0.8).run()
+    assert f"{lessons.merge(e.W_a[3], e.W_b[5], e.H_a, e.H_b, 0.8).height:.4f}" in app.latex[0].value
+    assert app.query_params["alpha"] in ("0.8", ["0.8"])
+
+
+def test_pairing_lesson_totals_the_pairs_taken(visit: Open) -> None:
+    e = lessons.load_lesson()
+    functional = lessons.differences(e.W_a, e.W_b, e.H_a, e.H_b)
+    rows, columns = lessons.corner(functional, 4)
+    cost = functional[np.ix_(rows, columns)]
+    app = visit(LEARN, step="5", seed="4", taken="3")
+    total = sum(cost[pair] for pair in lessons.greedy_pairs(cost)[:3])
+    assert f"={total:.4f}" in app.latex[0].value
+    assert metric(app, "Optimal total") == f"{lessons.total_cost(cost, lessons.optimal_pairs(cost)):.4f}"
+
+
+def test_own_pairing_from_the_url_is_checked_against_the_optimum(visit: Open) -> None:
+    e = lessons.load_lesson()
+    functional = lessons.differences(e.W_a, e.W_b, e.H_a, e.H_b)
+    rows, columns = lessons.corner(functional, 4)
+    best = lessons.optimal_pairs(functional[np.ix_(rows, columns)])
+    own = ",".join(f"{i}-{j}" for i, j in best)
+    assert "That is the optimum" in shown(visit(LEARN, step="5", seed="4", pairing="your own", own=own))
+    assert "0 of 6 pairs" in shown(visit(LEARN, step="5", pairing="your own", own="9-9,x,1-,٣-1"))
+
+
+def test_blocks_lesson_counts_exactly(visit: Open) -> None:
+    app = visit(LEARN, step="6", **{"in": "50", "out": "60"})
+    assert metric(app, "Stored once") == f"{60 * 151:,}"
+    assert metric(app, "Stored per task") == f"{100 * 301 - 60 * 151:,}"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"step": "7"}, {"step": "1", "i": "x"}, {"step": "3", "alpha": "nan"}, {"step": "5", "seed": "1e999"}],
+)
+def test_lessons_survive_a_bad_address(visit: Open, parameters: dict[str, str]) -> None:
+    app = visit(LEARN, **parameters)
+    assert not math.isnan(len(app.latex))
+    assert app.latex
+
+
+def test_next_step_turns_the_page(visit: Open) -> None:
+    app = visit(LEARN)
+    next(button for button in app.button if button.label == "Next step").click().run()
+    assert app.header[0].value == "The compromise"
+
+
+def test_pages_and_their_figures_import_no_torch() -> None:
+    code = (
+        "import sys, mtz_core.figures.compare, mtz_core.figures.inspect, mtz_core.figures.lesson_figures, "
+        "mtz_core.figures.pooling, pages.ui.heatmap, pages.ui.address; "
+        "sys.exit(any(name.split('.')[0] in ('torch', 'torchvision') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
