@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtz_core.difference import euclidean_gram
 from mtz_core.folding import pair_tasks
-from mtz_core.linalg import Gram
+from mtz_core.linalg import DenseGram, Gram, same_kind, to_dense
 from mtz_core.merging import merge, merge_loss
 from mtz_core.moments import Moments
 from mtz_core.pairing import Pairs, pair_neurons
@@ -56,12 +56,17 @@ class LayerWork:
         def cut(source: Tensor, t: int) -> Tensor:
             return source[:, torch.as_tensor(columns[:, t], device=device)]
 
+        halves = [[m.half(k).to(device, dtype) for m in moments] for k in (0, 1)]
+        grams = [m.calibration().to(device, dtype) for m in moments]
+        if isinstance(same_kind(grams)[0], DenseGram):
+            # With as many rows as inputs the matrices are cheaper; build them once, not in every product.
+            halves, grams = [[to_dense(g) for g in half] for half in halves], [to_dense(g) for g in grams]
         chosen_masks = [cut(mask, t) for t, mask in enumerate(masks) if mask is not None]
         return cls(
             weights=[cut(matrix, t).to(dtype) for t, matrix in enumerate(matrices)],
             masks=chosen_masks or None,
-            halves=[[m.half(k).to(device, dtype) for m in moments] for k in (0, 1)],
-            grams=[m.calibration().to(device, dtype) for m in moments],
+            halves=halves,
+            grams=grams,
             alphas=alphas,
             spec=spec,
         )

@@ -155,13 +155,19 @@ def as_gram(gram: Gram | Tensor) -> Gram:
 
 
 def same_kind(grams: Sequence[Gram]) -> list[DenseGram] | list[RowGram]:
-    """Return the Grams as they are if all are kept as rows, else all of them dense."""
+    """Return the Grams as rows if all are kept so and have fewer than d rows together, else all of them dense."""
     rows = [gram for gram in grams if isinstance(gram, RowGram)]
-    if len(rows) == len(grams):
+    if len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < max(1, grams[0].dimension):
         return rows
-    return [
-        gram.dense() if isinstance(gram, RowGram) else gram for gram in grams if isinstance(gram, DenseGram | RowGram)
-    ]
+    return [to_dense(gram) for gram in grams]
+
+
+def to_dense(gram: Gram) -> DenseGram:
+    """The same Gram with its d×d matrix."""
+    if isinstance(gram, RowGram):
+        return gram.dense()
+    assert isinstance(gram, DenseGram)
+    return gram
 
 
 def add(grams: Sequence[Gram]) -> Gram:
@@ -188,6 +194,8 @@ def cholesky(matrix: Tensor) -> Tensor:
     Raises:
         NumericalError: the matrix holds NaN or infinity, or is not positive semi-definite.
     """
+    if not len(matrix):
+        return matrix
     mean = float(matrix.diagonal().mean())
     if not math.isfinite(mean):
         raise NumericalError(

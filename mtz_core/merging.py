@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from mtz_core.difference import check_layer
-from mtz_core.errors import SpecError
-from mtz_core.linalg import DenseGram, Gram, RowGram, as_gram, cholesky, same_kind
+from mtz_core.errors import NumericalError, SpecError
+from mtz_core.linalg import DenseGram, Gram, RowGram, as_gram, cholesky, same_kind, to_dense
+
+MASKED_BYTES = 128 * 2**20
+"""Memory for the systems of sparse rows that are solved at once."""
 
 
 def merge_weights(
@@ -108,14 +111,37 @@ def _merge_from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram]) -> Ten
 
 
 def _merge_masked(weights: Sequence[Tensor], grams: Sequence[Gram], mask: Tensor) -> Tensor:
-    """The minimum over each row's own support: one small system per merged neuron."""
+    """The minimum over each row's own support: one small system per merged neuron, many neurons at once.
+
+    What lies outside a row's support is zero in every parent, so it neither pulls nor is pulled. Supports are padded
+    to the widest; padded places get the equation w = 0.
+    """
+    dense = [to_dense(gram) for gram in grams]
+    total = dense[0].full()
+    pull = dense[0].apply(weights[0])
+    for w, gram in zip(weights[1:], dense[1:], strict=True):
+        total.add_(gram.matrix, alpha=gram.scale)
+        total.diagonal().add_(gram.ridge)
+        pull += gram.apply(w)
+    total.diagonal().add_(torch.finfo(total.dtype).eps * 8 * total.diagonal().mean())
     merged = torch.zeros_like(weights[0])
-    for r in range(len(merged)):
-        support = mask[r].nonzero().squeeze(1)
-        if len(support):
-            parts = [gram.select(support) for gram in grams]
-            # What lies outside the support is zero in every parent, so it pulls nothing.
-            merged[r, support] = merge([w[r : r + 1, support] for w in weights], parts)[0]
+    width = int(mask.sum(1).max()) if len(mask) else 0
+    if width == 0:
+        return merged
+    # Sorting the mask puts each row's support first.
+    support = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    inside = mask.gather(1, support)
+    step = max(1, MASKED_BYTES // (width * width * total.element_size()))
+    for first in range(0, len(mask), step):
+        index, real = support[first : first + step], inside[first : first + step]
+        system = total[index[:, :, None], index[:, None, :]]
+        system.mul_(real[:, :, None] & real[:, None, :])
+        system.diagonal(dim1=1, dim2=2).add_((~real).to(system.dtype))
+        wanted = pull[first : first + step].gather(1, index).mul_(real)
+        factor, info = torch.linalg.cholesky_ex(system)
+        if bool(info.any()):
+            raise NumericalError("a pruned layer's Gram is singular on some neuron's inputs; set a ridge, e.g. 1e-3")
+        merged[first : first + step].scatter_(1, index, torch.cholesky_solve(wanted[:, :, None], factor)[:, :, 0])
     return merged
 
 

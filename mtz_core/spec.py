@@ -195,13 +195,15 @@ def parse_run_spec(data: object) -> RunSpec:
 def load_run_spec(path: Path) -> RunSpec:
     """Read and validate a YAML specification. Raises `SpecError` for a missing, huge, malformed or invalid file."""
     try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise SpecError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB; a specification is a short YAML file")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
+        data = yaml.safe_load(text)
     except OSError as error:
         raise SpecError(f"cannot read the specification {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates, endless numbers, nesting
         raise SpecError(f"{path} is not valid YAML: {error}") from error
+    if size > MAX_SPEC_BYTES:
+        raise SpecError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB; a specification is a short YAML file")
     return parse_run_spec(data)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mtz_core.linalg import Gram
 from mtz_core.merging import merge, merge_loss
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 START = 1e-2
 JUDGED_SLOTS = 256
 

@@ -208,6 +208,11 @@ class ZippedNetwork(nn.Module):
                     f"the file holds {description['format']} for {description['tasks']} tasks; expected {FORMAT} for "
                     f"{self.tasks}. Pass as many networks as were zipped"
                 )
+            if len(description["merged"]) != len(self.layers) or len(description["groups"]) != len(self.tables):
+                raise CheckpointError(
+                    f"the saved network has {len(description['merged'])} weight layers and belongs to other networks; "
+                    f"these have {len(self.layers)}"
+                )
             self.merged = [bool(m) for m in description["merged"]]
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]
@@ -220,8 +225,8 @@ class ZippedNetwork(nn.Module):
             self.load_state_dict(tensors, strict=True)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(
-                f"the saved network does not fit these parents ({error}); load it with networks of the architectures "
-                "that were zipped, in the same order"
+                f"the saved network does not fit these parents ({str(error).strip()[:300]}); load it with networks "
+                "of the architectures that were zipped, in the same order"
             ) from error
         self._mask_from_zeros()
 

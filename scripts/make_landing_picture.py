@@ -47,7 +47,7 @@ def landing_data(store: RunStore, run_ids: list[str], tasks: list[str] | None = 
         "parent_errors": first["parent_errors"],
         "runs": [{"versus_all": r.summary["counts"]["versus_all"], "errors": r.summary["errors"]} for r in records],
         "caption": f"A real result: {' and '.join(first['parents'])}, {spec.calibration.images} unlabelled images per "
-        f"task, {retrained}, {first['seconds']:.0f} s on a processor. Dashed: each network on its own.",
+        f"task, {retrained}. Dashed: each network on its own.",
     }
 
 

@@ -64,7 +64,7 @@ RECIPES = {
     ("lenet5", "letters"): Recipe(8, 2e-3, 0.05, shift=1),
     ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
     ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
-    ("resnet14", "letters"): Recipe(4, 6e-3, 0.05, shift=1),
+    ("resnet14", "letters"): Recipe(3, 6e-3, 0.05, shift=1),
 }
 
 

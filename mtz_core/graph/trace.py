@@ -94,8 +94,7 @@ def trace(network: nn.Module, example: Tensor) -> TracedNetwork:
     _functional_to_modules(traced, sources, norms)
     _fold_norms(traced, sources, norms)
     traced.graph.eliminate_dead_code()
-    traced.delete_all_unused_submodules()
-    traced.recompile()
+    traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
     shapes = _shapes(traced, example)
     return TracedNetwork(traced, sources, shapes, example)
 

@@ -27,6 +27,8 @@ class Pulse:
         self.cancelled = threading.Event()
         self._store, self._run_id, self._give_up, self._patience = store, run_id, give_up, patience
         self._stopped = threading.Event()
+        self._settling = threading.Lock()
+        self._settled = False
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
     def __enter__(self) -> Pulse:
@@ -35,6 +37,11 @@ class Pulse:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def settle(self) -> None:
+        """Go on beating, but leave the work alone: it is about to finish."""
+        with self._settling:
+            self._settled = True
 
     def stop(self) -> None:
         """End the pulse: nothing that it does can happen afterwards."""
@@ -56,8 +63,9 @@ class Pulse:
                 continue
             if self.cancelled.is_set():
                 asked = asked or now
-                if self._give_up is not None and now - asked >= self._patience:
-                    self._give_up()
+                with self._settling:
+                    if self._give_up is not None and not self._settled and now - asked >= self._patience:
+                        self._give_up()
 
 
 def leave(code: int) -> None:

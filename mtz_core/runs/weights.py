@@ -69,7 +69,7 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state dict (tensors by name)")
     for name, value in loaded.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}; a state dict holds tensors only")
+            raise CheckpointError(f"{path}: {name!r} is of type {type(value).__name__}; expected a tensor")
     if loaded and all(name.startswith("module.") for name in loaded):
         return {name.removeprefix("module."): value for name, value in loaded.items()}
     return dict(loaded)

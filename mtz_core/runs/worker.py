@@ -79,7 +79,7 @@ def execute(
             _log(record)
             status, message = RunStatus.FAILED, f"{type(error).__name__}: {error}"
             _note_failure(store, run_id, error, message)
-        pulse.stop()
+        pulse.settle()
         store.set_status(run_id, status, message)
     return status
 
@@ -114,7 +114,7 @@ def _work(
     try:
         for event in events:
             if isinstance(event, Finished):
-                pulse.stop()  # from here on, finishing is faster than stopping
+                pulse.settle()  # finishing is faster than stopping now
                 outputs.save_networks(record.path, engine.network, inputs)
             recorder.add(event)
             if isinstance(event, LayerFinished):
@@ -139,7 +139,9 @@ class _Recorder:
     def __init__(self, store: RunStore, run_id: str, listen: Listener | None) -> None:
         self._store, self._run_id, self._listen = store, run_id, listen
         last = store.last_event(run_id)
-        self._before: float | None = last.data["seconds"] if last else None
+        self._resumed = last is not None
+        self._seconds: float = last.data["seconds"] if last else 0.0
+        self._fraction: float = last.data["fraction"] if last else 0.0
         self._offset: float | None = None
         self._waiting: RetrainStep | None = None
         self._stored_at = -STEP_INTERVAL
@@ -148,9 +150,10 @@ class _Recorder:
     def add(self, event: Event) -> None:
         if self._offset is None:
             # An engine that resumes may count its seconds from zero again, or go on.
-            self._offset = max(0.0, (self._before or 0.0) - event.seconds)
-        event = dataclasses.replace(event, seconds=event.seconds + self._offset)
-        if self._before is not None and _is_opening(event):
+            self._offset = max(0.0, self._seconds - event.seconds)
+        self._fraction = max(self._fraction, event.fraction)  # progress never goes back
+        event = dataclasses.replace(event, seconds=event.seconds + self._offset, fraction=self._fraction)
+        if self._resumed and _is_opening(event):
             return
         if self._listen is not None:
             self._listen(event)

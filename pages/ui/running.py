@@ -49,7 +49,7 @@ def show_run(run_id: str) -> None:
     _ending(record)
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
-    st.fragment(_progress, run_every=1.0 if live else None)(run_id, tasks, live)
+    st.fragment(_progress, run_every=1.0 if live else None)(run_id, tasks, str(record.status))
 
     if not live:
         _afterwards(record)
@@ -84,14 +84,14 @@ def _ending(record: RunRecord) -> None:
         st.rerun()
 
 
-def _progress(run_id: str, tasks: Sequence[str], was_live: bool) -> None:
+def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
     """Everything that changes while the run works."""
     jobs.reap()
     record = frame.store().get(run_id)
     story = tell(_events(record), tasks)
-    if was_live:
-        if not frame.is_live(record.status):
-            st.rerun()
+    if str(record.status) != seen:
+        st.rerun()  # status, buttons and files stand outside this fragment
+    if frame.is_live(seen):
         _progress_bar(record, story)
     for warning in story.warnings:
         st.caption(f":material/info: {warning}")

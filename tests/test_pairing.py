@@ -1,0 +1,106 @@
+"""Pairing of two tasks and of more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtz_core import pair_neurons
+from mtz_core.errors import NumericalError, SpecError
+from mtz_core.folding import pair_tasks
+from mtz_core.linalg import DenseGram
+from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 100_000), rows=st.integers(1, 12), columns=st.integers(1, 12))
+def test_greedy_is_the_papers_rule(seed: int, rows: int, columns: int) -> None:
+    costs = np.random.default_rng(seed).random((rows, columns))
+    for k in {0, min(rows, columns) // 2, min(rows, columns)}:
+        got = pair_neurons(costs, k, "greedy")
+        assert [tuple(pair) for pair in got.tolist()] == greedy_pairs(costs, k)
+
+
+def test_greedy_with_equal_costs_ends_with_disjoint_pairs() -> None:
+    got = pair_neurons(np.ones((5, 7)), 5, "greedy")
+    assert len(set(got[:, 0])) == len(set(got[:, 1])) == 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 100_000), rows=st.integers(1, 6))
+def test_optimal_assignment_costs_the_least(seed: int, rows: int) -> None:
+    costs = np.random.default_rng(seed).random((rows, 6))
+    got = pair_neurons(torch.tensor(costs), rows, "optimal")
+    assert costs[got[:, 0], got[:, 1]].sum() == pytest.approx(least_assignment(costs))
+    assert (np.diff(costs[got[:, 0], got[:, 1]]) >= 0).all()
+
+
+def test_random_pairs_are_disjoint_and_seeded() -> None:
+    costs = np.random.default_rng(0).random((30, 20))
+    first, again, other = (pair_neurons(costs, 20, "random", seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert len(set(first[:, 0])) == len(set(first[:, 1])) == 20
+
+
+def test_bad_requests_are_refused() -> None:
+    costs = np.ones((3, 4))
+    with pytest.raises(SpecError, match="at most"):
+        pair_neurons(costs, 4)
+    with pytest.raises(SpecError, match="greedy"):
+        pair_neurons(costs, 2, "hungry")
+    with pytest.raises(NumericalError):
+        pair_neurons(costs * np.nan, 2)
+    with pytest.raises(SpecError, match="matrix"):
+        pair_neurons(np.ones(3), 1)
+
+
+def _tasks(seed: int, widths: tuple[int, ...], d: int = 5) -> tuple[list[torch.Tensor], list[DenseGram]]:
+    rng = np.random.default_rng(seed)
+    weights = [torch.tensor(rng.normal(size=(n, d))) for n in widths]
+    return weights, [DenseGram(torch.tensor(random_gram(rng, d, 60)), 1 / len(widths)) for _ in widths]
+
+
+def test_slots_of_three_tasks_cost_what_brute_force_says() -> None:
+    weights, grams = _tasks(0, (4, 5, 6))
+    slots, costs = pair_tasks(weights, grams, 3)
+    assert slots.shape == (3, 3)
+    for slot, cost in zip(slots, costs, strict=True):
+        members = [w[i].numpy() for w, i in zip(weights, slot, strict=True)]
+        least, _ = minimum(members, [g.full().numpy() for g in grams])
+        assert float(cost) == pytest.approx(least, rel=1e-6)
+    for t in range(3):
+        assert len(set(slots[:, t])) == 3
+
+
+def test_two_tasks_by_folding_agree_with_pairing() -> None:
+    weights, grams = _tasks(1, (6, 8))
+    from mtz_core.difference import pairwise_difference
+
+    for method in ("optimal", "greedy"):
+        slots, _ = pair_tasks(weights, grams, 4, method)
+        direct = pair_neurons(pairwise_difference(*weights, *grams), 4, method)
+        assert sorted(map(tuple, slots.tolist())) == sorted(map(tuple, direct.tolist()))
+
+
+def test_a_third_copy_of_a_task_joins_the_slot_of_its_twin() -> None:
+    """T = 3 with a repeated parent must pair the twin neurons and cost what T = 2 costs with the doubled weight."""
+    weights, grams = _tasks(2, (5, 5))
+    three, costs3 = pair_tasks([*weights, weights[1]], [*grams, grams[1]], 5)
+    assert (three[:, 1] == three[:, 2]).all()
+    two, costs2 = pair_tasks(weights, [grams[0], grams[1].scaled(2.0)], 5)
+    assert sorted(map(tuple, three[:, :2].tolist())) == sorted(map(tuple, two.tolist()))
+    torch.testing.assert_close(costs3.sum(), costs2.sum())
+
+
+def test_rematching_finds_the_permutation_of_three_twins() -> None:
+    weights, grams = _tasks(3, (9,))
+    rng = np.random.default_rng(4)
+    orders = [rng.permutation(9) for _ in range(3)]
+    slots, costs = pair_tasks([weights[0][o] for o in orders], grams * 3, 9)
+    assert float(costs.sum()) < 1e-12
+    original = np.stack([o[slots[:, t]] for t, o in enumerate(orders)], axis=1)
+    assert (original == original[:, :1]).all()
