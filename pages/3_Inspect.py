@@ -59,14 +59,17 @@ def choose_view(size: int) -> tuple[str, str, int]:
             st.segmented_control, "Order", ["as in the networks", "pairs on the diagonal"], name="order", required=True
         )
         widths = {"whole layer": 0, "64 × 64": 64, "16 × 16": 16}
-        region = address.choice(
-            st.segmented_control,
-            "Region",
-            [name for name, width in widths.items() if width < size],
-            name="region",
-            required=True,
-            help="A region is drawn around the chosen cell, every value exactly.",
-        )
+        regions = [name for name, width in widths.items() if width < size]
+        region = regions[0]
+        if len(regions) > 1:
+            region = address.choice(
+                st.segmented_control,
+                "Region",
+                regions,
+                name="region",
+                required=True,
+                help="A region is drawn around the chosen cell, every value exactly.",
+            )
     return scale, order, widths[region]
 
 
@@ -234,7 +237,7 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
         if images is None or f"top_images_{task}" not in arrays:
             continue
         top, values = arrays[f"top_images_{task}"][neuron], arrays[f"top_values_{task}"][neuron]
-        keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:6]
+        keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:5]
         if not keep:
             continue
         how = "fires most on" if values[keep[0]] > 0 else "never fires on the calibration images; it comes closest on"

@@ -45,10 +45,10 @@ def choose_neurons(tasks: list[str]) -> tuple[int, int]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         n, m = functional.shape
         i = address.number(
-            st.number_input, f"Neuron of {tasks[0]}", name="i", low=0, high=n - 1, step=1, default=i, width=200
+            st.number_input, f"Neuron of {tasks[0]}", name="i", low=0, high=n - 1, step=1, default=i, width=170
         )
         j = address.number(
-            st.number_input, f"Neuron of {tasks[1]}", name="j", low=0, high=m - 1, step=1, default=j, width=200
+            st.number_input, f"Neuron of {tasks[1]}", name="j", low=0, high=m - 1, step=1, default=j, width=170
         )
     return i, j
 
@@ -56,6 +56,11 @@ def choose_neurons(tasks: list[str]) -> tuple[int, int]:
 def number(x: float) -> str:
     """Write a number for a formula."""
     return f"{x:.4f}" if abs(x) < 10 else f"{x:.2f}"
+
+
+def latex(*lines: str) -> None:
+    """Draw a formula whose lines are short enough for a phone."""
+    st.latex(r"\begin{gathered}" + r"\\".join(lines) + r"\end{gathered}")
 
 
 def bowls(tasks: list[str]) -> None:
@@ -67,7 +72,7 @@ def bowls(tasks: list[str]) -> None:
         f"Neuron {i} of the {tasks[0]} network and neuron {j} of the {tasks[1]} network each have {w_i.size} incoming "
         "weights (the last is the bias). Change a neuron's weights and its output changes; on its task that costs it"
     )
-    st.latex(r"\tfrac12\,(w-w_i)^\top H_A\,(w-w_i),\qquad H_A=\mathbb E\left[x x^\top\right]")
+    latex(r"\tfrac12\,(w-w_i)^\top H_A\,(w-w_i)", r"H_A=\mathbb E\left[x x^\top\right]")
     st.markdown(
         "That is a bowl with its floor at the neuron's own weights. How steep it is in which direction, the inputs "
         "decide. The picture is a plane cut through both floors: every line joins weights with the same loss."
@@ -80,9 +85,9 @@ def bowls(tasks: list[str]) -> None:
     )
     over, back = lessons.bowl(w_j, w_i, e.H_a), lessons.bowl(w_i, w_j, e.H_b)
     st.markdown("If one neuron simply took the other's weights:")
-    st.latex(
-        rf"\tfrac12\,(w_j-w_i)^\top H_A\,(w_j-w_i)={number(over)},\qquad "
-        rf"\tfrac12\,(w_i-w_j)^\top H_B\,(w_i-w_j)={number(back)}"
+    latex(
+        rf"\tfrac12\,(w_j-w_i)^\top H_A\,(w_j-w_i)={number(over)}",
+        rf"\tfrac12\,(w_i-w_j)^\top H_B\,(w_i-w_j)={number(back)}",
     )
 
 
@@ -95,7 +100,7 @@ def compromise(tasks: list[str]) -> None:
         "One neuron shall serve both tasks. Where is the sum of both bowls lowest? It is a bowl again, so its floor "
         "follows from one linear system:"
     )
-    st.latex(r"w^*=(P+Q)^{-1}(P\,w_i+Q\,w_j),\qquad P=\tfrac12H_A,\quad Q=\tfrac12H_B")
+    latex(r"w^*=(P+Q)^{-1}(P\,w_i+Q\,w_j)", r"P=\tfrac12H_A,\quad Q=\tfrac12H_B")
     left, right = st.columns([6, 5], gap="large")
     with left:
         frame.show(
@@ -140,9 +145,9 @@ def weighting(tasks: list[str]) -> None:
         f"If {tasks[0]} matters more, give it a larger α. The compromise moves towards its neuron, and "
         f"{tasks[1]} pays for it."
     )
-    st.latex(
-        rf"d=\alpha\,\ell_A+(1-\alpha)\,\ell_B={alpha:.2f}\cdot{number(best.loss_a)}+{1 - alpha:.2f}\cdot"
-        rf"{number(best.loss_b)}={number(best.height)}"
+    latex(
+        r"d=\alpha\,\ell_A+(1-\alpha)\,\ell_B",
+        rf"={alpha:.2f}\cdot{number(best.loss_a)}+{1 - alpha:.2f}\cdot{number(best.loss_b)}={number(best.height)}",
     )
     # the plane is that of α = ½, so that the picture stands still while the compromise moves
     half = lessons.merge(w_i, w_j, e.H_a, e.H_b, 0.5)
@@ -198,15 +203,11 @@ def not_distance(tasks: list[str]) -> None:
             f"{percent_text(lessons.ranks_of(euclidean, cell))} have closer weights, but "
             f"{percent_text(lessons.ranks_of(functional, cell))} are cheaper to merge."
         )
-        st.latex(
-            rf"\lVert w_{{{i}}}-w_{{{j}}}\rVert={number(euclidean[cell])},\qquad d({i},{j})={number(functional[cell])}"
-        )
+        latex(rf"\lVert w_{{{i}}}-w_{{{j}}}\rVert={number(euclidean[cell])}", rf"d({i},{j})={number(functional[cell])}")
         frame.link(frame.LEARN, "Look at their bowls", icon=":material/arrow_forward:", step=2, i=i, j=j)
     order = [lessons.total_cost(functional, lessons.optimal_pairs(m)) for m in (functional, euclidean)]
     st.markdown("Pair the whole layer by either distance, and the merged neurons lose in total:")
-    st.latex(
-        rf"\sum d={number(order[0])}\ \text{{(functional)}},\qquad \sum d={number(order[1])}\ \text{{(Euclidean)}}"
-    )
+    latex(rf"\sum d={number(order[0])}\ \text{{(functional)}}", rf"\sum d={number(order[1])}\ \text{{(Euclidean)}}")
 
 
 def pairing(tasks: list[str]) -> None:
@@ -220,7 +221,7 @@ def pairing(tasks: list[str]) -> None:
             high=999,
             step=1,
             default=CORNER,
-            width=200,
+            width=170,
             help="Which six neurons of each network are drawn.",
         )
         way = address.choice(
@@ -257,7 +258,7 @@ def pairing(tasks: list[str]) -> None:
         )
     with right:
         terms = "+".join(number(cost[pair]) for pair in pairs) or "0"
-        st.latex(rf"\begin{{gathered}}{_wrapped(terms)}={number(lessons.total_cost(cost, pairs))}\end{{gathered}}")
+        latex(rf"{_wrapped(terms)}={number(lessons.total_cost(cost, pairs))}")
         total_greedy, total_best = (lessons.total_cost(cost, p) for p in (greedy, best))
         with st.container(horizontal=True):
             st.metric("Greedy total", number(total_greedy))
@@ -334,12 +335,12 @@ def blocks(tasks: list[str]) -> None:
         "blocks",
         alt=f"The layer's weights in blocks: {counts.shared} shared by both tasks, {counts.per_task} per task.",
     )
-    st.latex(
-        rf"\underbrace{{{s_out}\cdot({s_in}+1)}}_{{\text{{shared, once}}}}+2\cdot("
-        rf"\underbrace{{{s_out}\cdot{inputs - s_in}}}_{{\text{{specific}}\to\text{{shared}}}}+"
-        rf"\underbrace{{{outputs - s_out}\cdot({s_in}+1)}}_{{\text{{shared}}\to\text{{specific}}}}+"
-        rf"\underbrace{{{outputs - s_out}\cdot{inputs - s_in}}}_{{\text{{specific}}\to\text{{specific}}}})"
-        rf"={counts.total:,}"
+    latex(
+        rf"\underbrace{{{s_out}\cdot({s_in}+1)}}_{{\text{{shared, once}}}}",
+        rf"{{}}+2\cdot\bigl(\underbrace{{{s_out}\cdot{inputs - s_in}}}_{{\text{{specific}}\to\text{{shared}}}}",
+        rf"{{}}+\underbrace{{{outputs - s_out}\cdot({s_in}+1)}}_{{\text{{shared}}\to\text{{specific}}}}+"
+        rf"\underbrace{{{outputs - s_out}\cdot{inputs - s_in}}}_{{\text{{specific}}\to\text{{specific}}}}\bigr)",
+        rf"{{}}={counts.total:,}".replace(",", "{,}"),
     )
     before = 2 * outputs * (inputs + 1)
     with st.container(horizontal=True):

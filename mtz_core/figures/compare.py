@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
     from mtz_core.spec import RunSpec
 
+LABELLED = 12  # so many runs carry their share ratio as text in the picture
 Size = Literal["parameters", "of all parents", "of smallest"]
 Measure = Literal["test error", "increase over the parents"]
 
@@ -190,12 +191,15 @@ def plane_figure(
         go.Scatter(
             x=x,
             y=y,
-            mode="markers",
+            mode="markers+text" if len(points) <= LABELLED else "markers",
             name="run",
             showlegend=False,
             customdata=[[p.id] for p in points],
-            text=[_describe(p, labels) for p in points],
-            hovertemplate="%{text}<extra></extra>",
+            text=[p.share if len(p.share) <= 6 else "" for p in points],
+            textposition="top right",
+            textfont={"size": 12, "color": colours.muted},
+            hovertext=[_describe(p, labels) for p in points],
+            hovertemplate="%{hovertext}<extra></extra>",
             cliponaxis=False,
             marker={
                 "size": 14,
@@ -203,7 +207,7 @@ def plane_figure(
                 "color": colours.tasks[0],
                 "line": {"width": 2.5, "color": [colours.tasks[0] if plain else colours.paper for plain in bare]},
             },
-            unselected={"marker": {"opacity": 0.55}},
+            unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
         )
     )
     for name, symbol in (("retrained", "circle"), ("not retrained", "circle-open")):

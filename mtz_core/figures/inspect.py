@@ -16,6 +16,7 @@ from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, empty_figure, hatch,
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
+NOTHING = 1e-12  # costs that add up to less than this are rounding errors
 
 
 @dataclass(frozen=True)
@@ -350,6 +351,8 @@ def error_bars(
         )
     figure.update_xaxes(type="category", showgrid=False, tickangle=-45 if len(layers) > 8 else 0)
     figure.update_yaxes(title="loss, % of the signal", rangemode="tozero")
+    if not any(v > NOTHING for values in (predicted, measured) for v in relative_losses(values, scales)):
+        figure.update_yaxes(range=[0, 1])
     figure.update_layout(bargap=0.6 if len(layers) < 4 else 0.25)
     return figure
 
@@ -402,19 +405,25 @@ def cost_curve(costs: Floats, *, selected: int | None = None, mode: Mode = "ligh
                 col=1,
             )
         figure.update_yaxes(rangemode="tozero", nticks=4, row=row, col=1)
-    half = half_cost_count(costs)
-    figure.add_vline(x=half, row=2, col=1, line={"color": colours.muted, "width": 1.5, "dash": "dot"})
-    figure.add_annotation(
-        x=half,
-        y=float(ordered.sum()),
-        text=f"half of the cost: {half} of {ordered.size} ",
-        showarrow=False,
-        xanchor="right",
-        yanchor="top",
-        font={"size": 12, "color": colours.muted},
-        row=2,
-        col=1,
-    )
+    total = float(ordered.sum())
+    if total > NOTHING:
+        half = half_cost_count(costs)
+        left = half > ordered.size / 2
+        figure.add_vline(x=half, row=2, col=1, line={"color": colours.muted, "width": 1.5, "dash": "dot"})
+        figure.add_annotation(
+            x=half,
+            y=total,
+            text=f"half of the cost: {half} of {ordered.size} pairs",
+            showarrow=False,
+            xanchor="right" if left else "left",
+            xshift=-6 if left else 6,
+            yanchor="top",
+            font={"size": 12, "color": colours.muted},
+            row=2,
+            col=1,
+        )
+    else:
+        figure.update_yaxes(range=[0, 1])
     figure.update_xaxes(title="pairs, cheapest first", row=2, col=1)
     figure.update_layout(template=template(mode), height=400)
     figure.update_annotations(font_size=13)

@@ -22,14 +22,18 @@ def bowls_figure(
     *,
     tasks: Sequence[str],
     mode: Mode = "light",
-    points: int = 141,
+    points: int = 101,
 ) -> go.Figure:
     """Draw the contours of both bowls on the plane; with a compromise also the weighted sum, shaded, and its least."""
     colours = palette(mode)
     ends = np.array([plane.coordinates(w) for w in (w_i, w_j, *([] if best is None else [best.weights]))])
-    middle, reach = (ends.min(0) + ends.max(0)) / 2, 0.75 * float(np.ptp(ends, axis=0).max())
-    # the grid reaches beyond the axes: on a wide or a narrow page plotly extends one of them
-    u, v = (np.linspace(middle[k] - 2.6 * reach, middle[k] + 2.6 * reach, points) for k in (0, 1))
+    middle = (ends.min(0) + ends.max(0)) / 2
+    # each axis as long as its bowls are wide, so that they look round and not like ditches
+    steep = np.einsum("kd,de,ke->k", plane.axes, H_a + H_b, plane.axes)
+    reach = np.maximum(
+        0.75 * float(np.ptp(ends[:, 0])) * np.sqrt([1.0, steep[0] / steep[1]]), 0.65 * np.ptp(ends, axis=0)
+    )
+    u, v = (np.linspace(middle[k] - reach[k], middle[k] + reach[k], points) for k in (0, 1))
     heights = [bowl_on_plane(plane, w, H, u, v) for w, H in ((w_i, H_a), (w_j, H_b))]
     figure = go.Figure(layout={"template": template(mode), "height": 440})
     if best is not None:
@@ -75,9 +79,8 @@ def bowls_figure(
     if best is not None:
         at = plane.coordinates(best.weights)
         figure.add_trace(_point(at, "best compromise w*", "star", colours.text, colours.paper, 18))
-    (x0, x1), (y0, y1) = ([middle[k] - reach, middle[k] + reach] for k in (0, 1))
-    figure.update_xaxes(title="towards the other neuron", showgrid=False, range=[x0, x1])
-    figure.update_yaxes(title="across", showgrid=False, scaleanchor="x", range=[y0, y1])
+    figure.update_xaxes(title="towards the other neuron", showgrid=False, range=[u[0], u[-1]])
+    figure.update_yaxes(title="across", showgrid=False, range=[v[0], v[-1]])
     return figure
 
 
@@ -127,12 +130,12 @@ def line_figure(
         y=best.height,
         text=f"best off the line: {best.height:.4g}",
         showarrow=False,
-        yanchor="bottom",
+        yanchor="top",
         font={"color": colours.accent, "size": 13},
     )
     figure.update_xaxes(tickvals=[0, 0.5, 1], ticktext=[f"{tasks[0]}'s weights", "half-way", f"{tasks[1]}'s weights"])
     highest = float(max(total[0], total[-1]))
-    figure.update_yaxes(title="loss", range=[-0.07 * highest, 1.05 * highest])
+    figure.update_yaxes(title="loss", range=[-0.14 * highest, 1.05 * highest])
     return figure
 
 

@@ -33,7 +33,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const level = levels[i * columns + j];
     const chosen = data.selected && !data.pooled && data.selected[0] === i && data.selected[1] === j;
     const exact = chosen ? data.selectedValue : data.values?.[i * columns + j];
-    const value = exact != null ? number(exact) : level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${number(+(low + (level / LAST) * (high - low)).toPrecision(2))}`;
+    const value = exact != null ? number(exact) : level > LAST ? "missing" : level === LAST ? `≥ ${number(high)}` : `≈ ${+(low + (level / LAST) * (high - low)).toPrecision(2)}`;
     const what = data.pooled ? "least difference" : "difference";
     return `${names[0]} ${rowLabels[i]}, ${names[1]} ${columnLabels[j]}: ${what} ${value}` + (paired.has(i * columns + j) ? ` (${data.mark})` : "");
   };
@@ -73,7 +73,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       });
     }
     const at = ([i, j]) => [margin.left + (j + 0.5) * cell, margin.top + (i + 0.5) * cell];
-    const radius = data.values && cell >= 34 ? 0.43 * cell : Math.max(2.2, Math.min(9, 0.36 * cell));
+    const radius = data.values && cell >= 34 ? 0.43 * cell : Math.max(data.pairs.length > 400 ? 1.6 : 2.2, Math.min(9, 0.36 * cell));
     for (const pair of data.pairs) { // black and white rings: one of them shows on any colour
       const [x, y] = at(pair);
       for (const [width, paint] of [[3.2, "#000"], [1.5, "#fff"]]) {
@@ -127,8 +127,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   parentElement.querySelector(".low").textContent = number(low);
   parentElement.querySelector(".high").textContent = (data.clipped ? "≥ " : "") + number(high);
   parentElement.querySelector(".ramp").getContext("2d").drawImage(pixels(Uint8Array.from({ length: 255 }, (_, k) => k), 255, 1), 0, 0);
-  parentElement.querySelector(".key").style.visibility = data.pairs.length ? "visible" : "hidden";
-  parentElement.querySelector(".keytext").textContent = `${data.mark} (${data.pairs.length} shown)` + (data.readonly ? "" : ". Keyboard: arrows, Shift + arrows, Enter.");
+  parentElement.querySelector(".mark").style.display = data.pairs.length ? "block" : "none";
+  parentElement.querySelector(".keytext").textContent = [
+    data.pairs.length ? `${data.mark} (${data.pairs.length} shown).` : "",
+    data.readonly ? "" : "Keyboard: arrows, Shift + arrows, Enter.",
+  ].join(" ").trim();
   rest(); draw();
   let width = map.clientWidth;
   const watcher = new ResizeObserver(() => { if (map.clientWidth !== width) { width = map.clientWidth; draw(); } });
