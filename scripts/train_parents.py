@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mtz_core.data.bundled import bundled_images
 from mtz_core.data.fullsets import read_full
-from mtz_core.data.loading import load_data
+from mtz_core.data.loading import load_data, preprocess
 from mtz_core.zoo.architectures import ARCHITECTURES
 from mtz_core.zoo.catalog import PARENTS
 
@@ -55,14 +56,13 @@ class Recipe:
         )
 
 
+# Clothes may be mirrored; digits and letters may not.
 RECIPES = {
     ("lenet300", "mnist"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "fashion"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "letters"): Recipe(20, 2e-3, 0.05),
     ("lenet5", "mnist"): Recipe(8, 2e-3, 0.05, shift=1),
-    ("lenet5", "fashion"): Recipe(
-        12, 2e-3, 0.05, shift=1, flip=True
-    ),  # digits and letters have no mirror image
+    ("lenet5", "fashion"): Recipe(12, 2e-3, 0.05, shift=1, flip=True),
     ("lenet5", "letters"): Recipe(8, 2e-3, 0.05, shift=1),
     ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
     ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
@@ -124,17 +124,15 @@ class Pruning:
     def __init__(self, module: nn.Module, steps: int) -> None:
         self.weights = [p for p in module.parameters() if p.ndim > 1]
         self.masks = [torch.ones_like(p) for p in self.weights]
-        self.steps = steps
+        self.half = steps // 2
         self.done = 0
 
     @torch.no_grad()
     def step(self) -> None:
+        """Call after each optimizer step: masks are renewed every 50 steps, and applied at each."""
         self.done += 1
-        progress = 2 * self.done / self.steps
-        if progress <= 1 and (self.done % 50 == 0 or 2 * (self.done + 1) > self.steps):
-            density = KEPT + (1 - KEPT) * (1 - progress) ** 3
-            if 2 * (self.done + 1) > self.steps:
-                density = KEPT
+        if self.done == self.half or (self.done < self.half and self.done % 50 == 0):
+            density = KEPT + (1 - KEPT) * (1 - self.done / self.half) ** 3
             for weight, mask in zip(self.weights, self.masks, strict=True):
                 kept = round(density * weight.numel())
                 threshold = weight.abs().flatten().kthvalue(weight.numel() - kept + 1).values
@@ -210,9 +208,7 @@ def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> 
 
 
 def bundled(task: str) -> tuple[Tensor, Tensor]:
-    from mtz_core.data.bundled import bundled_images
-    from mtz_core.data.loading import preprocess
-
+    """The bundled test split, also where the full set would replace it."""
     images, labels = bundled_images(task, "test")
     return preprocess(images), torch.from_numpy(labels.copy())
 
