@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mtz_core.data.bundled import bundled_images
 from mtz_core.data.fullsets import read_full
-from mtz_core.data.loading import load_data
+from mtz_core.data.loading import load_data, preprocess
 from mtz_core.zoo.architectures import ARCHITECTURES
 from mtz_core.zoo.catalog import PARENTS
 
@@ -55,12 +56,13 @@ class Recipe:
         )
 
 
+# Clothes may be mirrored; digits and letters may not.
 RECIPES = {
     ("lenet300", "mnist"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "fashion"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "letters"): Recipe(20, 2e-3, 0.05),
     ("lenet5", "mnist"): Recipe(8, 2e-3, 0.05, shift=1),
-    ("lenet5", "fashion"): Recipe(12, 2e-3, 0.05, shift=1, flip=True),  # digits and letters have no mirror image
+    ("lenet5", "fashion"): Recipe(12, 2e-3, 0.05, shift=1, flip=True),
     ("lenet5", "letters"): Recipe(8, 2e-3, 0.05, shift=1),
     ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
     ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
@@ -122,17 +124,15 @@ class Pruning:
     def __init__(self, module: nn.Module, steps: int) -> None:
         self.weights = [p for p in module.parameters() if p.ndim > 1]
         self.masks = [torch.ones_like(p) for p in self.weights]
-        self.steps = steps
+        self.half = steps // 2
         self.done = 0
 
     @torch.no_grad()
     def step(self) -> None:
+        """Call after each optimizer step: masks are renewed every 50 steps, and applied at each."""
         self.done += 1
-        progress = 2 * self.done / self.steps
-        if progress <= 1 and (self.done % 50 == 0 or 2 * (self.done + 1) > self.steps):
-            density = KEPT + (1 - KEPT) * (1 - progress) ** 3
-            if 2 * (self.done + 1) > self.steps:
-                density = KEPT
+        if self.done == self.half or (self.done < self.half and self.done % 50 == 0):
+            density = KEPT + (1 - KEPT) * (1 - self.done / self.half) ** 3
             for weight, mask in zip(self.weights, self.masks, strict=True):
                 kept = round(density * weight.numel())
                 threshold = weight.abs().flatten().kthvalue(weight.numel() - kept + 1).values
@@ -202,13 +202,13 @@ def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> 
     }
     record(name, entry, predicted)
     print(f"{name}: {entry['recipe']}")
-    print(f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled")
+    print(
+        f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled"
+    )
 
 
 def bundled(task: str) -> tuple[Tensor, Tensor]:
-    from mtz_core.data.bundled import bundled_images
-    from mtz_core.data.loading import preprocess
-
+    """The bundled test split, also where the full set would replace it."""
     images, labels = bundled_images(task, "test")
     return preprocess(images), torch.from_numpy(labels.copy())
 
@@ -220,12 +220,16 @@ def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
     arrays = dict(np.load(store, allow_pickle=False)) if store.exists() else {}
     entries[name] = entry
     arrays[name] = predicted.numpy().astype(np.uint8)
-    index.write_text(json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8")
+    index.write_text(
+        json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8"
+    )
     np.savez_compressed(store, **{n: arrays[n] for n in NAMES if n in arrays})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, action="append", required=True, help="may be repeated")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="may be repeated")
     parser.add_argument("--seed", type=int, default=0)
