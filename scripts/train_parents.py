@@ -202,9 +202,7 @@ def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> 
     }
     record(name, entry, predicted)
     print(f"{name}: {entry['recipe']}")
-    print(
-        f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled"
-    )
+    print(f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled")
 
 
 def bundled(task: str) -> tuple[Tensor, Tensor]:
@@ -220,16 +218,12 @@ def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
     arrays = dict(np.load(store, allow_pickle=False)) if store.exists() else {}
     entries[name] = entry
     arrays[name] = predicted.numpy().astype(np.uint8)
-    index.write_text(
-        json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8"
-    )
+    index.write_text(json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8")
     np.savez_compressed(store, **{n: arrays[n] for n in NAMES if n in arrays})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, action="append", required=True, help="may be repeated")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="may be repeated")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,49 @@
+# `make app` opens the dashboard, `make test` runs every check and test. Both set up their environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: app test check unit browser bench format chromium clean
+
+app: $(VENV)/.app
+	$(BIN)/streamlit run app.py --server.headless=false
+
+test: check unit browser
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Tests that drive a browser and measure time run on their own, after the others.
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not browser"
+
+browser: $(VENV)/.dev chromium
+	$(BIN)/python -m pytest -m browser tests/browser
+
+bench: $(VENV)/.app
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Browser tests need Chromium; it is installed where that is possible without asking.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || { echo "Browser tests need Chromium: sudo apt-get install chromium"; exit 1; }
+
+$(VENV)/.app: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
