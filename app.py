@@ -6,9 +6,10 @@ import streamlit as st
 
 from mtz_core.errors import MTZError
 from mtz_core.text import error_text, percent_text
-from pages.ui import frame, landing, setup
+from pages.ui import frame, landing
+from pages.ui.presets import PRESETS
 
-frame.page(frame.NAME, ":material/compress:", heading=False)
+frame.page(frame.NAME, ":material/compress:", heading=False, edge=False)
 
 result = landing.example()
 st.title("Several trained networks, zipped into one", anchor=False)
@@ -20,11 +21,12 @@ if result:
     for column, (drawing, said) in zip(
         st.columns(2, gap="large"), landing.pictures(result, frame.theme()), strict=True
     ):
-        column.image(drawing, alt=said, width="stretch")
+        column.html(landing.inline(drawing, said))
     st.caption(result["caption"])
+frame.draw_edge()
 
 st.subheader("Start from an example", anchor=False)
-for column, preset in zip(st.columns(len(setup.PRESETS)), setup.PRESETS, strict=True):
+for column, preset in zip(st.columns(len(PRESETS)), PRESETS, strict=True):
     with column, st.container(border=True, height="stretch"):
         st.markdown(f"**{preset.title}**")
         st.markdown(preset.text)

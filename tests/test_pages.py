@@ -19,6 +19,7 @@ from mtz_core.structure import plan_counts
 from mtz_core.text import percent_text
 from mtz_core.zoo.structures import structures, why_not_zippable
 from pages.ui import setup
+from pages.ui.presets import PRESETS, Preset
 from pages.ui.story import seconds_left, tell, thinned
 from tests.synthetic import LENET5, synthetic_run
 
@@ -69,8 +70,8 @@ def test_landing_lists_runs_with_status_size_and_error(visit: Open, store: RunSt
     assert f"{run.summary['errors'][0]:.2f}" in text
 
 
-@pytest.mark.parametrize("preset", setup.PRESETS, ids=lambda preset: preset.title)
-def test_a_preset_fills_the_zip_page(visit: Open, preset: setup.Preset) -> None:
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
+def test_a_preset_fills_the_zip_page(visit: Open, preset: Preset) -> None:
     app = visit("pages/2_Zip.py", parents=list(preset.parents))
     assert app.multiselect(key="parents").value == list(preset.parents)
     assert not app.button(key="start").disabled
@@ -196,8 +197,8 @@ def test_pages_import_no_torch(page: str, store: RunStore) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("preset", setup.PRESETS, ids=lambda preset: preset.title)
-def test_presets_can_be_zipped(preset: setup.Preset) -> None:
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
+def test_presets_can_be_zipped(preset: Preset) -> None:
     assert why_not_zippable([structures()[name] for name in preset.parents], preset.parents) is None
 
 

@@ -39,7 +39,7 @@ STATUS = {
 LIVE = ("queued", "running")
 
 
-def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True) -> None:
+def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True, edge: bool = True) -> None:
     """Begin a page: call this before any other Streamlit command.
 
     Args:
@@ -47,6 +47,7 @@ def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True
         icon: a Material icon such as `":material/hub:"`.
         lead: one sentence under the heading.
         heading: `False` lets the page draw its own heading.
+        edge: `False` lets the page call `draw_edge` itself, after what must appear sooner.
     """
     st.set_page_config(
         page_title=title if title == NAME else f"{title} · {NAME}",
@@ -55,12 +56,21 @@ def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True
         initial_sidebar_state="auto",
     )
     st.html(Path(__file__).with_name("style.css"))
-    st.logo(_logo(palette(theme())), size="large", link=None)
-    _sidebar()
+    if edge:
+        draw_edge()
     if heading:
         st.title(title, anchor=False)
         if lead:
             st.markdown(f"<p class='lead'>{lead}</p>", unsafe_allow_html=True)
+
+
+def draw_edge() -> None:
+    """Draw what surrounds every page: the mark and the sidebar.
+
+    They import image libraries and open the run store, which takes half a second after a server start.
+    """
+    st.logo(_logo(palette(theme())), size="large", link=None)
+    _sidebar()
 
 
 def theme() -> Mode:

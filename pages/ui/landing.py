@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import math
@@ -150,3 +151,9 @@ def _round_up(value: float) -> float:
     """Return a round number above `value` that four grid lines divide well."""
     size = 10 ** math.floor(math.log10(max(value, 1e-6)))
     return next(m * size for m in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if m * size >= value)
+
+
+def inline(drawing: str, said: str) -> str:
+    """Return an SVG as an image inside the page: one request and several imports fewer than `st.image` needs."""
+    data = base64.b64encode(drawing.encode()).decode()
+    return f'<img class="picture" alt="{html.escape(said)}" src="data:image/svg+xml;base64,{data}" style="width:100%">'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -20,34 +19,6 @@ IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
 PLAN_KEYS = ("images", "pairing", "metric", "ridge", "retrain", "steps", "targets", "rate")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A zip to begin with; it opens the Zip page filled in."""
-
-    title: str
-    text: str
-    parents: tuple[str, ...]
-
-
-PRESETS = (
-    Preset(
-        "Same task, two seeds",
-        "Two networks learned the same digits from different starts. How much of them is interchangeable?",
-        ("lenet300-mnist-0", "lenet300-mnist-1"),
-    ),
-    Preset(
-        "Digits and fashion",
-        "Two convolutional networks, two unrelated tasks. Filters are shared where they agree.",
-        ("lenet5-mnist-0", "lenet5-fashion-0"),
-    ),
-    Preset(
-        "Three tasks at once",
-        "Digits, clothes and letters in one network. Every neuron may serve three tasks.",
-        ("lenet300-mnist-0", "lenet300-fashion-0", "lenet300-letters-0"),
-    ),
-)
 
 
 def query_of(spec: RunSpec) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def chip(page: Page, status: str) -> Locator:
 def test_landing_shows_a_picture_soon_and_draws_no_plotly(page: Page, address: str) -> None:
     began = time.monotonic()
     page.goto(address)
-    page.locator("[data-testid=stImage] img").first.wait_for(timeout=FIRST_PICTURE * 1000)
+    page.locator("img.picture").first.wait_for(timeout=FIRST_PICTURE * 1000)
     assert time.monotonic() - began < FIRST_PICTURE
     settle(page)
     assert page.locator(".js-plotly-plot").count() == 0

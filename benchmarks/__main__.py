@@ -1,0 +1,38 @@
+"""`python -m benchmarks [NAME …] [--data-root DIR] [--draws N]` prints the measurements as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import dashboard, difference, quality, wide
+from benchmarks.machine import describe
+
+
+def main() -> None:
+    """Run the named benchmarks, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help="difference, wide, same-task, two-tasks, dashboard; default: all")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("MTZ_DATA"), help="folder with full data sets")
+    parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
+    options = parser.parse_args()
+    root = None if options.data_root is None else Path(options.data_root)
+    known: dict[str, Callable[[], None]] = {
+        "difference": difference.run,
+        "wide": wide.run,
+        "same-task": lambda: quality.same_task(root, options.draws),
+        "two-tasks": lambda: quality.two_tasks(root, options.draws),
+        "dashboard": dashboard.run,
+    }
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
+    print(f"Machine: {describe()}", flush=True)
+    for name in options.names or known:
+        known[name]()
+
+
+if __name__ == "__main__":
+    main()

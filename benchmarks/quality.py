@@ -1,0 +1,113 @@
+"""Errors of zipped LeNets beside their parents and beside other ways to pair, in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import table
+from mtz_core import RetrainSpec, ZipSpec, load_data, load_parent, zip_networks
+from mtz_core.data.sampling import stratified_sample
+from mtz_core.errors import DataError
+from mtz_core.evaluation import error_rate
+
+CPU = torch.device("cpu")
+DISTIL = {"targets": "distill", "learning_rate": 2e-3, "batch_size": 256}
+LABELS = {"targets": "labels", "learning_rate": 2e-3, "batch_size": 256}
+"""Chosen on the bundled 5,000 MNIST images, which neither the parents nor the official test set contain."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A parent with its data: `train` is the full training part where it was found, else the calibration split."""
+
+    name: str
+    module: torch.nn.Module
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def load_task(name: str, root: Path | None) -> Task:
+    """Load a bundled parent and the largest data that can be found for its task."""
+    parent = load_parent(name)
+    try:
+        train = load_data(parent.task, "train", root)
+    except DataError:
+        train = load_data(parent.task, "calibration")
+    return Task(name, parent.module, train, load_data(parent.task, "test", root))
+
+
+def zipped_errors(tasks: list[Task], spec: ZipSpec, images: int, seed: int) -> tuple[list[float], float, float]:
+    """Test errors in %, size relative to the smallest parent, and seconds of one zip."""
+    calibration = []
+    for t, task in enumerate(tasks):
+        chosen = torch.as_tensor(stratified_sample(task.train[1].numpy(), images, seed * 100 + t))
+        calibration.append(task.train[0][chosen])
+    start = time.perf_counter()
+    spec = spec.model_copy(update={"seed": seed})
+    result = zip_networks([t.module for t in tasks], calibration, spec, retraining=[t.train for t in tasks])
+    seconds = time.perf_counter() - start
+    errors = [
+        error_rate(lambda x, k=k: result.network(x, task=k), *task.test, batch_size=512, device=CPU)
+        for k, task in enumerate(tasks)
+    ]
+    return errors, result.counts.versus_smallest, seconds
+
+
+def compare(title: str, names: list[str], methods: dict[str, dict[str, Any]], root: Path | None, draws: int) -> None:
+    """Print one row per method: mean test error of each task over the calibration draws, and its spread."""
+    tasks = [load_task(name, root) for name in names]
+    parents = [error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks]
+    tested = " and ".join(f"{len(t.test[0]):,}" for t in tasks)
+    print(f"\n## {title}\n")
+    print(f"Test images: {tested}; retraining images: {' and '.join(f'{len(t.train[0]):,}' for t in tasks)};")
+    print(f"1,000 calibration images per task; mean ± standard deviation over {draws} calibration draws.\n")
+    rows = [["parents", *(f"{e:.2f}" for e in parents), "0", "2.00×", ""]]
+    for method, changes in methods.items():
+        outcomes = [zipped_errors(tasks, ZipSpec(**changes), 1000, seed) for seed in range(draws)]
+        columns = [[errors[t] for errors, _, _ in outcomes] for t in range(len(tasks))]
+        increase = [statistics.fmean(errors) - statistics.fmean(parents) for errors, _, _ in outcomes]
+        seconds = statistics.fmean(s for _, _, s in outcomes)
+        rows.append([method, *map(_spread, columns), _spread(increase), f"{outcomes[0][1]:.3f}×", f"{seconds:.1f}"])
+    print(table(["method", *(f"{n}, error %" for n in names), "mean increase", "size", "seconds"], rows))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.2f} ± {statistics.pstdev(values):.2f}"
+
+
+def _pairings(retrain: RetrainSpec | None) -> dict[str, dict[str, Any]]:
+    return {
+        "MTZ, optimal pairing": {"retrain": retrain},
+        "MTZ, greedy pairing (the paper)": {"retrain": retrain, "pairing": "greedy"},
+        "Euclidean pairing": {"retrain": retrain, "metric": "euclidean"},
+        "random pairing": {"retrain": retrain, "pairing": "random"},
+    }
+
+
+def same_task(root: Path | None, draws: int) -> None:
+    """Two LeNet-300-100 of one task, every hidden layer fully shared, at most 550 steps of layer-wise retraining."""
+    labels, distil = RetrainSpec(steps=550, **LABELS), RetrainSpec(steps=550, **DISTIL)
+    methods = {
+        "MTZ without retraining": {"retrain": None},
+        "MTZ, 550 steps layer-wise, labels": {"retrain": labels},
+        "MTZ, 550 steps layer-wise, distilled": {"retrain": distil},
+        "MTZ, 550 steps at the end, distilled": {"retrain": distil.model_copy(update={"schedule": "final"})},
+        "random pairing, 550 steps layer-wise, distilled": {"retrain": distil, "pairing": "random"},
+    }
+    names = ["lenet300-mnist-0", "lenet300-mnist-1"]
+    compare("LeNet-300-100, one task, two seeds, fully shared", names, methods, root, draws)
+
+
+def two_tasks(root: Path | None, draws: int) -> None:
+    """LeNet-5 of digits and of clothes, every hidden layer fully shared, without and with 600 steps."""
+    distil = RetrainSpec(steps=600, schedule="layerwise", **DISTIL)
+    names = ["lenet5-mnist-0", "lenet5-fashion-0"]
+    compare("LeNet-5, digits and fashion, fully shared, no retraining", names, _pairings(None), root, draws)
+    compare("The same with 600 label-free steps, layer-wise", names, _pairings(distil), root, draws)

@@ -1,0 +1,33 @@
+"""Zips to begin with. Kept apart from the inputs, whose imports would delay the first picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A zip to begin with; it opens the Zip page filled in."""
+
+    title: str
+    text: str
+    parents: tuple[str, ...]
+
+
+PRESETS = (
+    Preset(
+        "Same task, two seeds",
+        "Two networks learned the same digits from different starts. How much of them is interchangeable?",
+        ("lenet300-mnist-0", "lenet300-mnist-1"),
+    ),
+    Preset(
+        "Digits and fashion",
+        "Two convolutional networks, two unrelated tasks. Filters are shared where they agree.",
+        ("lenet5-mnist-0", "lenet5-fashion-0"),
+    ),
+    Preset(
+        "Three tasks at once",
+        "Digits, clothes and letters in one network. Every neuron may serve three tasks.",
+        ("lenet300-mnist-0", "lenet300-fashion-0", "lenet300-letters-0"),
+    ),
+)
