@@ -46,7 +46,8 @@ class BlockLayer(nn.Module):
             for what, bands in (("row", self.row_bands), ("column", self.column_bands)):
                 table = rows if what == "row" else columns
                 order = np.concatenate([table[slots, t] for members, slots in bands.items() if t in members])
-                place = None if bool((order == np.arange(len(order))).all()) else torch.as_tensor(np.argsort(order))
+                moved = bool((order != np.arange(len(order))).any())
+                place = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
                 self.register_buffer(f"{what}_place_{t}", place, persistent=False)
 
     def _add_block(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def as_images(data: Any, where: str, dtype: torch.dtype) -> Tensor:
         )
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{where} holds NaN or infinity; clean the data")
-    return images.detach().to(dtype)
+    return images.detach().to("cpu", dtype)
 
 
 def as_labelled(data: Any, where: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -61,4 +61,14 @@ def as_labelled(data: Any, where: str, dtype: torch.dtype) -> tuple[Tensor, Tens
     if not isinstance(labels, Tensor) or labels.is_floating_point() or tuple(labels.shape) != (len(images),):
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise DataError(f"{where} has {len(images)} images but labels of shape {shape}; give one class index per image")
-    return images, labels.detach().long()
+    return images, labels.detach().cpu().long()
+
+
+def check_shapes(images: Sequence[Tensor], others: Sequence[Tensor | None], where: str) -> None:
+    """Raise `DataError` unless the inputs `others[t]` have the shape of task t's calibration inputs."""
+    for t, (mine, other) in enumerate(zip(images, others, strict=True)):
+        if other is not None and other.shape[1:] != mine.shape[1:]:
+            raise DataError(
+                f"{where}[{t}] has inputs of shape {tuple(other.shape[1:])}, calibration[{t}] of "
+                f"{tuple(mine.shape[1:])}; prepare both as in training"
+            )

@@ -65,7 +65,8 @@ class LayerZipped(Event):
     difference of each. `predicted` is the cross-validated loss of the merged neurons, `measured` their loss on the
     evaluation images where there are any (else on the calibration images): both are
     Σ_neurons Σ_t α_t ½ E(w·x - w_t·x)². `scale` is the same sum for w = 0, so `predicted / scale` is relative.
-    `weights[t]` (n_t, d_t) are the parents' incoming weights, `merged` (k, d) the shared neurons' over the shared
+    `weights[t]` (n_t, d_t) are the incoming weights before merging (the parents' own unless layers before were
+    retrained), `merged` (k, d) the shared neurons' over the shared
     input columns; `columns[t]` (d,) says which column of parent t each of these is.
     `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
     """

@@ -30,13 +30,16 @@ def pair_tasks(
         weights: one (n_t, d) matrix per task over the same inputs.
         grams: one Gram per task, carrying task weight and ridge.
         k: number of slots, at most the narrowest n_t.
-        method: see `pair_neurons`. With `"optimal"` and three or more tasks, each task is matched anew against the
-            merge of the others until the total cost stops falling.
+        method: see `pair_neurons`. With `"optimal"` each task is matched anew against the merge of the others until
+            the total cost stops falling; for three or more tasks the result is a good matching, not always the best.
         seed: of the random method.
 
     Returns:
         Neuron indices (k, T) and the cost of every slot (k,): the least Σ_t ½ (w - w_t)ᵀ P_t (w - w_t).
     """
+    if len(weights) == 2:
+        pairs = pair_neurons(pairwise_difference(*weights, *grams), k, method, seed)
+        return pairs, _slot_costs(pairs, [0, 1], weights, grams)
     order = sorted(range(len(weights)), key=lambda t: len(weights[t]))
     slots = np.full((len(weights[order[0]]), len(weights)), -1, dtype=np.int64)
     slots[:, order[0]] = np.arange(len(slots))
@@ -44,10 +47,20 @@ def pair_tasks(
         _match_task(slots, order[:position], t, weights, grams, lambda d, n: pair_neurons(d, n, method, seed))
     tasks = list(range(len(weights)))
     costs = _slot_costs(slots, tasks, weights, grams)
+    if method == "random":
+        slots, costs = slots[:k], costs[:k]
     if method == "optimal" and len(weights) > 2:
         slots, costs = _rematch(slots, costs, weights, grams)
-    cheapest = torch.argsort(costs, stable=True)[:k]
-    return slots[cheapest.cpu().numpy()], costs[cheapest]
+    slots, costs = _cheapest(slots, costs, k)
+    if method == "optimal" and 0 < k < min(len(w) for w in weights):
+        # Fewer slots than neurons: those left out may serve a slot better than those in it.
+        slots, costs = _cheapest(*_rematch(slots, costs, weights, grams), k)
+    return slots, costs
+
+
+def _cheapest(slots: Pairs, costs: Tensor, k: int) -> tuple[Pairs, Tensor]:
+    order = torch.argsort(costs, stable=True)[:k]
+    return slots[order.cpu().numpy()], costs[order]
 
 
 def _merged(slots: Pairs, tasks: Sequence[int], weights: Sequence[Tensor], grams: Sequence[Gram]) -> Tensor:

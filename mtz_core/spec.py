@@ -6,7 +6,6 @@ and which data, so that a run can be described by a file and started by another 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,10 +158,6 @@ class RunSpec(_Strict):
                 f"zip.alpha has {len(self.zip.alpha)} weights for {len(self.networks)} networks; give one per network"
             )
         return self
-
-    def fingerprint(self) -> str:
-        """Return a short stable hash of the specification (hexadecimal, 12 digits)."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 def explain(error: ValidationError) -> str:

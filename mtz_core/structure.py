@@ -26,6 +26,10 @@ class LayerSummary:
     kernel: tuple[int, ...] = ()
     nonzero: int | None = None
     """Stored numbers of a pruned layer; `None` for a dense one."""
+    bias: bool = True
+    """Whether the last column is a bias."""
+    unexplained: int = 0
+    """Columns that read values which no rule explains: they are never shared."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,24 @@ def shared_count(share: float | int, widths: Sequence[int]) -> int:
     return max(0, min(narrowest, count))
 
 
+def effective_shares(structures: Sequence[NetworkStructure], shared: Mapping[str, int]) -> dict[str, int]:
+    """Return the shares that can take effect, by group name.
+
+    Neurons are compared over the inputs that they have in common. A group whose first layer reads nothing in common
+    but a bias cannot be paired by what its neurons do, so it shares none, whatever was asked.
+    """
+    first = structures[0]
+    effective: dict[str, int] = {}
+    for layer in first.layers:
+        if layer.group is None or layer.group in effective:
+            continue
+        owned = sum(first.group(name).width * per for name, per in layer.inputs.items())
+        raw = layer.columns - int(layer.bias) - layer.unexplained - round(owned)
+        reads = sum(effective.get(name, 0) * per for name, per in layer.inputs.items())
+        effective[layer.group] = shared.get(layer.group, 0) if raw > 0 or reads > 0 else 0
+    return effective
+
+
 def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int]) -> ParameterCounts:
     """Count the parameters of a zip before it is made.
 
@@ -102,12 +124,13 @@ def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int
         which is exact if none or all are shared.
     """
     first = structures[0]
+    shared = effective_shares(structures, shared)
     common = 0
     for layer in first.layers:
         if layer.group is None:
             continue
         rows = round(shared.get(layer.group, 0) * layer.width / first.group(layer.group).width)
         private = sum((first.group(name).width - shared.get(name, 0)) * per for name, per in layer.inputs.items())
-        common += rows * (layer.columns - round(private))
+        common += rows * (layer.columns - layer.unexplained - round(private))
     parents = tuple(structure.parameters for structure in structures)
     return ParameterCounts(common, tuple(size - common for size in parents), parents)

@@ -38,13 +38,15 @@ class ZippedNetwork(nn.Module):
         networks: the parents; they are read, never changed. Their classes are needed for `extract`.
         graphs: their channel graphs, in the same order.
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
-            layers, `"no"` of none.
+            layers, `"no"` of none; or one flag per layer.
 
     Raises:
         GraphError: the networks do not correspond layer by layer.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph], sparse: str = "auto") -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph], sparse: str | Sequence[bool] = "auto"
+    ) -> None:
         super().__init__()
         check_correspondence(graphs)
         self.graphs = tuple(graphs)
@@ -59,7 +61,8 @@ class ZippedNetwork(nn.Module):
         self.layers = nn.ModuleList()
         for index, per_task in enumerate(zip(*(graph.layers for graph in graphs), strict=True)):
             matrices = [graph.matrix(layer) for graph, layer in zip(graphs, per_task, strict=True)]
-            masks = _masks(matrices, per_task[0].bias, sparse)
+            mode = sparse if isinstance(sparse, str) else ("yes" if sparse[index] else "no")
+            masks = _masks(matrices, per_task[0].bias, mode)
             self.layers.append(BlockLayer(matrices, self._rows(index), self._columns(index), masks))
         self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, graphs, strict=True)]
         self._index = [{layer.name: k for k, layer in enumerate(graph.layers)} for graph in graphs]
@@ -67,7 +70,7 @@ class ZippedNetwork(nn.Module):
         self.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
-        twin = ZippedNetwork(self._parents, self.graphs, "yes" if any(b.masked for b in self._blocks()) else "no")
+        twin = ZippedNetwork(self._parents, self.graphs, [block.masked for block in self._blocks()])
         twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
         memo[id(self)] = twin
         return twin
@@ -193,7 +196,8 @@ class ZippedNetwork(nn.Module):
             "example": list(self.graphs[0].network.example.shape),
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
-            "sparse": any(block.masked for block in self._blocks()),
+            "sparse": [block.masked for block in self._blocks()],
+            "parents": list(self.parent_sizes),
         }
 
     def restore(self, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -223,6 +227,7 @@ class ZippedNetwork(nn.Module):
             for index in range(len(self.layers)):
                 self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
             self.load_state_dict(tensors, strict=True)
+            self.parent_sizes = tuple(int(size) for size in description["parents"])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(
                 f"the saved network does not fit these parents ({str(error).strip()[:300]}); load it with networks "
@@ -266,8 +271,14 @@ class ZippedNetwork(nn.Module):
             raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
         dtype = next(networks[0].parameters()).dtype
         example = torch.zeros(shape, dtype=dtype)
-        sparse = "yes" if description.get("sparse") else "no"
-        network = cls(networks, [channel_graph(n, example) for n in networks], sparse)
+        graphs = [channel_graph(network, example) for network in networks]
+        sparse = [bool(flag) for flag in description.get("sparse", ())]
+        if len(sparse) != len(graphs[0].layers):
+            raise CheckpointError(
+                f"{path} holds {len(sparse)} weight layers, these networks have {len(graphs[0].layers)}; it was made "
+                "from other architectures"
+            )
+        network = cls(networks, graphs, sparse)
         network.restore(description, tensors)
         return network
 

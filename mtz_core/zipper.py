@@ -7,7 +7,6 @@ and stores nothing; listeners read its events.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,24 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core import events as ev
-from mtz_core.data_input import as_images, as_labelled, network_dtype
+from mtz_core.calibration import calibrate_layer
+from mtz_core.data_input import as_images, as_labelled, check_shapes, network_dtype
 from mtz_core.difference import pairwise_difference
 from mtz_core.errors import CheckpointError, DataError, SpecError
 from mtz_core.evaluation import error_rate
-from mtz_core.graph.channels import WeightLayer, channel_graph
+from mtz_core.graph.channels import HEAD, WeightLayer, channel_graph
 from mtz_core.graph.execution import execute
 from mtz_core.layerwork import LayerWork, merge_layer
-from mtz_core.moments import Moments, input_rows
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.slots import row_table, shared_rows
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Stream
+from mtz_core.structure import effective_shares
+from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
-
-TOP_IMAGES = 8
-TOP_POOL = 512
-"""How many calibration images take part in "on which images does this neuron fire most"."""
 
 Data = Tensor | Iterable[Any]
 
@@ -90,15 +87,21 @@ class Zipper:
             for network, images in zip(networks, self.images, strict=True)
         ]
         self.network = ZippedNetwork(networks, graphs, spec.sparse)
-        self.shares = resolve_shares(spec.share, graphs)
+        asked = resolve_shares(spec.share, graphs)
+        effective = effective_shares([graph.structure() for graph in graphs], asked)
+        self.shares = {name: effective[name] for name in asked}
+        self._blocked = [name for name, count in asked.items() if count > self.shares[name]]
         self.evaluation = [
             None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t])
             for t, given in enumerate(evaluation or [None] * len(networks))
         ]
+        check_shapes(self.images, [pair and pair[0] for pair in self.evaluation], "evaluation")
         self.live = [
             None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in self.evaluation
         ]
         self.retraining = self._retraining_data(retraining, dtypes) if spec.retrain is not None else []
+        if self.retraining:
+            check_shapes(self.images, [data.images for data in self.retraining], "retraining")
         self.hidden = [
             k for k, layer in enumerate(graphs[0].layers) if graphs[0].groups[layer.group].name in self.shares
         ]
@@ -107,7 +110,7 @@ class Zipper:
         self._finished: list[int] = []
         self._decided: dict[int, list[set[int]]] = {}
         self._steps = 0
-        self._clock = _Clock(self)
+        self._clock = WorkClock(spec, self.network, self.hidden, [len(images) for images in self.images])
 
     def _retraining_data(self, given: Sequence[Any] | None, dtypes: Sequence[torch.dtype]) -> list[RetrainingData]:
         assert self.spec.retrain is not None
@@ -172,6 +175,7 @@ class Zipper:
         self._clock.begin()
         if resume is not None:
             self._resume(resume)
+            self._clock.skip(self._finished, self._steps)
         retraining = self.spec.retrain
         layers = self.network.graphs[0].layers
         yield ev.Started(
@@ -187,7 +191,6 @@ class Zipper:
         streams = self._streams()
         for position, index in enumerate(self.hidden):
             if index in self._finished:
-                self._clock.skip(index, position)
                 continue
             yield from self._zip_layer(index, streams)
             yield self._evaluated("zipped", layers[index].name)
@@ -220,26 +223,31 @@ class Zipper:
         name, group = per_task[0].name, per_task[0].group
         columns = network.shared_columns(index)
         matrices = [network.matrix(index, t).detach() for t in tasks]
-        moments, tops = [], []
-        for t in tasks:
-            accumulated, top = self._calibrate(index, t, streams[t], columns[:, t], matrices[t])
-            moments.append(accumulated)
-            tops.append(top)
+        calibrated = []
+        for t, graph in enumerate(network.graphs):
+            seed = self.spec.seed + 1_000_003 * (index * network.tasks + t + 1)
+            calibrated.append(
+                calibrate_layer(
+                    graph,
+                    per_task[t],
+                    streams[t],
+                    network.matrices(t),
+                    columns[:, t],
+                    self._halves[t],
+                    self.spec.positions,
+                    torch.Generator().manual_seed(seed),
+                )
+            )
             self._clock.advance(("calibrate", index, t))
+        moments = [c.moments for c in calibrated]
         yield ev.LayerCalibrated(**self._clock.now(), layer=name, rows=tuple(m.rows for m in moments))
 
         fresh = self._undecided(per_task)
         widths = [len(rows) for rows in fresh]
-        whole = network.widths[0][group]
-        wanted = (
-            round(
-                self.shares[network.graphs[0].groups[group].name]
-                * min(widths)
-                / max(1, min(network.widths[t][group] for t in tasks))
-            )
-            if whole
-            else 0
-        )
+        narrowest = min(network.widths[t][group] for t in tasks)
+        # A layer that widens a residual stream decides its own portion of the stream's share.
+        asked = self.shares[network.graphs[0].groups[group].name]
+        wanted = min(round(asked * min(widths) / narrowest), *widths)
         masks = [network.mask(index, t) for t in tasks]
         work = LayerWork.prepare(matrices, masks, columns, moments, self.alphas, self.spec)
         work.choose_ridge(fresh)
@@ -249,7 +257,7 @@ class Zipper:
         }
         yield ev.DifferenceComputed(**self._clock.now(), layer=name, differences=differences, ridge=work.ridge)
 
-        pairs = work.pair(fresh, min(wanted, *widths), differences.get((0, 1)) if len(tasks) == 2 else None)
+        pairs = work.pair(fresh, wanted, differences.get((0, 1)) if len(tasks) == 2 else None)
         self._decide(per_task, fresh, pairs)
         rows = shared_rows(row_table(per_task, network.tables[group], [network.widths[t][group] for t in tasks]))
         outcome = merge_layer(work, rows, moments)
@@ -270,8 +278,8 @@ class Zipper:
             weights=tuple(_numpy(m) for m in matrices),
             merged=_numpy(outcome.merged),
             columns=tuple(columns[:, t] for t in tasks),
-            top_images=tuple(images for images, _ in tops),
-            top_values=tuple(values for _, values in tops),
+            top_images=tuple(c.top_images for c in calibrated),
+            top_values=tuple(c.top_values for c in calibrated),
         )
         if len(per_task[0].nodes) > 1:
             for stream in streams:
@@ -301,38 +309,6 @@ class Zipper:
         channels = np.stack([layer.rows[pairs[:, t]] for t, layer in enumerate(layers)], axis=1)
         self.network.pair(group, channels.astype(np.int64))
 
-    def _calibrate(
-        self, index: int, t: int, stream: Stream, columns: Any, matrix: Tensor
-    ) -> tuple[Moments, tuple[Any, Any]]:
-        """Moments of one task's inputs to a layer, and the images on which each of its neurons fires most."""
-        layer = self.network.graphs[t].layers[index]
-        module = self.network.graphs[t].network.module.get_submodule(layer.name)
-        generator = torch.Generator().manual_seed(hash((self.spec.seed, index, t)) % 2**31)
-        picked = torch.as_tensor(columns, device=self.device)
-        halves = self._halves[t]
-        moments = Moments(len(picked))
-        pool = min(TOP_POOL, len(self.images[t]))
-        peaks = torch.full((pool, layer.width), -torch.inf)
-        every = len(picked) == layer.columns and bool((picked.cpu() == torch.arange(len(picked))).all())
-        for node in layer.nodes:
-            for where, x in stream.inputs(node, self.network.matrices(t)):
-                rows = input_rows(layer, module, x, self.spec.positions, generator)
-                part = torch.full((len(x),), 2)
-                inside = halves[where]
-                part[: len(inside)] = inside
-                for k in range(3):
-                    chosen = rows[(part == k).to(rows.device)].flatten(0, 1)
-                    if len(chosen):
-                        moments.parts[k].add(chosen if every else chosen[:, picked])
-                shown = rows[: max(0, pool - where.start)]
-                if len(shown):
-                    peak = (shown @ matrix.mT).amax(1).float().cpu()
-                    peaks[where.start : where.start + len(shown)].copy_(
-                        torch.maximum(peaks[where.start : where.start + len(shown)], peak)
-                    )
-        best = peaks.topk(min(TOP_IMAGES, pool), dim=0)
-        return moments, (best.indices.mT.contiguous().numpy(), best.values.mT.contiguous().numpy())
-
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
         seed = self.spec.seed + 7919 * (self._steps + 1)
         losses = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
@@ -352,9 +328,7 @@ class Zipper:
             layer=layer,
             step=self._steps,
             errors=errors,
-            images=tuple(
-                0 if pair is None else len(pair[0]) for pair in (self.evaluation if stage == "final" else self.live)
-            ),
+            images=tuple(0 if pair is None else len(pair[0]) for pair in self.live),
             counts=self.network.counts(),
         )
 
@@ -395,10 +369,13 @@ class Zipper:
         for t, images in enumerate(self.images):
             if len(images) < 100:
                 notes.append(f"task {t} has only {len(images)} calibration images; predictions will be rough")
-        for group in self.network.graphs[0].groups:
-            if group.frozen is not None and group.frozen != "task head":
-                notes.append(f"{', '.join(group.producers)} stay private: {group.frozen}")
-        return tuple(notes)
+        for t, graph in enumerate(self.network.graphs):
+            for group in graph.groups:
+                if group.frozen is not None and group.frozen != HEAD:
+                    notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
+        for name in self._blocked:
+            notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
+        return tuple(dict.fromkeys(notes))
 
 
 def _portion(total: int, parts: int, index: int) -> int:
@@ -417,47 +394,3 @@ def _device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SpecError(f"device: {name!r} was asked for, but torch finds no Metal GPU here; use 'cpu'")
     return device
-
-
-class _Clock:
-    """How much of the work is done, by a rough count of operations; good enough for a progress bar."""
-
-    SPEED = 1.5e10
-
-    def __init__(self, zipper: Zipper) -> None:
-        self.start = time.monotonic()
-        self.units: dict[tuple[Any, ...], float] = {}
-        spec, network = zipper.spec, zipper.network
-        size = sum(network.parent_sizes)
-        for index in zipper.hidden:
-            layer = network.graphs[0].layers[index]
-            d, n = layer.columns, layer.width
-            for t in range(network.tasks):
-                positions = (spec.positions or 64) if layer.kernel else 1
-                rows = len(zipper.images[t]) * positions
-                self.units[("calibrate", index, t)] = 0.02 + 2.0 * rows * min(d, rows) * d / self.SPEED
-            self.units[("merge", index)] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
-        if spec.retrain is not None:
-            step = 0.004 + 6.0 * size * spec.retrain.batch_size / self.SPEED
-            self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
-        self.units[("end",)] = 0.2
-        self.total = sum(self.units.values())
-        self.done = 0.0
-
-    def begin(self) -> None:
-        self.start = time.monotonic()
-
-    def advance(self, unit: tuple[Any, ...]) -> None:
-        self.done += self.units.pop(unit, 0.0)
-
-    def skip(self, index: int, position: int) -> None:
-        """Count a layer that an earlier run finished."""
-        for unit in [u for u in self.units if u[0] in ("calibrate", "merge") and u[1] == index]:
-            self.advance(unit)
-
-    def end(self) -> None:
-        self.done = self.total
-
-    def now(self) -> dict[str, float]:
-        fraction = min(1.0, self.done / self.total) if self.total else 1.0
-        return {"fraction": fraction, "seconds": time.monotonic() - self.start}

@@ -101,8 +101,19 @@ class ChannelGraph:
                 columns = int((layer.column_groups == g).sum()) * layer.kernel_size
                 reads[group.name] = columns // group.width if columns % group.width == 0 else columns / group.width
             group_name = None if self.groups[layer.group].frozen == HEAD else self.groups[layer.group].name
+            unexplained = int((layer.column_groups == PRIVATE).sum()) * layer.kernel_size
             layers.append(
-                LayerSummary(layer.name, layer.kind, layer.width, layer.columns, group_name, reads, layer.kernel)
+                LayerSummary(
+                    layer.name,
+                    layer.kind,
+                    layer.width,
+                    layer.columns,
+                    group_name,
+                    reads,
+                    layer.kernel,
+                    bias=layer.bias,
+                    unexplained=unexplained,
+                )
             )
         managed = sum(layer.width * layer.columns for layer in self.layers)
         total = sum(parameter.numel() for parameter in self.network.module.parameters())

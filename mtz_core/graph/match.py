@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtz_core.errors import GraphError
-from mtz_core.graph.channels import HEAD, ChannelGraph
+from mtz_core.graph.channels import HEAD, PRIVATE, ChannelGraph
 
 
 def check_correspondence(graphs: Sequence[ChannelGraph]) -> None:
@@ -54,5 +54,5 @@ def _check_layer(t: int, first: ChannelGraph, other: ChannelGraph, a_name: str, 
             "networks must accept the same input shape"
         )
     a_reads, b_reads = (set(np.unique(layer.column_groups).tolist()) for layer in (a, b))
-    if a_reads != b_reads:
+    if a_reads != b_reads and PRIVATE not in a_reads | b_reads:
         raise GraphError(f"{where} read from different layers; the networks are wired differently")

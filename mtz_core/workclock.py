@@ -1,0 +1,56 @@
+"""Progress of a zip, by a rough count of its operations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mtz_core.spec import ZipSpec
+from mtz_core.zipped import ZippedNetwork
+
+Unit = tuple[str | int, ...]
+"""A piece of work: ("calibrate", layer, task), ("merge", layer), ("step", number) or ("end",)."""
+
+
+class WorkClock:
+    """How much of the work is done, by a rough count of operations; good enough for a progress bar."""
+
+    SPEED = 1.5e10
+
+    def __init__(self, spec: ZipSpec, network: ZippedNetwork, hidden: Sequence[int], images: Sequence[int]) -> None:
+        self.start = time.monotonic()
+        self.units: dict[Unit, float] = {}
+        size = sum(network.parent_sizes)
+        for index in hidden:
+            layer = network.graphs[0].layers[index]
+            d, n = layer.columns, layer.width
+            for t in range(network.tasks):
+                positions = (spec.positions or 64) if layer.kernel else 1
+                rows = images[t] * positions
+                self.units[("calibrate", index, t)] = 0.02 + 2.0 * rows * min(d, rows) * d / self.SPEED
+            self.units[("merge", index)] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
+        if spec.retrain is not None:
+            step = 0.004 + 6.0 * size * spec.retrain.batch_size / self.SPEED
+            self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
+        self.units[("end",)] = 0.2
+        self.total = sum(self.units.values())
+        self.done = 0.0
+
+    def begin(self) -> None:
+        self.start = time.monotonic()
+
+    def advance(self, unit: Unit) -> None:
+        self.done += self.units.pop(unit, 0.0)
+
+    def skip(self, layers: Sequence[int], steps: int) -> None:
+        """Count what an earlier run finished: whole layers and so many retraining steps."""
+        done = [u for u in self.units if u[0] in ("calibrate", "merge") and u[1] in layers]
+        for unit in [*done, *(("step", k + 1) for k in range(steps))]:
+            self.advance(unit)
+
+    def end(self) -> None:
+        self.done = self.total
+
+    def now(self) -> dict[str, float]:
+        fraction = min(1.0, self.done / self.total) if self.total else 1.0
+        return {"fraction": fraction, "seconds": time.monotonic() - self.start}
