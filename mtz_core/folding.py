@@ -38,7 +38,7 @@ def pair_tasks(
         Neuron indices (k, T) and the cost of every slot (k,): the least Σ_t ½ (w - w_t)ᵀ P_t (w - w_t).
     """
     if len(weights) == 2:
-        pairs = pair_neurons(pairwise_difference(*weights, *grams), k, method, seed)
+        pairs = pair_neurons(pairwise_difference(weights[0], weights[1], grams[0], grams[1]), k, method, seed)
         return pairs, _slot_costs(pairs, [0, 1], weights, grams)
     order = sorted(range(len(weights)), key=lambda t: len(weights[t]))
     slots = np.full((len(weights[order[0]]), len(weights)), -1, dtype=np.int64)

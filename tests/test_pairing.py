@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtz_core import pair_neurons
+from mtz_core import pair_neurons, pairing
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.folding import pair_tasks
 from mtz_core.linalg import DenseGram
@@ -36,6 +38,26 @@ def test_optimal_assignment_costs_the_least(seed: int, rows: int) -> None:
     got = pair_neurons(torch.tensor(costs), rows, "optimal")
     assert costs[got[:, 0], got[:, 1]].sum() == pytest.approx(least_assignment(costs))
     assert (np.diff(costs[got[:, 0], got[:, 1]]) >= 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 100_000), k=st.integers(0, 4), rows=st.integers(4, 5), columns=st.integers(4, 6))
+def test_optimal_pairs_cost_the_least_of_all_choices_of_k(seed: int, k: int, rows: int, columns: int) -> None:
+    costs = np.random.default_rng(seed).random((rows, columns))
+    got = pair_neurons(costs, k, "optimal")
+    least = min(
+        least_assignment(costs[list(chosen)]) if chosen else 0.0 for chosen in itertools.combinations(range(rows), k)
+    )
+    assert len(got) == len(set(got[:, 0])) == len(set(got[:, 1])) == k
+    assert costs[got[:, 0], got[:, 1]].sum() == pytest.approx(least)
+
+
+def test_very_large_problems_are_never_dearer_than_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing, "LARGEST_PADDED", 10)
+    costs = np.random.default_rng(0).random((40, 40))
+    for k in (5, 20, 35):
+        cut, greedy = (pair_neurons(costs, k, method) for method in ("optimal", "greedy"))
+        assert costs[cut[:, 0], cut[:, 1]].sum() <= costs[greedy[:, 0], greedy[:, 1]].sum()
 
 
 def test_random_pairs_are_disjoint_and_seeded() -> None:

@@ -153,6 +153,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"\x80\x04pickle")
     with pytest.raises(CheckpointError, match="not a zipped network"):
         ZippedNetwork.load(tmp_path / "noise", _twins("perceptron"))
+    with pytest.raises(CheckpointError, match="other architectures"):
+        ZippedNetwork.load(tmp_path / "z.safetensors", _twins("convolutional"))
     with pytest.raises(CheckpointError, match="not a zipped network"):
         ZippedNetwork.load(tmp_path / "absent", _twins("perceptron"))
     with pytest.raises(SpecError, match="task 2"):
@@ -195,7 +197,9 @@ def test_masks_survive_merging_retraining_and_saving(share: float, tmp_path: Pat
     assert moved > 1.0
     assert result.counts.parents[0] < 0.5 * sum(p.numel() for p in parents[0].parameters())
     result.network.save(tmp_path / "s.safetensors")
-    loaded = ZippedNetwork.load(tmp_path / "s.safetensors", parents)
+    strangers = [randomised(Perceptron(), seed) for seed in (8, 9)]
+    loaded = ZippedNetwork.load(tmp_path / "s.safetensors", strangers)
+    assert loaded.counts() == result.counts
     torch.testing.assert_close(loaded(images(5), task=1), result.network(images(5), task=1), rtol=0, atol=0)
 
 

@@ -84,6 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_network(schedule: str) -> None:
     again = Zipper(_twins("residual"), [images()] * 2, spec)
     events = list(again.run(resume=checkpoint))
     assert [e.layer for e in events if isinstance(e, ev.LayerFinished)] == ["b"]
+    assert events[0].fraction > 0.3
     for key, value in whole.network.state_dict().items():
         torch.testing.assert_close(again.network.state_dict()[key], value, rtol=1e-12, atol=1e-12)
     with pytest.raises(MTZError, match=r"another|damaged|other networks"):
@@ -172,6 +173,7 @@ def test_single_precision_parents_stay_single() -> None:
         (2, [images(), "images.npy"], "iterable of batches"),
         (2, [images(), [images(), images()[:, :, 1:]]], "different shapes"),
         (2, [images(), images()[:, :, 1:]], "shape"),
+        (2, [images(), {"x": images()}], "iterable of batches"),
     ],
 )
 def test_bad_data_is_refused_with_the_remedy(networks: int, data: list[torch.Tensor], message: str) -> None:
@@ -184,6 +186,40 @@ def test_labels_are_asked_for_when_they_are_needed() -> None:
         Zipper(_twins(), [images()] * 2, ZipSpec(retrain=RetrainSpec(targets="labels")))
     with pytest.raises(DataError, match="one class index per image"):
         Zipper(_twins(), [images()] * 2, evaluation=[(images(), torch.zeros(60)), None])
+
+
+def test_evaluation_images_of_another_shape_are_refused() -> None:
+    wrong = (images()[:, :, 1:], torch.zeros(60, dtype=torch.long))
+    with pytest.raises(DataError, match=r"evaluation\[1\] has inputs of shape \(1, 7, 8\)"):
+        Zipper(_twins(), [images()] * 2, evaluation=[None, wrong])
+
+
+def test_a_layer_that_reads_nothing_shared_shares_nothing_and_says_so() -> None:
+    result = zip_networks(_twins(), [images()] * 2, ZipSpec(share={"fc2": 1.0}))
+    assert result.counts.shared == 0
+    assert any("fc2 shares nothing" in note for note in result.warnings)
+
+
+def test_an_unknown_operation_leaves_its_neighbours_private_and_the_rest_zips() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(64, 9), nn.Linear(9, 8), nn.Linear(64, 7), nn.Linear(15, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            odd = torch.relu(self.b(torch.cumsum(self.a(x), 1)))
+            return self.d(torch.cat([odd, torch.relu(self.c(x))], 1))
+
+    parents = [randomised(Odd(), seed) for seed in (0, 1)]
+    result = zip_networks(parents, [images()] * 2)
+    by_name = {layer.name: len(layer.pairs) for layer in result.layers}
+    assert by_name == {"b": 0, "c": 7}
+    assert any("cumsum" in note for note in result.warnings)
+    alone = zip_networks(parents, [images()] * 2, ZipSpec(share={"b": 1.0})).network
+    for t, parent in enumerate(parents):
+        torch.testing.assert_close(alone(images(5), task=t), parent(images(5)))
+    assert result.network.counts().shared == 7 * 65
 
 
 def test_a_missing_gpu_is_named() -> None:
