@@ -83,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
-    from mtz_core.data.bundled import TASKS
 
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else (folder / path.expanduser()).resolve()
@@ -92,7 +91,7 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
         network.model_copy(
             update={
                 "weights": absolute(network.weights),
-                "data": network.data if network.data in (None, *TASKS) else str(absolute(Path(network.data or ""))),
+                "data": network.data if _named(network.data) else str(absolute(Path(network.data or ""))),
             }
         )
         for network in spec.networks
@@ -100,8 +99,19 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     return spec.model_copy(update={"networks": networks, "data_root": absolute(spec.data_root)})
 
 
+def _named(data: str | None) -> bool:
+    """Whether a task's data is found by name, not by a path."""
+    from mtz_core.data.bundled import TASKS
+
+    return data is None or data in TASKS or data.startswith("torchvision:")
+
+
 def _zip(options: argparse.Namespace) -> int:
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
+    if options.data_root is not None:
+        spec = spec.model_copy(update={"data_root": options.data_root.expanduser().resolve()})
+    if options.download:
+        spec = spec.model_copy(update={"download": True})
     store = _store(options)
     _check_parents(spec)
     record = store.create(spec)
@@ -225,6 +235,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("zip", parents=[stored], help="zip the networks that a YAML file describes")
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
+    command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_zip)
     command = commands.add_parser("resume", parents=[run], help="continue a lost, cancelled or failed run")

@@ -114,7 +114,8 @@ class NetworkSpec(_Strict):
     weights: Path | None = None
     classes: int | None = Field(default=None, ge=1, le=100_000)
     data: str | None = Field(
-        default=None, description="data of this task; a bundled parent knows its own, others must say"
+        default=None,
+        description="mnist, fashion, letters, a folder of images, or torchvision:NAME; a bundled parent knows its own",
     )
 
     @model_validator(mode="after")
@@ -150,6 +151,7 @@ class RunSpec(_Strict):
     evaluation: EvaluationSpec = EvaluationSpec()
     zip: ZipSpec = ZipSpec()
     data_root: Path | None = None
+    download: bool = Field(default=False, description="let torchvision fetch its data sets into data_root")
 
     @model_validator(mode="after")
     def _one_alpha_per_network(self) -> RunSpec:

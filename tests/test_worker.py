@@ -32,6 +32,7 @@ from mtz_core.spec import parse_run_spec
 from mtz_core.zipper import Checkpoint
 from mtz_core.zoo.architectures import LeNet300
 from tests.synthetic import Layer, synthetic_events, synthetic_spec
+from tests.test_data import write_idx
 
 SMALL = (Layer("fc1", 12), Layer("fc2", 6))
 
@@ -360,3 +361,18 @@ def test_every_unfit_weights_file_is_a_clear_checkpoint_error(tmp_path: Path) ->
     assert not Bomb.target.exists()
     with pytest.raises(SpecError, match="architecture 'vgg' is unknown"):
         load_network("vgg", tmp_path / "nan", 10)
+
+
+def test_torchvision_data_is_read_by_name_below_the_data_root(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw", "mnist")
+    networks = [{"parent": "lenet300-mnist-0", "data": "torchvision:MNIST"}, {"parent": "lenet300-mnist-1"}]
+    spec = parse_run_spec({"networks": networks, "data_root": str(tmp_path)})
+    data = read_task("torchvision:MNIST", spec)
+    assert data.train is not None
+    assert data.test[0].shape[1:] == (1, 28, 28)
+    with pytest.raises(DataError, match=r"put .*KMNIST/raw"):
+        read_task("torchvision:KMNIST", spec)
+    with pytest.raises(SpecError, match="supported: MNIST"):
+        read_task("torchvision:ImageNet", spec)
+    with pytest.raises(DataError, match="--data-root"):
+        read_task("torchvision:MNIST", parse_run_spec({"networks": networks}))

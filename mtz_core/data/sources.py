@@ -30,8 +30,6 @@ _FILES = {
     "MNIST": f"MNIST/{_IDX}",
     "FashionMNIST": f"FashionMNIST/{_IDX}",
     "KMNIST": f"KMNIST/{_IDX}",
-    "CIFAR10": "cifar-10-batches-py/ (unpacked from cifar-10-python.tar.gz)",
-    "CIFAR100": "cifar-100-python/ (unpacked from cifar-100-python.tar.gz)",
 }
 _TASKS = {"MNIST": "mnist", "FashionMNIST": "fashion"}
 
@@ -39,6 +37,7 @@ _TASKS = {"MNIST": "mnist", "FashionMNIST": "fashion"}
 def torchvision_dataset(name: str, root: Path, split: str, download: bool = False) -> Labelled:
     """One part, "train" or "test", of a data set that torchvision knows, in its own image size.
 
+    Only sets kept as plain arrays are supported: others, such as CIFAR, are pickles, and no pickle is ever loaded.
     Training parts leave out the images that are bundled for calibration and test. Raises SpecError for an
     unknown name or split; DataError if files are missing, damaged, or cannot be downloaded.
     """

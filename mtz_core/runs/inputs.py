@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtz_core.data.bundled import TASKS, class_names
 from mtz_core.data.fullsets import data_root, read_full, without_bundled
 from mtz_core.data.loading import load_data, preprocess
-from mtz_core.data.sources import image_folder
+from mtz_core.data.sources import image_folder, torchvision_dataset
 from mtz_core.errors import DataError
 from mtz_core.runs.records import RunRecord
 from mtz_core.runs.weights import load_network
@@ -26,6 +26,7 @@ from mtz_core.zoo.architectures import input_shape
 from mtz_core.zoo.parents import load_parent
 
 Labelled = tuple[Tensor, Tensor]
+TORCHVISION = "torchvision:"
 BUNDLED = 2500
 """Images in every bundled calibration split; who asks for more needs a full training set."""
 HELD_OUT = 5
@@ -87,7 +88,7 @@ def prepare(record: RunRecord) -> Inputs:
 
 
 def read_task(task: str, spec: RunSpec) -> TaskData:
-    """Read a bundled task (mnist, fashion, letters), or a folder with one subfolder of images for each class.
+    """Read a bundled task (mnist, fashion, letters), `torchvision:NAME`, or a folder with a subfolder for each class.
 
     A folder may have two halves, `calibration` (or `train`) and `test`; else every `HELD_OUT`-th image, shuffled, is
     for evaluation. Raises `DataError`.
@@ -96,6 +97,8 @@ def read_task(task: str, spec: RunSpec) -> TaskData:
         train = _full_training_set(task, spec) if _wants_training_set(spec) else None
         test = load_data(task, "test", spec.data_root)
         return TaskData(class_names(task), load_data(task, "calibration"), test, train)
+    if task.startswith(TORCHVISION):
+        return _torchvision_task(task.removeprefix(TORCHVISION), spec)
     folder = Path(task)
     channels, size, _ = input_shape("lenet5")
     first = next((half for half in ("calibration", "train") if (folder / half).is_dir()), None)
@@ -110,6 +113,16 @@ def read_task(task: str, spec: RunSpec) -> TaskData:
     order = _shuffled(len(images), 0)
     test_part, rest = order[:held], order[held:]
     return TaskData(classes, (images[rest], labels[rest]), (images[test_part], labels[test_part]), None)
+
+
+def _torchvision_task(name: str, spec: RunSpec) -> TaskData:
+    """A data set of torchvision's below the data root; its training part calibrates and retrains."""
+    root = data_root(spec.data_root)
+    if root is None:
+        raise DataError(f"data: torchvision:{name} needs a folder; give it as data_root, --data-root or $MTZ_DATA")
+    images, labels, classes = torchvision_dataset(name, root, "train", spec.download)
+    test_images, test_labels, _ = torchvision_dataset(name, root, "test", spec.download)
+    return TaskData(classes, (images, labels), (test_images, test_labels), (images, labels))
 
 
 def calibration_sample(data: TaskData, spec: RunSpec, where: str) -> Tensor:
