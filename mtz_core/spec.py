@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,8 +23,26 @@ Metric = Literal["functional", "euclidean"]
 MAX_SPEC_BYTES = 256 * 1024
 
 
+_nested: ContextVar[bool] = ContextVar("_nested", default=False)
+
+
 class _Strict(BaseModel):
+    """A specification: unknown fields are errors, and every error is a `SpecError` that names its field."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __init__(self, **fields: Any) -> None:
+        # Parts of a specification are built inside it; only the outermost translates what pydantic found.
+        outermost = not _nested.get()
+        token = _nested.set(True)
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            if outermost:
+                raise SpecError(explain(error)) from error
+            raise
+        finally:
+            _nested.reset(token)
 
 
 class RetrainSpec(_Strict):
@@ -183,10 +202,9 @@ def parse_run_spec(data: object) -> RunSpec:
     """Validate a mapping as a `RunSpec`. Raises `SpecError` that names every invalid field."""
     if not isinstance(data, Mapping):
         raise SpecError(f"a specification is a mapping of fields, got {type(data).__name__}")
-    try:
-        return RunSpec.model_validate(dict(data))
-    except ValidationError as error:
-        raise SpecError(explain(error)) from error
+    if not all(isinstance(name, str) for name in data):
+        raise SpecError("the names of fields must be text")
+    return RunSpec(**data)
 
 
 def load_run_spec(path: Path) -> RunSpec:
