@@ -9,7 +9,7 @@ from mtz_core.text import error_text, percent_text
 from pages.ui import frame, landing
 from pages.ui.presets import PRESETS
 
-frame.page(frame.NAME, ":material/compress:", heading=False, edge=False)
+frame.page(frame.NAME, heading=False, edge=False)
 
 result = landing.example()
 st.title("Several trained networks, zipped into one", anchor=False)

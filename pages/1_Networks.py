@@ -15,7 +15,6 @@ TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "l
 
 frame.page(
     "Networks",
-    ":material/hub:",
     lead="The trained networks that come with the program. Choose some, compare them, and see whether they zip.",
 )
 

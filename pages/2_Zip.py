@@ -17,7 +17,6 @@ from pages.ui import frame, jobs, running, setup
 run_id = st.query_params.get("run")
 frame.page(
     "Zip",
-    ":material/compress:",
     lead="Choose networks and how much of each layer they share. The size follows the sliders; Start does the rest.",
     heading=run_id is None,
 )
@@ -52,7 +51,9 @@ with inputs:
         weights = setup.choose_weights(tasks)
     with st.expander("Retraining", icon=":material/model_training:"):
         retrain = setup.choose_retraining()
-    title = st.text_input("Title (optional)", max_chars=80, key="title", bind="query-params")
+    with st.expander("Advanced", icon=":material/settings:"):
+        advanced = setup.choose_advanced(retraining=retrain is not None)
+    title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 
 shared = {
     group.name: shared_count(shares[group.name], [network.groups[k].width for network in networks])
@@ -69,7 +70,7 @@ with numbers:
     start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
     if start:
         try:
-            spec = setup.run_spec(parents, shares, weights, method, retrain, title)
+            spec = setup.run_spec(parents, shares, weights, method, retrain, title, advanced)
         except ValidationError as error:
             st.error(explain(error), icon=":material/error:")
             st.stop()

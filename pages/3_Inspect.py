@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,11 @@ import streamlit as st
 
 from mtz_core.figures import inspect as draw
 from mtz_core.figures import pooling
+from mtz_core.figures.names import task_labels
 from mtz_core.figures.theme import GLYPHS
 from mtz_core.text import percent_text
 from pages.ui import address, frame
-from pages.ui.heatmap import heatmap
+from pages.ui.heatmap import LIMIT, heatmap
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
@@ -43,14 +45,33 @@ def network_range(run_id: str, attempt: int, layers: tuple[str, ...], couple: tu
     return pooling.colour_range(*(arrays[name] for arrays in found if name in arrays))
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def pooled_map(
+    run_id: str, attempt: int, layer: str, couple: tuple[int, int], order: str, pairs: int
+) -> pooling.Pooled:
+    """Return a layer's whole map, pooled; `attempt` and the number of pairs key the cache: both can change."""
+    arrays = frame.store().layer_arrays(run_id, layer)
+    difference = arrays[f"difference_{couple[0]}_{couple[1]}"]
+    rows, columns = orders(difference.shape, arrays["pairs"][:, list(couple)] if pairs else NO_PAIRS, order)
+    return pooling.pool_minimum(difference[np.ix_(rows, columns)], LIMIT)
+
+
+def orders(shape: tuple[int, int], pairs: Any, order: str) -> tuple[Any, Any]:
+    """Return the rows and the columns of a map in the order in which they are drawn."""
+    n, m = shape
+    if order == "pairs on the diagonal":
+        return pooling.diagonal_order(n, pairs[:, 0]), pooling.diagonal_order(m, pairs[:, 1])
+    return np.arange(n), np.arange(m)
+
+
 def layer_summary(run: Any, layer: str) -> dict[str, Any] | None:
     """Return the `LayerZipped` event of a layer, once it was zipped."""
     events = frame.store().events(run.id, kinds=["LayerZipped"])
     return next((event.data for event in events if event.data["layer"] == layer), None)
 
 
-def choose_view(size: int) -> tuple[str, str, int]:
-    """Return colour scale, order and width of the region (0: the whole layer)."""
+def choose_view(size: int) -> tuple[str, str, int, bool]:
+    """Return colour scale, order, width of the region (0: the whole layer), and whether pairs are marked."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scale = address.choice(
             st.segmented_control, "Colour scale", ["this layer", "whole network"], name="scale", required=True
@@ -70,7 +91,8 @@ def choose_view(size: int) -> tuple[str, str, int]:
                 required=True,
                 help="A region is drawn around the chosen cell, every value exactly.",
             )
-    return scale, order, widths[region]
+        marked = address.switch("Mark pairs", name="marks", help="A ring around every pair that was merged.")
+    return scale, order, widths[region], marked
 
 
 def chosen_cell(difference: Any, pairs: Any) -> tuple[int, int]:
@@ -98,17 +120,17 @@ def show_map(
     scale: tuple[float, float],
     order: str,
     width: int,
+    marked: bool,
+    pooled: Callable[[], pooling.Pooled],
     file_name: str,
 ) -> None:
-    """Draw the map, the numbers of the chosen cell, and the download."""
+    """Draw the map, the numbers of the chosen cell, and the download; `pooled` gives the whole map in its order."""
     (n, m), (i, j) = difference.shape, cell
-    rows, columns = np.arange(n), np.arange(m)
-    if order == "pairs on the diagonal":
-        rows, columns = pooling.diagonal_order(n, pairs[:, 0]), pooling.diagonal_order(m, pairs[:, 1])
+    rows, columns = orders((n, m), pairs, order)
     if width:
         rows = rows[pooling.crop_window(n, int(np.flatnonzero(rows == i)[0]), width)]
         columns = columns[pooling.crop_window(m, int(np.flatnonzero(columns == j)[0]), width)]
-    elif max(n, m) > 512:
+    elif max(n, m) > LIMIT:
         st.caption(f"{n} × {m} values are drawn in blocks; each shows its least value. A region shows every value.")
     heatmap(
         difference,
@@ -116,6 +138,8 @@ def show_map(
         rows=rows,
         columns=columns,
         pairs=pairs,
+        pooled=None if width else pooled(),
+        marked=marked,
         selected=cell,
         scale=scale,
         names=names,
@@ -199,10 +223,13 @@ def show_weights(
     a = arrays[f"weights_{t}"][i][arrays[f"columns_{t}"]]
     b = arrays[f"weights_{u}"][j][arrays[f"columns_{u}"]]
     merged = None if pair is None else arrays["merged"][pair]
-    info = draw.layer_info(run_started(run.id), layer)
-    tiles = draw.tiling(a.size - 1, info["kernel"], info["inputs"], image_shape(run.id, t))
+    image = image_shape(run.id, t)
+    info = draw.layer_info(run_started(run.id), layer, image)
+    (w_a, bias_a), (w_b, bias_b) = info.split(a), info.split(b)
+    w_merged, bias_merged = (None, None) if merged is None else info.split(merged)
+    tiles = draw.tiling(w_a.size, info.kernel, info.inputs, image)
     figure = draw.weight_figure(
-        [a[:-1], None if merged is None else merged[:-1], b[:-1]],
+        [w_a, w_merged, w_b],
         [f"{labels[t]} {i}", "merged", f"{labels[u]} {j}"],
         tiles,
         mode=frame.theme(),
@@ -215,7 +242,9 @@ def show_weights(
         file_name=f"{run.id}-{layer}-{i}-{j}-weights",
     )
     private = [arrays[f"weights_{x}"].shape[1] - arrays[f"columns_{x}"].size for x in couple]
-    biases = f"Bias: {a[-1]:.3g} and {b[-1]:.3g}" + (f", merged {merged[-1]:.3g}" if merged is not None else "")
+    biases = "No bias" if bias_a is None else f"Bias: {bias_a:.3g} and {bias_b:.3g}"
+    if bias_merged is not None:
+        biases += f", merged {bias_merged:.3g}"
     what = {
         "image": "Each picture is the neuron's weights laid out as the input image.",
         "tiles": "Each tile is the neuron's weights from one shared input channel.",
@@ -376,7 +405,6 @@ def state_of(run_id: str) -> tuple[Any, ...]:
 
 frame.page(
     "Inspect",
-    ":material/search:",
     lead="Look into a layer: how different any two neurons are, which became one, and what that cost.",
 )
 with frame.problems():
@@ -388,7 +416,7 @@ with frame.problems():
     if frame.is_live(run.status):
         follow(run.id, state_of(run.id))
     layers = frame.store().layers(run.id)
-    labels = draw.task_labels(run.summary)
+    labels = task_labels(run.summary["tasks"], run.summary["parents"])
     if not layers:
         if frame.is_live(run.status):
             st.info(
@@ -426,7 +454,7 @@ with frame.problems():
             f"their outputs change by {percent_text(summary['measured'] / summary['scale'], 1)} of their strength.</p>",
             unsafe_allow_html=True,
         )
-    scale, order, width = choose_view(max(difference.shape))
+    scale, order, width, marked = choose_view(max(difference.shape))
     cell = chosen_cell(difference, pairs)
     left, right = st.columns([11, 10], gap="large")
     with left:
@@ -437,13 +465,11 @@ with frame.problems():
             cell,
             (f"{labels[couple[0]]} neuron", f"{labels[couple[1]]} neuron"),
             key=f"map-{run.id}-{layer}-{couple[0]}-{couple[1]}",
-            scale=(
-                pooling.colour_range(difference)
-                if scale == "this layer"
-                else network_range(run.id, run.attempt, tuple(layers), couple)
-            ),
+            scale=(network_range(run.id, run.attempt, (layer,) if scale == "this layer" else tuple(layers), couple)),
             order=order,
             width=width,
+            marked=marked,
+            pooled=partial(pooled_map, run.id, run.attempt, layer, couple, order, len(pairs)),
             file_name=f"{run.id}-{layer}-difference.npy",
         )
     with right:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from mtz_core.figures import compare
-from mtz_core.figures.inspect import task_labels
+from mtz_core.figures.names import task_labels
 from mtz_core.text import count_text, error_text, percent_text, points_text
 from pages.ui import address, frame
 
@@ -79,9 +79,7 @@ def show_table(points: list[Any], labels: list[str]) -> None:
     )
 
 
-frame.page(
-    "Compare", ":material/scatter_plot:", lead="Every finished run: how small it became, and what that cost in error."
-)
+frame.page("Compare", lead="Every finished run: how small it became, and what that cost in error.")
 with frame.problems():
     points = [point for record in frame.store().list() if (point := compare.run_point(record)) is not None]
     if not points:
@@ -90,7 +88,7 @@ with frame.problems():
         st.stop()
     points = choose_networks(compare.same_parents(points))
     points = [compare.aligned(point, points[0].parents) for point in points]
-    labels = task_labels({"tasks": points[0].tasks, "parents": points[0].parents})
+    labels = task_labels(points[0].tasks, points[0].parents)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         who = address.choice(st.segmented_control, "Error of", ["mean", *labels], name="task", required=True)
         measure = address.choice(
@@ -126,5 +124,8 @@ with frame.problems():
     if chosen is None:
         st.caption("Click a point to open its run. The dotted line joins the runs that no other beats in both.")
     else:
+        together = compare.same_place(points, None if who == "mean" else labels.index(who))[points.index(chosen)]
         show_run(chosen, labels)
+        for k in [k for k in together if points[k] is not chosen][:3]:
+            show_run(points[k], labels)
     show_table(points, labels)

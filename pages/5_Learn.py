@@ -9,6 +9,7 @@ import streamlit as st
 
 from mtz_core.figures import lesson_figures as draw
 from mtz_core.figures import lessons
+from mtz_core.figures.names import display_name
 from mtz_core.figures.pooling import colour_range
 from mtz_core.text import count_text, percent_text
 from pages.ui import address, frame
@@ -362,7 +363,7 @@ def turn(step: int) -> None:
 
 LESSONS = {"1": bowls, "2": compromise, "3": weighting, "4": not_distance, "5": pairing, "6": blocks}
 
-frame.page("Learn", ":material/school:", lead="How two neurons become one, in six steps on a real layer.")
+frame.page("Learn", lead="How two neurons become one, in six steps on a real layer.")
 with frame.problems():
     facts = example().facts
     step = address.choice(
@@ -376,7 +377,7 @@ with frame.problems():
         label_visibility="collapsed",
     )
     st.header(STEPS[step], anchor=False)
-    LESSONS[step](list(facts["tasks"]))
+    LESSONS[step]([display_name(task) for task in facts["tasks"]])
     st.divider()
     with st.container(horizontal=True):
         k = int(step)

@@ -50,12 +50,12 @@ LENET5 = (Layer("conv1", 20, kernel=(5, 5)), Layer("conv2", 50, 25, (5, 5)), Lay
 INPUTS = {"": 784, "conv": 25}
 
 
-def structure(layers: Sequence[Layer], classes: int) -> NetworkStructure:
+def structure(layers: Sequence[Layer], classes: int, bias: bool = True) -> NetworkStructure:
     """Return a chain of `layers` and a head, as the engine would describe it."""
     summaries, groups, before = [], [], None
     for layer in layers:
         first = 25 if layer.kernel else 784
-        columns = 1 + (first if before is None else before.width * layer.per_channel)
+        columns = int(bias) + (first if before is None else before.width * layer.per_channel)
         inputs = {} if before is None else {before.name: layer.per_channel}
         kind = "Conv2d" if layer.kernel else "Linear"
         summaries.append(LayerSummary(layer.name, kind, layer.width, columns, layer.name, inputs, layer.kernel))
@@ -78,13 +78,19 @@ def synthetic_spec(tasks: int = 2, *, title: str = "", architecture: str = "lene
 
 
 def synthetic_events(
-    *, tasks: int = 2, layers: Sequence[Layer] = LENET300, share: float = 0.8, images: int = 200, seed: int = 0
+    *,
+    tasks: int = 2,
+    layers: Sequence[Layer] = LENET300,
+    share: float = 0.8,
+    images: int = 200,
+    seed: int = 0,
+    bias: bool = True,
 ) -> Iterator[Event]:
     """Yield the events of a complete run, in the engine's order."""
     rng = np.random.default_rng(seed)
     clock = _Clock(total=2.0 + len(layers) * 36.0)
     names = [TASKS[t % 3] for t in range(tasks)]
-    structures = tuple(structure(layers, CLASSES[name]) for name in names)
+    structures = tuple(structure(layers, CLASSES[name], bias) for name in names)
     shared = {layer.name: round(share * layer.width) for layer in layers}
     alphas = (1.0 / tasks,) * tasks
     nothing = plan_counts(structures, {})
@@ -141,12 +147,13 @@ def synthetic_run(
     title: str = "",
     share: float = 0.8,
     images: int = 200,
+    bias: bool = True,
 ) -> RunRecord:
     """Write a made-up run and return its record.
 
     `status` is any `RunStatus`: `"running"`, `"failed"`, `"cancelled"`, `"lost"` stop in the middle (a running one is
     this process's, for as long as it lives), `"queued"` has no events. `layers` defaults to LeNet-300-100; `LENET5` has
-    convolutions.
+    convolutions, and without `bias` no hidden layer has one.
     """
     wanted, layers = RunStatus(status), tuple(layers or LENET300)
     architecture = "lenet5" if any(layer.kernel for layer in layers) else "lenet300"
@@ -158,7 +165,7 @@ def synthetic_run(
     rng = np.random.default_rng(seed)
     for task in range(tasks):
         store.save_images(record.id, task, _images(rng, images))
-    events = list(synthetic_events(tasks=tasks, layers=layers, share=share, images=images, seed=seed))
+    events = list(synthetic_events(tasks=tasks, layers=layers, share=share, images=images, seed=seed, bias=bias))
     if wanted is not RunStatus.FINISHED:
         events = events[: 2 + (len(events) - 2) * 2 // 3]
     for event in events:

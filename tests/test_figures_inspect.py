@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from mtz_core.figures import compare, inspect, pooling
 from mtz_core.figures.inspect import Tiling
+from mtz_core.figures.names import task_labels
 from mtz_core.figures.pareto import pareto_front
 from mtz_core.spec import parse_run_spec
 
@@ -193,9 +195,57 @@ def test_cost_curve_is_sorted_cumulated_and_marks_the_chosen_pair() -> None:
 
 
 def test_task_labels_are_distinct() -> None:
-    assert inspect.task_labels({"tasks": ["mnist", "letters"], "parents": ["p", "q"]}) == ["mnist", "letters"]
-    assert inspect.task_labels({"tasks": ["mnist", "mnist"], "parents": ["p", "q"]}) == ["p", "q"]
-    assert inspect.task_labels({"tasks": ["mnist", "mnist"], "parents": ["p", "p"]}) == ["p (1)", "p (2)"]
+    assert task_labels(["mnist", "letters"], ["p", "q"]) == ["digits", "letters"]
+    assert task_labels(["mnist", "mnist"], ["lenet5-mnist-0", "lenet5-mnist-1"]) == ["digits-0", "digits-1"]
+    assert task_labels(["mnist", "mnist"], ["a-mnist-0", "b-mnist-0"]) == ["a-mnist-0", "b-mnist-0"]
+    assert task_labels(["mnist", "mnist"], ["p", "q"]) == ["p", "q"]
+    assert task_labels(["mnist", "mnist"], ["p", "p"]) == ["p (1)", "p (2)"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 20, 5),
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(3, 8, 1),
+        nn.Linear(784, 30),
+    ],
+    ids=str,
+)
+def test_the_bias_of_a_first_layer_is_recognised(layer: nn.Module, bias: bool) -> None:
+    """The oracle is the number of weights of a torch module."""
+    kernel = tuple(getattr(layer, "kernel_size", ()))
+    weight = layer.weight.flatten(1)
+    image = (layer.in_channels, 28, 28) if kernel else (1, 28, 28)
+    assert inspect.has_bias(weight.shape[1] + bias, kernel, 0, image) == bias
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3), (5,)])
+def test_the_bias_of_a_later_layer_is_recognised(kernel: tuple[int, ...], bias: bool) -> None:
+    weights = 20 * 4 * math.prod(kernel)
+    started = {
+        "structures": [
+            {
+                "layers": [
+                    {"name": "a", "columns": 785, "kernel": (), "inputs": {}},
+                    {"name": "b", "columns": weights + bias, "kernel": kernel, "inputs": {"a": weights / 20}},
+                ],
+                "groups": [{"name": "a", "width": 20}, {"name": "b", "width": 7}],
+            }
+        ]
+    }
+    info = inspect.layer_info(started, "b", (1, 28, 28))
+    assert info.bias == bias
+    column = np.arange(weights + bias, dtype=float)
+    incoming, last = info.split(column)
+    assert incoming.size == weights
+    assert last == (weights if bias else None)
+
+
+def test_an_unknown_layer_is_taken_to_have_a_bias() -> None:
+    assert inspect.layer_info({}, "fc1") == inspect.LayerInfo(bias=True)
 
 
 POINT = compare.RunPoint(
@@ -232,6 +282,18 @@ def test_plane_marks_front_references_and_identifiers() -> None:
     assert named["parent of mnist alone"].x[0] == pytest.approx(1 / 3)
     increase = compare.plane_figure([POINT], labels=["a", "b"], measure="increase over the parents")
     assert {trace.name: trace for trace in increase.data}["both parents, unzipped"].y[0] == 0.0
+
+
+def test_runs_in_one_place_are_listed_together() -> None:
+    twin, other = replace(POINT, id="t", title="two"), replace(POINT, id="o", title="three", total=160)
+    assert compare.same_place([POINT, other, twin], None) == [[0, 2], [1], [0, 2]]
+    figure = compare.plane_figure([POINT, other, twin], labels=["a", "b"])
+    run = next(trace for trace in figure.data if trace.name == "run")
+    assert list(run.text) == ["80 %, 2 runs", "80 %", ""]
+    for k in (0, 2):
+        assert "<b>one</b>" in run.hovertext[k]
+        assert "<b>two</b>" in run.hovertext[k]
+    assert "<b>one</b>" not in run.hovertext[1]
 
 
 def test_plane_without_errors_says_so() -> None:

@@ -15,10 +15,10 @@ from streamlit.testing.v1 import AppTest
 from mtz_core.runs.records import StoredEvent
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import parse_run_spec
-from mtz_core.structure import plan_counts
+from mtz_core.structure import plan_counts, shared_count
 from mtz_core.text import percent_text
 from mtz_core.zoo.structures import structures, why_not_zippable
-from pages.ui import setup
+from pages.ui import running, setup
 from pages.ui.presets import PRESETS, Preset
 from pages.ui.story import seconds_left, tell, thinned
 from tests.synthetic import LENET5, synthetic_run
@@ -202,29 +202,129 @@ def test_presets_can_be_zipped(preset: Preset) -> None:
     assert why_not_zippable([structures()[name] for name in preset.parents], preset.parents) is None
 
 
-def test_a_specification_survives_the_url(visit: Open) -> None:
-    spec = parse_run_spec(
+PLAIN_ZIP: dict[str, object] = {}
+OWN_ZIP: dict[str, object] = {
+    "share": {"fc1": 0.37, "fc2": 1 / 3},
+    "alpha": [0.05, 7.25],
+    "pairing": "greedy",
+    "metric": "euclidean",
+    "ridge": 0.0023,
+    "positions": None,
+    "sparse": "no",
+    "seed": 11,
+    "batch_size": 32,
+    "retrain": {
+        "schedule": "final",
+        "steps": 123,
+        "targets": "labels",
+        "learning_rate": 7e-4,
+        "optimizer": "sgd",
+        "batch_size": 16,
+        "temperature": 3.25,
+        "weight_decay": 1e-4,
+        "evaluate_every": 7,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"zip": PLAIN_ZIP},
+        {"zip": {"share": 0.6, "retrain": {"schedule": "layerwise"}}},
         {
-            "networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}],
-            "calibration": {"images": 200},
-            "zip": {
-                "share": {"fc1": 0.5, "fc2": 0.25},
-                "alpha": [1.0, 2.0],
-                "pairing": "greedy",
-                "metric": "euclidean",
-                "ridge": 1e-3,
-                "retrain": {"schedule": "final", "steps": 120, "targets": "labels", "learning_rate": 3e-4},
-            },
-        }
+            "title": "mine",
+            "calibration": {"images": 321},
+            "evaluation": {"images": 200, "live_images": 77},
+            "zip": OWN_ZIP,
+        },
+    ],
+    ids=["plain", "one share", "everything"],
+)
+def test_a_specification_survives_the_url_and_the_page(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch, fields: dict[str, object]
+) -> None:
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
+    spec = parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}], **fields})
+    query = setup.query_of(spec)
+    assert query is not None
+    app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
+    assert not app.warning
+    app.button(key="start").click().run()
+    (record,) = store.list()
+    assert record.spec == spec
+
+
+def test_counts_of_neurons_survive_the_url(visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
+    networks = [{"parent": "lenet5-mnist-0"}, {"parent": "lenet5-fashion-0"}]
+    spec = parse_run_spec({"networks": networks, "zip": {"share": {"conv1": 7, "conv2": 33, "fc1": 499}}})
+    query = setup.query_of(spec)
+    assert query is not None
+    assert [name for name in query if name.startswith("share-")] == ["share-conv1", "share-conv2", "share-fc1"]
+    app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
+    app.button(key="start").click().run()
+    share = store.list()[0].spec.zip.share
+    assert isinstance(share, dict)
+    widths = {"conv1": 20, "conv2": 50, "fc1": 500}
+    assert {name: shared_count(ratio, [widths[name]]) for name, ratio in share.items()} == spec.zip.share
+
+
+def test_another_runs_numbers_are_offered_too(visit: Open) -> None:
+    app = visit("pages/2_Zip.py", ridge="0.0023", images="321")
+    app.query_params["ridge"], app.query_params["images"] = "0.0042", "77"
+    app.run()
+    for name, values in (("ridge", ("0.0023", "0.0042")), ("images", ("321", "77"))):
+        assert set(values) <= set(app.select_slider(key=name).options)
+
+
+def test_an_invalid_field_without_widget_is_named(visit: Open) -> None:
+    app = visit("pages/2_Zip.py", sparse="perhaps", device="../x", tested="-1", chunk="64")
+    assert [w.value.split("“")[1].split("”")[0] for w in app.warning] == ["perhaps", "../x", "-1"]
+    assert "zip.batch_size = 64" in shown(app)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"},
+        {"parent": "lenet300-mnist-1", "data": "letters"},
+    ],
+)
+def test_what_the_page_cannot_show_is_not_zipped_again(network: dict[str, str]) -> None:
+    assert setup.query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_lines_that_load_a_zipped_network_run(store: RunStore, tmp_path: Path, own: bool) -> None:
+    second = {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"}
+    networks = [{"parent": "lenet300-mnist-0"}, second if own else {"parent": "lenet300-mnist-1"}]
+    record = store.create(parse_run_spec({"networks": networks}))
+    code = (
+        "import torch\n"
+        "from mtz_core import load_parent, zip_networks, ZipSpec\n"
+        "parents = [load_parent(name).module for name in ('lenet300-mnist-0', 'lenet300-mnist-1')]\n"
+        "images = torch.rand(8, 1, 28, 28)\n"
+        "zipped = zip_networks(parents, [images, images], ZipSpec(share=0.0)).network\n"
+        "expected = parents[0](images)\n"
+        f"zipped.save('{record.id}-zipped.safetensors')\n"
+        f"{running._snippet(record)}\n"
+        "torch.testing.assert_close(single(images), expected)\n"
+        "torch.testing.assert_close(network.extract(1)(images), zipped.extract(1)(images))\n"
     )
-    query = {k: [str(x) for x in v] if isinstance(v, list) else str(v) for k, v in setup.query_of(spec).items()}
-    app = visit("pages/2_Zip.py", **query)
-    shares = {name: app.slider(key=f"share-{name}").value for name in ("fc1", "fc2")}
-    assert shares == spec.zip.share
-    assert [app.slider(key=f"weight-{t}").value for t in (0, 1)] == [1.0, 2.0]
-    assert app.select_slider(key="images").value == 200
-    assert app.number_input(key="steps").value == 120
-    assert app.select_slider(key="rate").value == "3e-4"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def as_text(value: object) -> str | list[str]:
+    return [str(x) for x in value] if isinstance(value, list) else str(value)
 
 
 def event(kind: str, time: float = 0.0, **data: object) -> StoredEvent:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mtz_core.figures import lessons
+from mtz_core.figures import lessons, pooling
 from mtz_core.runs.store import RunStore
-from tests.synthetic import LENET5, synthetic_run
+from tests.synthetic import LENET5, Layer, synthetic_run
 
 ROOT = Path(__file__).resolve().parents[1]
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
@@ -63,7 +63,7 @@ def test_inspect_shows_the_cheapest_pair_first(visit: Open, store: RunStore) -> 
     arrays = store.layer_arrays(run.id, "fc1")
     i, j = arrays["pairs"][0]
     text = shown(visit(INSPECT, run=run.id))
-    assert f"mnist {i} and fashion {j}" in text
+    assert f"digits {i} and clothes {j}" in text
     assert "Merged: pair 1 of 240" in text
     assert "Bias:" in text
 
@@ -74,7 +74,7 @@ def test_inspect_opens_the_cell_of_the_url_and_ranks_it(visit: Open, store: RunS
     app = visit(INSPECT, run=run.id, layer="fc2", i="7", j="11")
     rank = 1 + sum(other < difference[7, 11] for other in difference[7])
     assert metric(app, "Functional difference") == f"{difference[7, 11]:.4g}"
-    assert metric(app, "Rank for mnist 7") == f"{rank} of 100"
+    assert metric(app, "Rank for digits 7") == f"{rank} of 100"
     assert ("Not merged with each other" in shown(app)) == (
         [7, 11] not in store.layer_arrays(run.id, "fc2")["pairs"].tolist()
     )
@@ -86,7 +86,7 @@ def test_choosing_another_neuron_moves_the_url(visit: Open, store: RunStore) -> 
     app.number_input(key="url-i").set_value(8).run()
     assert not app.exception
     assert app.query_params["i"] in ("8", ["8"])
-    assert "mnist 8 and fashion 11" in shown(app)
+    assert "digits 8 and clothes 11" in shown(app)
 
 
 def test_inspect_shows_convolutions_as_kernels(visit: Open, store: RunStore) -> None:
@@ -94,11 +94,39 @@ def test_inspect_shows_convolutions_as_kernels(visit: Open, store: RunStore) -> 
     assert "one shared input channel" in shown(visit(INSPECT, run=run.id, layer="conv2"))
 
 
+def test_a_layer_without_bias_shows_all_its_weights(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store, layers=(Layer("conv1", 6, kernel=(5, 5)), Layer("fc1", 12, 16)), bias=False)
+    text = shown(visit(INSPECT, run=run.id, layer="conv1"))
+    assert "No bias." in text
+    assert "one shared input channel" in text
+
+
+def test_marks_are_hidden_on_request_and_the_map_is_pooled_once(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = synthetic_run(store)
+    drawn: list[bool] = []
+    monkeypatch.setattr("pages.ui.heatmap._heatmap", lambda **arguments: drawn.append(arguments["data"]["marked"]))
+    pooled: list[tuple[int, ...]] = []
+    pool = pooling.pool_minimum
+
+    def counted(matrix: np.ndarray, limit: int = 512) -> pooling.Pooled:
+        pooled.append(matrix.shape)
+        return pool(matrix, limit)
+
+    monkeypatch.setattr("mtz_core.figures.pooling.pool_minimum", counted)
+    app = visit(INSPECT, run=run.id)
+    app.toggle(key="url-marks").set_value(False).run()
+    assert app.query_params["marks"] in ("off", ["off"])
+    assert drawn == [True, False]
+    assert pooled == [(300, 300)]
+
+
 def test_of_three_tasks_two_are_chosen(visit: Open, store: RunStore) -> None:
     run = synthetic_run(store, tasks=3)
     difference = store.layer_arrays(run.id, "fc1")["difference_1_2"]
-    app = visit(INSPECT, run=run.id, tasks="fashion × letters", i="3", j="4")
-    assert "fashion 3 and letters 4" in shown(app)
+    app = visit(INSPECT, run=run.id, tasks="clothes × letters", i="3", j="4")
+    assert "clothes 3 and letters 4" in shown(app)
     assert metric(app, "Functional difference") == f"{difference[3, 4]:.4g}"
 
 
@@ -169,9 +197,9 @@ def test_compare_separates_networks(visit: Open, store: RunStore) -> None:
 
 def test_compare_opens_the_run_of_the_url(visit: Open, store: RunStore) -> None:
     run = synthetic_run(store, title="this one")
-    app = visit(COMPARE, run=run.id, task="fashion", show="increase over the parents", size="parameters")
+    app = visit(COMPARE, run=run.id, task="clothes", show="increase over the parents", size="parameters")
     assert "this one" in [element.value for element in app.subheader]
-    assert metric(app, "Error, mnist").startswith(f"{run.summary['errors'][0]:.2f}")
+    assert metric(app, "Error, digits").startswith(f"{run.summary['errors'][0]:.2f}")
 
 
 @pytest.mark.parametrize("parameters", [{"task": "bogus"}, {"size": "huge"}, {"networks": "a"}, {"run": "x"}])

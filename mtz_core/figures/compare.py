@@ -149,6 +149,18 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
     return rows
 
 
+def same_place(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
+    """Return, for every point, the indices of all points of its size and its error, itself included.
+
+    Runs of equal size and error lie on one another in the picture, and only the last of them can be seen.
+    """
+    places: dict[tuple[int, float], list[int]] = {}
+    keys = [(point.total, round(point.value("test error", task), 6)) for point in points]
+    for k, key in enumerate(keys):
+        places.setdefault(key, []).append(k)
+    return [places[key] for key in keys]
+
+
 def plane_figure(
     points: Sequence[RunPoint],
     *,
@@ -176,6 +188,7 @@ def plane_figure(
     y = [p.value(measure, task) for p in points]
     front = pareto_front(x, y)
     bare = [p.retraining == "none" for p in points]
+    together = same_place(points, task)
     figure = go.Figure(layout={"template": template(mode), "height": 480})
     figure.add_trace(
         go.Scatter(
@@ -191,14 +204,14 @@ def plane_figure(
         go.Scatter(
             x=x,
             y=y,
-            mode="markers+text" if len(points) <= LABELLED else "markers",
+            mode="markers+text" if len(points) <= LABELLED or max(map(len, together)) > 1 else "markers",
             name="run",
             showlegend=False,
             customdata=[[p.id] for p in points],
-            text=[p.share if len(p.share) <= 6 else "" for p in points],
+            text=[_label(points, k, group) for k, group in enumerate(together)],
             textposition="top right",
             textfont={"size": 12, "color": colours.muted},
-            hovertext=[_describe(p, labels) for p in points],
+            hovertext=[_describe_all([points[k] for k in group], labels) for group in together],
             hovertemplate="%{hovertext}<extra></extra>",
             cliponaxis=False,
             marker={
@@ -263,11 +276,31 @@ def plane_figure(
             size, "size relative to the smallest parent"
         ),
         tickformat=".0%" if relative else "~s",
+        ticklabelstandoff=6,  # else the zeros of both axes overlap
         rangemode="tozero" if size == "of all parents" else "normal",
     )
     figure.update_yaxes(title=f"{who} {measure}, {'points' if increase else '%'}", rangemode="tozero")
     figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
     return figure
+
+
+def _label(points: Sequence[RunPoint], k: int, together: Sequence[int]) -> str:
+    """Return what stands beside point k: its share ratio where runs are few, and how many lie here (said once)."""
+    if k != together[0]:
+        return ""
+    shares = {points[m].share for m in together}
+    brief = len(points) <= LABELLED and len(shares) == 1 and len(points[k].share) <= 6
+    share = points[k].share if brief else ""
+    count = f"{len(together)} runs" if len(together) > 1 else ""
+    return ", ".join(part for part in (share, count) if part)
+
+
+def _describe_all(points: Sequence[RunPoint], labels: Sequence[str]) -> str:
+    """Describe the runs that lie in one place, at most four of them."""
+    said = [_describe(p, labels) for p in points[:4]]
+    if len(points) > 4:
+        said.append(f"and {len(points) - 4} more here")
+    return "<br>".join(said)
 
 
 def _describe(p: RunPoint, labels: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -44,15 +44,6 @@ class CellFacts:
     partner_of_j: int | None
 
 
-def task_labels(summary: Mapping[str, Any]) -> list[str]:
-    """Return one distinct name per task: its data, or its parent where several tasks have the same data."""
-    tasks, parents = list(summary["tasks"]), list(summary["parents"])
-    for names in (tasks, parents):
-        if len(set(names)) == len(names):
-            return [str(name) for name in names]
-    return [f"{name} ({t})" for t, name in enumerate(parents, start=1)]
-
-
 def compared_tasks(arrays: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Return the pairs of tasks whose neurons were compared, from the names of a layer's arrays."""
     couples = []
@@ -63,17 +54,55 @@ def compared_tasks(arrays: Mapping[str, Any]) -> list[tuple[int, int]]:
     return sorted(couples)
 
 
-def layer_info(started: Mapping[str, Any], layer: str) -> dict[str, Any]:
-    """Return kernel and inputs of a layer from a stored `Started` event; empty ones if it is unknown there."""
+@dataclass(frozen=True)
+class LayerInfo:
+    """Kernel of a layer (empty: fully connected), its input groups (see `LayerSummary.inputs`), and its bias."""
+
+    kernel: tuple[int, ...] = ()
+    inputs: Mapping[str, float] = field(default_factory=dict)
+    bias: bool = True
+
+    def split(self, weights: Floats) -> tuple[Floats, float | None]:
+        """Return incoming weights (d,) without the bias, which is the last column, and the bias if there is one."""
+        return (weights[:-1], float(weights[-1])) if self.bias else (weights, None)
+
+
+def layer_info(started: Mapping[str, Any], layer: str, image: Sequence[int] | None = None) -> LayerInfo:
+    """Return what a stored `Started` event tells of a layer; of an unknown one that it has a bias and nothing else.
+
+    Args:
+        started: the event's data.
+        layer: the layer's name.
+        image: shape (C, H, W) of the network's input, if known.
+    """
     for structure in started.get("structures") or ():
         for item in structure["layers"]:
             if item["name"] == layer:
-                return {
-                    "kernel": tuple(item.get("kernel") or ()),
-                    "inputs": dict(item.get("inputs") or {}),
-                    "known": True,
-                }
-    return {"kernel": (), "inputs": {}, "known": False}
+                kernel, inputs = tuple(item.get("kernel") or ()), dict(item.get("inputs") or {})
+                widths = {group["name"]: group["width"] for group in structure["groups"]}
+                owned = sum(per * widths.get(group, 0) for group, per in inputs.items())
+                return LayerInfo(kernel, inputs, has_bias(item["columns"], kernel, owned, image))
+    return LayerInfo()
+
+
+def has_bias(columns: int, kernel: Sequence[int], owned: float, image: Sequence[int] | None) -> bool:
+    """Tell from the number of incoming weights whether one of them is the bias.
+
+    A layer with kernel K = k·k has a multiple of K, and one more with a bias. With K = 1 the weights that belong to
+    no channel group (`owned` of them do) are raw inputs and the bias; the image's shape says how many raw inputs.
+
+    >>> has_bias(145, (3, 3), 144, None), has_bias(144, (3, 3), 144, None)
+    (True, False)
+    >>> has_bias(785, (), 0, (1, 28, 28)), has_bias(300, (), 300, (1, 28, 28))
+    (True, False)
+    """
+    size = math.prod(kernel)
+    if size > 1:
+        return columns % size == 1
+    free = columns - round(owned)
+    if free < 2:
+        return free == 1
+    return image is None or free not in (math.prod(image), image[0])
 
 
 def thumbnail(image: Floats) -> NDArray[np.uint8]:
@@ -109,7 +138,7 @@ def tiling(weights: int, kernel: Sequence[int], inputs: Mapping[str, float], ima
 
 
 def mosaic(weights: Floats, tiles: Tiling) -> Floats:
-    """Arrange tiles in a nearly square grid, one missing (NaN) row or column between neighbours.
+    """Arrange tiles in a grid a little taller than wide, as the panels are, with a missing (NaN) row or column between.
 
     >>> mosaic(np.arange(4.0), Tiling("tiles", 4, 1, 1))
     array([[ 0., nan,  1.],
@@ -117,7 +146,7 @@ def mosaic(weights: Floats, tiles: Tiling) -> Floats:
            [ 2., nan,  3.]])
     """
     h, w = tiles.height, tiles.width
-    across = math.ceil(math.sqrt(tiles.count * (h + 1) / (w + 1)))
+    across = math.ceil(math.sqrt(tiles.count * (h + 1) / (w + 1) / 1.4))
     down = math.ceil(tiles.count / across)
     grid = np.full((down * (h + 1) - 1, across * (w + 1) - 1), np.nan)
     for k, tile in enumerate(weights.reshape(tiles.count, h, w)):

@@ -29,6 +29,7 @@ from mtz_core.runs.files import Array, slug, write_array, write_atomically
 from mtz_core.runs.reader import RunReader
 from mtz_core.runs.records import RunRecord, RunStatus, new_run_id
 from mtz_core.spec import RunSpec, dump_run_spec
+from mtz_core.zoo.catalog import catalog
 
 __all__ = ["RunRecord", "RunStatus", "RunStore", "StoredCheckpoint"]
 
@@ -53,7 +54,7 @@ class RunStore(RunReader):
         """Make a queued run. Raises `RunError` if the store cannot be written."""
         names = [n.parent or f"{n.architecture}:{n.weights.name if n.weights else ''}" for n in spec.networks]
         summary = {
-            "tasks": [n.data or name for n, name in zip(spec.networks, names, strict=True)],
+            "tasks": [n.data or _task(name) for n, name in zip(spec.networks, names, strict=True)],
             "parents": names, "layers": [], "counts": None,
             "errors": None, "parent_errors": None, "seconds": 0.0, "warnings": [],
         }  # fmt: skip
@@ -267,3 +268,9 @@ def _summary_of(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(event, Finished):
         fields |= {name: data[name] for name in ("counts", "errors", "parent_errors")}
     return fields
+
+
+def _task(parent: str) -> str:
+    """Return what a bundled parent was trained for; the name itself where it is unknown."""
+    known = catalog().get(parent)
+    return known.task if known else parent

@@ -74,7 +74,16 @@ def number(
     return widget(label, kind(low), kind(high), step=kind(step), key=key, on_change=_follow, args=(name,), **more)
 
 
+def switch(label: str, *, name: str, **more: Any) -> bool:
+    """Draw a switch that is on unless the URL says `?name=off`."""
+    key = f"url-{name}"
+    st.session_state[key] = asked(name) != "off"
+    return st.toggle(label, key=key, on_change=_follow, args=(name,), **more)
+
+
 def _follow(name: str) -> None:
     value = st.session_state[f"url-{name}"]
+    if isinstance(value, bool):
+        value = "on" if value else "off"
     if value is not None:
         st.query_params[name] = f"{value:g}" if isinstance(value, float) else str(value)

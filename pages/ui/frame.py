@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import streamlit as st
 
 from mtz_core.errors import MTZError
 from mtz_core.palette import palette
-from mtz_core.text import ago_text
+from mtz_core.text import ago_text, percent_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,19 +40,18 @@ STATUS = {
 LIVE = ("queued", "running")
 
 
-def page(title: str, icon: str, *, lead: str | None = None, heading: bool = True, edge: bool = True) -> None:
+def page(title: str, *, lead: str | None = None, heading: bool = True, edge: bool = True) -> None:
     """Begin a page: call this before any other Streamlit command.
 
     Args:
         title: name of the page, in the browser's tab and as its heading.
-        icon: a Material icon such as `":material/hub:"`.
         lead: one sentence under the heading.
         heading: `False` lets the page draw its own heading.
         edge: `False` lets the page call `draw_edge` itself, after what must appear sooner.
     """
     st.set_page_config(
         page_title=title if title == NAME else f"{title} · {NAME}",
-        page_icon=icon,
+        page_icon=_icon(palette("light")),
         layout="wide",
         initial_sidebar_state="auto",
     )
@@ -192,16 +192,26 @@ def _sidebar() -> None:
         )
 
 
-def _logo(colours: Palette) -> str:
-    """Two bars that close into one, like the teeth of a zip, and the name."""
-    teeth = "".join(
+def _teeth(colours: Palette) -> str:
+    """Two bars that close into one, like the teeth of a zip."""
+    return "".join(
         f"<rect x='{4 + 7 * (k % 2)}' y='{6 + 6 * k}' width='13' height='4' rx='2' fill='{colours.task(k % 2)}'/>"
         for k in range(4)
     )
+
+
+def _icon(colours: Palette) -> str:
+    """Return the mark as a data URL: a Material icon in the browser's tab would be fetched from the internet."""
+    drawing = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 2 28 28'>{_teeth(colours)}</svg>"
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+
+
+def _logo(colours: Palette) -> str:
+    """Return the mark and the name."""
     return (
         "<svg xmlns='http://www.w3.org/2000/svg' width='190' height='36' viewBox='0 0 190 36'>"
-        f"{teeth}<text x='36' y='25' font-family='Source Sans, Source Sans Pro, system-ui, sans-serif' font-size='20' "
-        f"font-weight='600' fill='{colours.text}'>{NAME}</text></svg>"
+        f"{_teeth(colours)}<text x='36' y='25' font-family='Source Sans, Source Sans Pro, system-ui, sans-serif' "
+        f"font-size='20' font-weight='600' fill='{colours.text}'>{NAME}</text></svg>"
     )
 
 
@@ -212,4 +222,4 @@ def _live_runs() -> None:
     except (MTZError, ImportError):
         return
     for record in live[:3]:
-        link(ZIP, f"{run_title(record)} · {100 * record.fraction:.0f} %", icon=":material/autorenew:", run=record.id)
+        link(ZIP, f"{percent_text(record.fraction)} · {run_title(record)}", icon=":material/autorenew:", run=record.id)

@@ -74,7 +74,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     }
     const at = ([i, j]) => [margin.left + (j + 0.5) * cell, margin.top + (i + 0.5) * cell];
     const radius = data.values && cell >= 34 ? 0.43 * cell : Math.max(data.pairs.length > 400 ? 1.6 : 2.2, Math.min(9, 0.36 * cell));
-    for (const pair of data.pairs) { // black and white rings: one of them shows on any colour
+    for (const pair of data.marked ? data.pairs : []) { // black and white rings: one of them shows on any colour
       const [x, y] = at(pair);
       for (const [width, paint] of [[3.2, "#000"], [1.5, "#fff"]]) {
         c.beginPath(); c.arc(x, y, radius, 0, 2 * Math.PI);
@@ -127,9 +127,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   parentElement.querySelector(".low").textContent = number(low);
   parentElement.querySelector(".high").textContent = (data.clipped ? "≥ " : "") + number(high);
   parentElement.querySelector(".ramp").getContext("2d").drawImage(pixels(Uint8Array.from({ length: 255 }, (_, k) => k), 255, 1), 0, 0);
-  parentElement.querySelector(".mark").style.display = data.pairs.length ? "block" : "none";
+  parentElement.querySelector(".mark").style.display = data.marked && data.pairs.length ? "block" : "none";
   parentElement.querySelector(".keytext").textContent = [
-    data.pairs.length ? `${data.mark} (${data.pairs.length} shown).` : "",
+    data.marked && data.pairs.length ? `${data.mark} (${data.pairs.length} shown).` : "",
     data.readonly ? "" : "Keyboard: arrows, Shift + arrows, Enter.",
   ].join(" ").trim();
   rest(); draw();

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mtz_core.figures.curves import error_curves, loss_curves
+from mtz_core.figures.names import task_labels
 from mtz_core.figures.size import size_by_layer
 from mtz_core.spec import dump_run_spec
 from mtz_core.structure import ParameterCounts
 from mtz_core.text import bytes_text, count_text, duration_text, error_text, percent_text, points_text, times_text
+from mtz_core.zoo.catalog import catalog
 from pages.ui import frame, jobs, setup
 from pages.ui.story import Story, seconds_left, tell, thinned
 
@@ -31,7 +33,7 @@ def show_run(run_id: str) -> None:
     if set(st.query_params) != {"run"}:
         st.query_params.from_dict({"run": run_id})  # what chose the run is in its specification now
     live = frame.is_live(record.status)
-    tasks = setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
+    tasks = task_labels(record.summary["tasks"], record.summary["parents"])
     head, actions = st.columns([3, 2], vertical_alignment="center")
     with head:
         st.title(frame.run_title(record), anchor=False)
@@ -45,7 +47,8 @@ def show_run(run_id: str) -> None:
             if str(record.status) == "finished":
                 frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id)
                 frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
-            frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **setup.query_of(record.spec))
+            if (query := setup.query_of(record.spec)) is not None:
+                frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **query)
     _ending(record)
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
@@ -230,9 +233,7 @@ def _afterwards(record: RunRecord) -> None:
         with st.container(horizontal=True):
             size = f" ({bytes_text(BYTES * counts['total'])})" if counts and "total" in counts else ""
             _file(record.path / "zipped.safetensors", f"Zipped network{size}", f"{record.id}-zipped.safetensors")
-            for t, task in enumerate(
-                setup.task_labels([n.parent or str(n.architecture) for n in record.spec.networks])
-            ):
+            for t, task in enumerate(task_labels(record.summary["tasks"], record.summary["parents"])):
                 _file(record.path / f"extracted-{t}.safetensors", f"Only {task}", f"{record.id}-{task}.safetensors")
             _specification(record)
         with st.expander("Load it in Python", icon=":material/code:"):
@@ -268,10 +269,33 @@ def _specification(record: RunRecord) -> None:
 
 
 def _snippet(record: RunRecord) -> str:
-    names = ", ".join(repr(n.parent) for n in record.spec.networks)
-    return f"""from mtz_core.zipped import ZippedNetwork
+    """Return Python lines that load the zipped network."""
+    load = f"""network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
+single = network.extract(0)  # a plain module of the first parent's architecture"""
+    if all(network.parent for network in record.spec.networks):
+        names = ", ".join(repr(network.parent) for network in record.spec.networks)
+        return f"""from mtz_core.zipped import ZippedNetwork
 from mtz_core.zoo.parents import load_parent
 
 parents = [load_parent(name).module for name in ({names})]
-network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
-single = network.extract(0)  # a plain module of the first parent's architecture"""
+{load}"""
+    modules = "\n".join(f"    ARCHITECTURES[{name!r}](classes={n})," for name, n in _architectures(record))
+    return f"""from mtz_core.zipped import ZippedNetwork
+from mtz_core.zoo.architectures import ARCHITECTURES
+
+parents = [  # their own weights do not matter: the file holds all that is needed
+{modules}
+]
+{load}"""
+
+
+def _architectures(record: RunRecord) -> list[tuple[str, int]]:
+    """Return each parent's architecture and number of classes."""
+    started = frame.store().last_event(record.id, "Started")
+    heads = [structure["layers"][-1]["width"] for structure in started.data["structures"]] if started else []
+    found = []
+    for t, network in enumerate(record.spec.networks):
+        known = catalog().get(network.parent or "")
+        architecture = known.architecture if known else str(network.architecture)
+        found.append((architecture, int(network.classes or (heads[t] if heads else 10))))
+    return found

@@ -2,53 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
+from pydantic import ValidationError
 
+from mtz_core.figures import names
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
 from mtz_core.structure import NetworkStructure, shared_count
 from mtz_core.text import percent_text
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.structures import structures
 
+PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip=ZipSpec(retrain=RetrainSpec()))
+DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
 MOST_PARENTS = 6
 IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
-PLAN_KEYS = ("images", "pairing", "metric", "ridge", "retrain", "steps", "targets", "rate")
+CARRIED = {
+    "sparse": "zip.sparse",
+    "chunk": "zip.batch_size",
+    "memory": "zip.activation_budget",
+    "device": "zip.device",
+    "tested": "evaluation.images",
+    "live": "evaluation.live_images",
+    "decay": "zip.retrain.weight_decay",
+    "every": "zip.retrain.evaluate_every",
+}
+"""Fields without a widget: parameter of the URL → field of the specification."""
 
 
-def query_of(spec: RunSpec) -> dict[str, Any]:
-    """Return the URL parameters that fill the Zip page with this specification (bundled parents only)."""
-    zipping = spec.zip
+def query_of(spec: RunSpec) -> dict[str, Any] | None:
+    """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
+
+    `None` where the page cannot show it: networks from files, other data than a parent's own.
+    """
+    parents = [n.parent for n in spec.networks if n.parent in structures() and n.data is None]
+    if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
+        return None
+    zipping, retrain = spec.zip, spec.zip.retrain
     query: dict[str, Any] = {
-        "parents": [n.parent for n in spec.networks if n.parent],
+        "parents": parents,
         "images": spec.calibration.images,
         "pairing": zipping.pairing,
         "metric": zipping.metric,
-        "ridge": next((r for r in RIDGES[1:] if zipping.ridge != "auto" and float(r) == zipping.ridge), "auto"),
+        "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
+        "title": spec.title or None,
+        "seed": zipping.seed or None,
+        "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
     }
-    names = [n.parent for n in spec.networks if n.parent in structures()]
-    if names:
-        widths = {
-            g.name: min(structures()[n].group(g.name).width for n in names) for g in structures()[names[0]].groups
-        }
-        for group, width in widths.items():
-            share = zipping.share.get(group, 0.0) if isinstance(zipping.share, dict) else zipping.share
-            query[f"share-{group}"] = share if isinstance(share, float) else round(share / width, 2)
+    networks = [structures()[str(name)] for name in parents]
+    for k, group in enumerate(networks[0].groups):
+        if group.frozen is None:
+            width = min(network.groups[k].width for network in networks)
+            share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
+            query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / width)
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
-    if zipping.retrain is not None:
+    if retrain is not None:
         query |= {
-            "retrain": zipping.retrain.schedule,
-            "steps": zipping.retrain.steps,
-            "targets": zipping.retrain.targets,
-            "rate": next((r for r in RATES if float(r) == zipping.retrain.learning_rate), "1e-3"),
+            "retrain": retrain.schedule,
+            "steps": retrain.steps,
+            "targets": retrain.targets,
+            "rate": _number(retrain.learning_rate, RATES),
+            "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
+            "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
+            "temperature": _unless(retrain.temperature, RETRAINING.temperature),
         }
+    for name, path in CARRIED.items():
+        if retrain is not None or "retrain" not in path:
+            value = _field(spec, path)
+            query[name] = _unless("all" if value is None else value, _field(PLAIN, path))
     return query
+
+
+def _number(value: float, listed: Sequence[str]) -> str:
+    """Return a number as it is written in a list, or in full where it is not there."""
+    return next((text for text in listed if float(text) == value), repr(float(value)))
+
+
+def _unless(value: Any, default: Any) -> Any:
+    return None if value == default else value
+
+
+def _field(spec: RunSpec, path: str) -> Any:
+    value: Any = spec
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _given(name: str, read: Callable[[str], Any]) -> list[Any]:
+    """Return the valid values that the URL has given for `name` so far: a widget offers them from then on."""
+    given: list[Any] = st.session_state.setdefault(f"given-{name}", [])
+    try:
+        value = read(st.query_params.get(name, ""))
+    except ValueError:
+        return given
+    if value not in given:
+        given.append(value)
+    return given
+
+
+def _options(name: str, listed: Sequence[Any], read: Callable[[str], Any]) -> list[Any]:
+    """Return the listed numbers and, in their places, those that the URL has given."""
+    given = [value for value in _given(name, read) if value not in listed]
+    return sorted([*listed, *given], key=float) if given else list(listed)
+
+
+def _number_between(text: str, low: float, high: float) -> float:
+    """Read a number. Raises `ValueError` outside [low, high]."""
+    value = float(text)
+    if not low <= value <= high:
+        raise ValueError(text)
+    return value
+
+
+def _whole(text: str) -> int:
+    return int(_number_between(str(int(text)), 2, 1_000_000))
+
+
+def _rate(text: str) -> str:
+    """Check a learning rate and keep it as it was written."""
+    return text if _number_between(text, 1e-300, 10.0) else ""
+
+
+def _ridge(text: str) -> str:
+    """Check a ridge and keep it as it was written."""
+    return text if _number_between(text, 0.0, 1e300) >= 0 else ""
 
 
 def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PARENTS) -> tuple[str, ...]:
@@ -68,11 +152,8 @@ def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PA
 
 
 def task_labels(parents: Sequence[str]) -> list[str]:
-    """Return short labels that still differ: without the architecture where all parents have the same one."""
-    heads = {name.split("-")[0] for name in parents}
-    if len(heads) == 1 and all("-" in name for name in parents):
-        return [name.split("-", 1)[1] for name in parents]
-    return list(parents)
+    """Return one distinct name per task of bundled parents."""
+    return names.task_labels([catalog()[name].task for name in parents], parents)
 
 
 def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
@@ -131,7 +212,7 @@ def _share_all(groups: Sequence[str]) -> None:
 def choose_weights(tasks: Sequence[str]) -> tuple[float, ...] | None:
     """Draw one weight per task; `None` means equal ones."""
     weights = [
-        st.slider(f"Weight of {task}", 0.1, 5.0, 1.0, 0.1, key=f"weight-{t}", bind="query-params")
+        st.slider(f"Weight of {task}", *_weight_range(f"weight-{t}"), 1.0, 0.1, key=f"weight-{t}", bind="query-params")
         for t, task in enumerate(tasks)
     ]
     if len(set(weights)) == 1:
@@ -141,11 +222,16 @@ def choose_weights(tasks: Sequence[str]) -> tuple[float, ...] | None:
     return tuple(weights)
 
 
+def _weight_range(key: str) -> tuple[float, float]:
+    given = _given(key, lambda text: _number_between(text, 1e-9, 1e9))
+    return min(0.1, *given, 0.1), max(5.0, *given, 5.0)
+
+
 def choose_method() -> dict[str, Any]:
     """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
     images = st.select_slider(
         "Calibration images per task",
-        IMAGES,
+        _options("images", IMAGES, _whole),
         500,
         key="images",
         bind="query-params",
@@ -171,7 +257,7 @@ def choose_method() -> dict[str, Any]:
     )
     ridge = st.select_slider(
         "Ridge",
-        RIDGES,
+        ["auto", *_options("ridge", RIDGES[1:], _ridge)],
         "auto",
         key="ridge",
         bind="query-params",
@@ -198,7 +284,7 @@ def choose_retraining() -> RetrainSpec | None:
     )
     if schedule not in ("layerwise", "final"):
         return None
-    steps = st.number_input("Steps in all", 10, 20_000, 300, 10, key="steps", bind="query-params")
+    steps = st.number_input("Steps in all", 1, 1_000_000, 300, 10, key="steps", bind="query-params")
     targets = st.segmented_control(
         "Learn from",
         ["distill", "labels"],
@@ -208,8 +294,78 @@ def choose_retraining() -> RetrainSpec | None:
         bind="query-params",
         help="Distill: the parents' own outputs, no labels needed. Labels: the labels of the calibration images.",
     )
-    rate = st.select_slider("Learning rate", RATES, "1e-3", key="rate", bind="query-params")
+    rate = st.select_slider(
+        "Learning rate",
+        _options("rate", RATES, _rate),
+        "1e-3",
+        key="rate",
+        bind="query-params",
+    )
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
+
+
+def choose_advanced(*, retraining: bool) -> dict[str, Any]:
+    """Draw what is rarely changed, and say what the URL carries besides; return path in `RunSpec` → value."""
+    chosen: dict[str, Any] = {}
+    chosen["zip.seed"] = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+    positions = st.number_input(
+        "Positions per image",
+        0,
+        100_000,
+        DEFAULTS.positions,
+        key="positions",
+        bind="query-params",
+        help="How many output positions of a convolution are looked at in every image; 0 takes all.",
+    )
+    chosen["zip.positions"] = positions or None
+    if retraining:
+        chosen["zip.retrain.optimizer"] = st.segmented_control(
+            "Optimiser", ["adam", "sgd"], default="adam", required=True, key="optimizer", bind="query-params"
+        )
+        chosen["zip.retrain.batch_size"] = st.number_input(
+            "Batch size", 1, 65_536, 64, key="batch", bind="query-params", help="Images per task in a retraining step."
+        )
+        chosen["zip.retrain.temperature"] = st.number_input(
+            "Temperature",
+            0.01,
+            100.0,
+            2.0,
+            0.5,
+            key="temperature",
+            bind="query-params",
+            help="How soft the parents' answers are made before the zipped network learns from them.",
+        )
+    carried = _carried(retraining)
+    for path, value in carried.items():
+        st.caption(f"{path} = {'all' if value is None else value}")
+    return chosen | carried
+
+
+def _carried(retraining: bool) -> dict[str, Any]:
+    """Read fields without a widget from the URL; invalid ones are left out and named."""
+    found: dict[str, Any] = {}
+    for name, path in CARRIED.items():
+        text = st.query_params.get(name)
+        if text is None or ("retrain" in path and not retraining):
+            continue
+        value = None if text == "all" else text
+        try:
+            found[path] = _field(_with(PLAIN, {path: value}), path)
+        except ValidationError:
+            st.warning(f"The link asks for {path} = “{text[:40]}”, which is not valid.", icon=":material/link_off:")
+    return found
+
+
+def _with(spec: RunSpec, fields: Mapping[str, Any]) -> RunSpec:
+    """Return the specification with fields replaced (path → value). Raises `ValidationError`."""
+    data = spec.model_dump(mode="json")
+    for path, value in fields.items():
+        *parents, last = path.split(".")
+        at = data
+        for name in parents:
+            at = at[name]
+        at[last] = value
+    return RunSpec.model_validate(data)
 
 
 def run_spec(
@@ -219,10 +375,11 @@ def run_spec(
     method: Mapping[str, Any],
     retrain: RetrainSpec | None,
     title: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> RunSpec:
-    """Assemble what was chosen into a specification."""
+    """Assemble what was chosen into a specification; `more` are further fields (path → value)."""
     values = set(shares.values())
-    return RunSpec(
+    spec = RunSpec(
         title=title,
         networks=tuple(NetworkSpec(parent=name) for name in parents),
         calibration=CalibrationSpec(images=method["images"]),
@@ -235,3 +392,4 @@ def run_spec(
             retrain=retrain,
         ),
     )
+    return _with(spec, more) if more else spec

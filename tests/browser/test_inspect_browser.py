@@ -25,17 +25,17 @@ def test_heatmap_answers_click_and_keyboard(page: Page, address: str, store: Run
     cell = (box["height"] - TOP - 2) / 10
     at = {"x": LEFT + 6.5 * cell, "y": TOP + 2.5 * cell}
     canvas.hover(position=at)
-    expect(page.locator(".readout")).to_contain_text("mnist neuron 2, fashion neuron 6")
+    expect(page.locator(".readout")).to_contain_text("digits neuron 2, clothes neuron 6")
     canvas.click(position=at)
     expect(page).to_have_url(re.compile(r"i=2&j=6"))
-    expect(page.get_by_role("heading", name="mnist 2 and fashion 6")).to_be_visible()
+    expect(page.get_by_role("heading", name="digits 2 and clothes 6")).to_be_visible()
     canvas.focus()
     for key in ("ArrowDown", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    expect(page.get_by_role("heading", name="mnist 3 and fashion 7")).to_be_visible()
+    expect(page.get_by_role("heading", name="digits 3 and clothes 7")).to_be_visible()
     page.reload()
     settle(page)
-    expect(page.get_by_role("heading", name="mnist 3 and fashion 7")).to_be_visible()
+    expect(page.get_by_role("heading", name="digits 3 and clothes 7")).to_be_visible()
 
 
 def test_a_point_of_compare_opens_its_run(page: Page, address: str, store: RunStore) -> None:
