@@ -248,6 +248,7 @@ def test_a_specification_survives_the_url_and_the_page(
     spec = parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}], **fields})
     query = setup.query_of(spec)
     assert query is not None
+    assert set(query).isdisjoint(setup.CARRIED) == ("evaluation" not in fields)
     app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
     assert not app.warning
     app.button(key="start").click().run()

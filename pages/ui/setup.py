@@ -75,7 +75,8 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     for name, path in CARRIED.items():
         if retrain is not None or "retrain" not in path:
             value = _field(spec, path)
-            query[name] = _unless("all" if value is None else value, _field(PLAIN, path))
+            if value != _field(PLAIN, path):
+                query[name] = "all" if value is None else value
     return query
 
 
