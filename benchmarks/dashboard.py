@@ -13,7 +13,7 @@ from tests.browser.server import chromium, dashboard, settle
 PICTURE = "img.picture"
 
 
-def run(repeats: int = 3) -> None:
+def run(repeats: int = 5) -> None:
     """Start the dashboard, open it in Chromium, start the preset "same task"."""
     started, opened, zipped = [], [], []
     for _ in range(repeats):

@@ -51,7 +51,6 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
     """
     st.set_page_config(
         page_title=title if title == NAME else f"{title} · {NAME}",
-        page_icon=_icon(palette("light")),
         layout="wide",
         initial_sidebar_state="auto",
     )
@@ -65,10 +64,11 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
 
 
 def draw_edge() -> None:
-    """Draw what surrounds every page: the mark and the sidebar.
+    """Draw what surrounds every page: the tab's icon, the mark and the sidebar.
 
     They import image libraries and open the run store, which takes half a second after a server start.
     """
+    st.set_page_config(page_icon=_icon(palette("light")))  # adds to what `page` has set
     st.logo(_logo(palette(theme())), size="large", link=None)
     _sidebar()
 
