@@ -62,7 +62,7 @@ def retrain(
                 images = task.images[chosen].to(device)
                 labels = None if task.labels is None else task.labels[chosen].to(device)
                 loss = _loss(network(images, task=t), images, labels, teachers[t], spec)
-                (alphas[t] * loss).backward()  # type: ignore[no-untyped-call]
+                (alphas[t] * loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 losses.append(float(loss.detach()))
             if not all(value == value and abs(value) != float("inf") for value in losses):
                 raise DataError(f"the loss became NaN or infinite at step {step + 1}; lower the learning rate")

@@ -38,7 +38,7 @@ def import_torchvision() -> ModuleType:
 
 
 def _declare_operators() -> None:
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # torch leaves it untyped
     for signature in _SIGNATURES:
-        library.define(signature)  # type: ignore[no-untyped-call]
+        library.define(signature)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     _declared.append(library)

@@ -146,7 +146,7 @@ class Zipper:
         """State after the layers finished so far; valid right after a `LayerFinished` event."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         decided = {str(g): [sorted(channels) for channels in per] for g, per in self._decided.items()}
-        meta = {"finished": self._finished, "decided": decided, "steps": self._steps}
+        meta = {"finished": list(self._finished), "decided": decided, "steps": self._steps}
         return Checkpoint(tensors, {**meta, "network": self.network.description()})
 
     def _resume(self, checkpoint: Checkpoint) -> None:

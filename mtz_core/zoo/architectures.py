@@ -27,7 +27,7 @@ class LeNet300(nn.Module):
         x = torch.flatten(x, 1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        return self.fc3(x)  # type: ignore[no-any-return]
+        return self.fc3(x)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
 
 class LeNet5(nn.Module):
@@ -45,7 +45,7 @@ class LeNet5(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = torch.flatten(x, 1)
         x = F.relu(self.fc1(x))
-        return self.fc2(x)  # type: ignore[no-any-return]
+        return self.fc2(x)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
 
 class ResidualBlock(nn.Module):
@@ -88,7 +88,7 @@ class ResNet14(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.stage3(self.stage2(self.stage1(x)))
         x = x.mean(dim=(2, 3))
-        return self.fc(x)  # type: ignore[no-any-return]
+        return self.fc(x)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

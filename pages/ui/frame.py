@@ -120,7 +120,7 @@ def link(target: str, label: str, *, icon: str | None = None, help: str | None =
 def status_chip(status: str) -> None:
     """Draw a run's status as a chip with icon and word."""
     word, icon, colour = STATUS.get(str(status), (str(status), ":material/help:", "gray"))
-    st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
+    st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]  # a literal type in Streamlit
 
 
 def is_live(status: str) -> bool:

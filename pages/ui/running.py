@@ -143,9 +143,9 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
 def _events(record: RunRecord) -> list[StoredEvent]:
     """Read only what is new since this session last looked."""
     key = ("events", record.id, getattr(record, "attempt", 1))
-    known: list[StoredEvent] = st.session_state.get(key, [])  # type: ignore[call-overload]
+    known: list[StoredEvent] = st.session_state.get(key, [])  # type: ignore[call-overload]  # keys are tuples
     known = known + frame.store().events(record.id, after=known[-1].seq if known else 0)
-    st.session_state[key] = known  # type: ignore[index]
+    st.session_state[key] = known  # type: ignore[index]  # keys are tuples
     return known
 
 
