@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtz_core.slots import Table
-
-Members = tuple[int, ...]
+from mtz_core.slots import Members, Table, by_members
 
 
 class BlockLayer(nn.Module):
@@ -42,7 +40,7 @@ class BlockLayer(nn.Module):
                 common = [t for t in r if t in c]
                 if common:
                     self._add_block(r, c, common, matrices, masks)
-        for t in range(self.tasks):
+        for t in (t for t in range(self.tasks) if matrices[t].numel()):
             for what, bands in (("row", self.row_bands), ("column", self.column_bands)):
                 table = rows if what == "row" else columns
                 order = np.concatenate([table[slots, t] for members, slots in bands.items() if t in members])
@@ -69,6 +67,8 @@ class BlockLayer(nn.Module):
     def matrix(self, task: int) -> Tensor:
         """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
         bands = []
+        if not any(task in r for r in self.row_bands):
+            return next(iter(self.blocks.values())).new_zeros((0, 0))
         for r in self.row_bands:
             if task in r:
                 parts = [self.blocks[_key(r, c)] for c in self.column_bands if task in c]
@@ -124,10 +124,7 @@ class BlockLayer(nn.Module):
 
 def _bands(table: Table) -> dict[Members, Table]:
     """Set of tasks → slots that hold exactly these, in order."""
-    bands: dict[Members, list[int]] = {}
-    for s, present in enumerate(table >= 0):
-        bands.setdefault(tuple(int(t) for t in np.flatnonzero(present)), []).append(s)
-    return {members: np.asarray(slots, dtype=np.int64) for members, slots in bands.items()}
+    return dict(by_members(table))
 
 
 def _key(rows: Members, columns: Members) -> str:

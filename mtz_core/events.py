@@ -49,8 +49,19 @@ class LayerCalibrated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookedAhead(Event):
+    """Before `layer`'s channels are paired, the differences of `producer`, which writes to the same, were computed."""
+
+    layer: str
+    producer: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DifferenceComputed(Event):
-    """Functional differences of all neuron pairs: `differences[(t, u)]` has shape (n_t, n_u)."""
+    """Functional differences of all neuron pairs: `differences[(t, u)]` has shape (n_t, n_u).
+
+    Neurons that cannot be paired (of different blocks of a grouped convolution) have the largest difference of all.
+    """
 
     layer: str
     differences: Mapping[tuple[int, int], Floats]
@@ -61,13 +72,14 @@ class DifferenceComputed(Event):
 class LayerZipped(Event):
     """A layer's neurons were paired and merged.
 
-    `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first; `costs` (k,) the functional
-    difference of each. `predicted` is the cross-validated loss of the merged neurons, `measured` their loss on the
+    `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first, -1 where a task has no part;
+    `costs` (k,) the functional difference of each. `predicted` is the cross-validated loss of the merged neurons, `measured` their loss on the
     evaluation images where there are any (else on the calibration images): both are
     Σ_neurons Σ_t α_t ½ E(w·x - w_t·x)². `scale` is the same sum for w = 0, so `predicted / scale` is relative.
     `weights[t]` (n_t, d_t) are the incoming weights before merging (the parents' own unless layers before were
     retrained), `merged` (k, d) the shared neurons' over the shared
-    input columns; `columns[t]` (d,) says which column of parent t each of these is.
+    input columns; `columns[t]` (d,) says which column of parent t each of these is, -1 for none. In a grouped
+    convolution columns count from the start of each neuron's own group.
     `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
     """
 

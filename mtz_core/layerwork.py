@@ -1,152 +1,293 @@
-"""The numbers of one layer: shared weights, Grams, ridge, pairing, merging, predicted and measured loss."""
+"""The numbers of one layer: shared weights, Grams, ridge, differences, merging, predicted and measured loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.difference import euclidean_gram
-from mtz_core.folding import pair_tasks
+from mtz_core.difference import euclidean_gram, pairwise_difference
 from mtz_core.linalg import DenseGram, Gram, same_kind, to_dense
-from mtz_core.merging import merge, merge_loss
 from mtz_core.moments import Moments
-from mtz_core.pairing import Pairs, pair_neurons
+from mtz_core.pairing import pair_neurons
+from mtz_core.partial import merge_partial
+from mtz_core.slots import Members, Table, by_members
 from mtz_core.spec import ZipSpec
-from mtz_core.validation import START, choose_ridge, cross_validated_loss, weigh
+from mtz_core.validation import RIDGES, START, walk_downhill
 
 EXACT_UP_TO = 2048
 """Layers of at most this many inputs are solved in double precision; wider ones in single, for memory and speed
 (the difference then is within 1e-6 of the exact one, relative to the largest)."""
+JUDGED_SLOTS = 256
+"""How many merged neurons, evenly spread, judge a ridge."""
+
+Source = Literal["half 0", "half 1", "calibration", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
+
+    `weights` are every task's (n_t, d_t) matrices after merging, over all columns.
+    """
+
+    pairs: Table
+    costs: Tensor
+    merged: Tensor
+    columns: Table
+    predicted: float
+    measured: float
+    scale: float
+    measured_on: Literal["evaluation", "calibration"]
+    weights: tuple[Tensor, ...] = field(repr=False)
+
+
+class Work(ABC):
+    """What the zipper needs of one layer, whatever kind the layer is of."""
+
+    alphas: tuple[float, ...]
+    ridge: float = START
+
+    @abstractmethod
+    def difference(self, t: int, u: int) -> Tensor:
+        """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
+
+    @abstractmethod
+    def choose_ridge(self, rows: Table) -> None:
+        """Settle the ridge for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
+
+    @abstractmethod
+    def merge(self, rows: Table) -> Outcome:
+        """Merge the rows `rows` (k, T); -1 where a task has no part in a slot."""
+
+    @abstractmethod
+    def power(self, t: int) -> float:
+        """Task-weighted half mean square of the layer's outputs, summed over its rows."""
+
+    def between(self, t: int, u: int) -> tuple[float, float]:
+        """Weights of two tasks relative to each other."""
+        total = self.alphas[t] + self.alphas[u]
+        return self.alphas[t] / total, self.alphas[u] / total
 
 
 @dataclass
-class LayerWork:
-    """Tensors of one layer over its shared columns: `weights[t]` (n_t, d), Grams of both halves and of all."""
+class LayerWork(Work):
+    """A layer whose neurons all read the same inputs.
 
-    weights: list[Tensor]
-    masks: list[Tensor] | None
-    halves: list[list[Gram]]
-    grams: list[Gram]
+    `columns` (U, T) are the layer's columns that two or more of `tasks` share. Weights (n_t, d_t), masks and Grams of
+    task t are over its own d_t of these, which stand at `places[t]` (d_t,) among the U.
+    """
+
+    tasks: Members
+    columns: Table
+    places: dict[int, Tensor]
+    matrices: list[Tensor]
+    weights: dict[int, Tensor]
+    masks: dict[int, Tensor]
+    grams: dict[Source, dict[int, Gram]]
     alphas: tuple[float, ...]
     spec: ZipSpec
     ridge: float = START
-    weighted: list[Gram] = field(default_factory=list)
 
     @classmethod
     def prepare(
         cls,
+        tasks: Members,
         matrices: Sequence[Tensor],
         masks: Sequence[Tensor | None],
-        columns: NDArray[np.int64],
-        moments: Sequence[Moments],
+        columns: Table,
+        moments: Mapping[int, Moments],
         alphas: tuple[float, ...],
         spec: ZipSpec,
     ) -> LayerWork:
-        """Restrict everything to the shared columns (d, T) and bring it to one precision."""
-        device = matrices[0].device
+        """Restrict everything to the shared columns (U, T) and bring it to one precision."""
+        device = matrices[tasks[0]].device
         double = len(columns) <= EXACT_UP_TO and device.type != "mps"
         dtype = torch.float64 if double else torch.float32
+        own = {t: columns[columns[:, t] >= 0, t] for t in tasks}
 
         def cut(source: Tensor, t: int) -> Tensor:
-            return source[:, torch.as_tensor(columns[:, t], device=device)]
+            return source[:, torch.as_tensor(own[t], device=device)]
 
-        halves = [[m.half(k).to(device, dtype) for m in moments] for k in (0, 1)]
-        grams = [m.calibration().to(device, dtype) for m in moments]
-        if isinstance(same_kind(grams)[0], DenseGram):
+        grams: dict[Source, dict[int, Gram]] = {
+            "half 0": {t: moments[t].half(0).to(device, dtype) for t in tasks},
+            "half 1": {t: moments[t].half(1).to(device, dtype) for t in tasks},
+            "calibration": {t: moments[t].calibration().to(device, dtype) for t in tasks},
+        }
+        if isinstance(same_kind([grams["calibration"][t] for t in tasks])[0], DenseGram):
             # With as many rows as inputs the matrices are cheaper; build them once, not in every product.
-            halves, grams = [[to_dense(g) for g in half] for half in halves], [to_dense(g) for g in grams]
-        chosen_masks = [cut(mask, t) for t, mask in enumerate(masks) if mask is not None]
+            grams = {source: {t: to_dense(g) for t, g in each.items()} for source, each in grams.items()}
+        held_out = {t: moments[t].evaluation() for t in tasks}
+        known = {t: g.to(device, dtype) for t, g in held_out.items() if g is not None}
+        if len(known) == len(tasks):
+            grams["evaluation"] = known
         return cls(
-            weights=[cut(matrix, t).to(dtype) for t, matrix in enumerate(matrices)],
-            masks=chosen_masks or None,
-            halves=halves,
+            tasks=tasks,
+            columns=columns,
+            places={t: torch.as_tensor(np.flatnonzero(columns[:, t] >= 0), device=device) for t in tasks},
+            matrices=[matrix.detach() for matrix in matrices],
+            weights={t: cut(matrices[t].detach(), t).to(dtype) for t in tasks},
+            masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
             grams=grams,
             alphas=alphas,
             spec=spec,
         )
 
-    def union(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """Where the merged neurons of `rows` (k, T) may differ from zero, (k, d)."""
-        if self.masks is None:
-            return None
-        parts = [mask[torch.as_tensor(rows[:, t], device=mask.device)] for t, mask in enumerate(self.masks)]
-        return torch.stack(parts).any(0)
+    def _weighted(self, source: Source, t: int, ridge: float) -> Gram:
+        return self.grams[source][t].relative_ridge(ridge).scaled(self.alphas[t])
 
-    def members(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        """Weights of every task's neurons in `rows` (k, T)."""
-        return [w[torch.as_tensor(rows[:, t], device=w.device)] for t, w in enumerate(self.weights)]
+    def difference(self, t: int, u: int) -> Tensor:
+        total = self.alphas[t] + self.alphas[u]
+        both = (self.columns[:, t] >= 0) & (self.columns[:, u] >= 0)
+        sides = []
+        for task in (t, u):
+            place = self.places[task]
+            inside = torch.as_tensor(both, device=place.device)[place]
+            gram = self._weighted("calibration", task, self.ridge).scaled(1.0 / total)
+            weights = self.weights[task]
+            if not bool(inside.all()):
+                chosen = torch.nonzero(inside)[:, 0]
+                gram, weights = gram.select(chosen), weights[:, chosen]
+            sides.append((weights, euclidean_gram(gram, 0.5) if self.spec.metric == "euclidean" else gram))
+        return pairwise_difference(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
-    def choose_ridge(self, fresh: Sequence[NDArray[Any]]) -> None:
-        """Settle the ridge and with it the weighted Grams; `"auto"` judges a provisional greedy pairing."""
+    def common(self) -> tuple[dict[int, Tensor], dict[int, Gram]]:
+        """Weights and weighted Grams of every task over the columns that all tasks share."""
+        everywhere = (self.columns[:, self.tasks] >= 0).all(axis=1)
+        weights, grams = {}, {}
+        for t in self.tasks:
+            place = self.places[t]
+            chosen = torch.nonzero(torch.as_tensor(everywhere, device=place.device)[place])[:, 0]
+            gram = self._weighted("calibration", t, self.ridge).select(chosen)
+            weights[t] = self.weights[t][:, chosen]
+            grams[t] = euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
+        return weights, grams
+
+    def power(self, t: int) -> float:
+        weights = self.weights[t]
+        return float(self.grams["calibration"][t].scaled(self.alphas[t]).loss(weights).sum())
+
+    def provisional(self, fresh: Mapping[int, NDArray[np.int64]]) -> Table:
+        """A quick pairing of the rows `fresh[t]` of the first two tasks, to judge a ridge by."""
+        t, u = self.tasks[:2]
+        count = min(len(fresh[t]), len(fresh[u]))
+        difference = self.difference(t, u).cpu().numpy()[np.ix_(fresh[t], fresh[u])]
+        local = pair_neurons(difference, count, "greedy")
+        rows = np.full((count, len(self.matrices)), -1, dtype=np.int64)
+        rows[:, t], rows[:, u] = fresh[t][local[:, 0]], fresh[u][local[:, 1]]
+        return rows
+
+    def choose_ridge(self, rows: Table) -> None:
         if self.spec.ridge != "auto":
             self.ridge = float(self.spec.ridge)
-        elif min(len(rows) for rows in fresh):
-            self.weighted = weigh(self.grams, self.alphas, START)
-            rows, _ = self._paired(fresh, min(len(rows) for rows in fresh), "greedy")
-            self.ridge = choose_ridge(self.members(rows), self.halves, self.alphas, self.union(rows))
-        self.weighted = weigh(self.grams, self.alphas, self.ridge)
+        elif len(rows) and len(self.columns):
+            chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
+            parts = self._parts(chosen)
+            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self._cross_validated(parts, ridge))
 
-    def pair(self, fresh: Sequence[NDArray[Any]], k: int, difference: NDArray[Any] | None) -> Pairs:
-        """Choose k slots among the rows `fresh[t]`, cheapest first, as row numbers (k, T).
+    def _parts(self, rows: Table) -> list[_Part]:
+        return [self._part(members, rows[slots], slots) for members, slots in by_members(rows)]
 
-        `difference` is the functional difference of all rows of two tasks, if it is known already.
-        """
-        if k == 0:
-            return np.empty((0, len(fresh)), dtype=np.int64)
-        if difference is not None and self.spec.metric == "functional":
-            local = pair_neurons(difference[np.ix_(fresh[0], fresh[1])], k, self.spec.pairing, self.spec.seed)
-            return np.stack([fresh[t][local[:, t]] for t in (0, 1)], axis=1)
-        return self._paired(fresh, k, self.spec.pairing)[0]
+    def _part(self, members: Members, rows: Table, slots: NDArray[np.int64]) -> _Part:
+        """The rows that exactly `members` share, over the inputs that at least two of these have."""
+        used = (self.columns[:, members] >= 0).sum(axis=1) > 1
+        compact = np.cumsum(used) - 1
+        inside: dict[int, Tensor | None] = {}
+        places: list[Tensor] = []
+        for t in members:
+            place = self.places[t].cpu().numpy()
+            kept = used[place]
+            inside[t] = None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
+            places.append(torch.as_tensor(compact[place[kept]], device=self.places[t].device))
+        weights = [_columns(self.weights[t][self._index(rows, t)], inside[t]) for t in members]
+        union = None
+        if self.masks:
+            union = torch.zeros(len(rows), int(used.sum()), dtype=torch.bool, device=weights[0].device)
+            for t, place in zip(members, places, strict=True):
+                union[:, place] |= _columns(self.masks[t][self._index(rows, t)], inside[t])
+        return _Part(members, rows, slots, np.flatnonzero(used), weights, inside, places, union)
 
-    def _paired(self, fresh: Sequence[NDArray[Any]], k: int, method: str) -> tuple[Pairs, Tensor]:
-        grams = self.weighted
-        if self.spec.metric == "euclidean":
-            grams = [euclidean_gram(gram, alpha) for gram, alpha in zip(grams, self.alphas, strict=True)]
-        chosen = [w[torch.as_tensor(rows, device=w.device)] for w, rows in zip(self.weights, fresh, strict=True)]
-        local, costs = pair_tasks(chosen, grams, k, method, self.spec.seed)
-        return np.stack([rows[local[:, t]] for t, rows in enumerate(fresh)], axis=1), costs
+    def _index(self, rows: Table, t: int) -> Tensor:
+        return torch.as_tensor(rows[:, t], device=self.matrices[t].device)
+
+    def _solve(self, part: _Part, source: Source, ridge: float) -> Tensor:
+        grams = [part.view(t, self._weighted(source, t, ridge)) for t in part.members]
+        return merge_partial(part.weights, grams, part.places, len(part.used), part.union)
+
+    def _loss(self, part: _Part, merged: Tensor, source: Source, ridge: float) -> Tensor:
+        losses = [
+            part.view(t, self._weighted(source, t, ridge)).loss(merged[:, place] - w)
+            for t, w, place in zip(part.members, part.weights, part.places, strict=True)
+        ]
+        return torch.stack(losses).sum(0)
+
+    def _cross_validated(self, parts: Sequence[_Part], ridge: float) -> float:
+        """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
+        total = 0.0
+        for part in parts:
+            total += float(self._loss(part, self._solve(part, "half 0", ridge), "half 1", 0.0).sum()) / 2
+            total += float(self._loss(part, self._solve(part, "half 1", ridge), "half 0", 0.0).sum()) / 2
+        return total
+
+    def merge(self, rows: Table) -> Outcome:
+        measured_on: Literal["evaluation", "calibration"] = (
+            "evaluation" if "evaluation" in self.grams else "calibration"
+        )
+        matrices = [matrix.clone() for matrix in self.matrices]
+        some = self.weights[self.tasks[0]]
+        costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(self.columns))
+        measured = scale = 0.0
+        parts = self._parts(rows)
+        for part in parts:
+            values = self._solve(part, "calibration", self.ridge)
+            where = torch.as_tensor(part.slots, device=some.device)
+            costs[where] = self._loss(part, values, "calibration", self.ridge)
+            merged[where[:, None], torch.as_tensor(part.used, device=some.device)] = values
+            measured += float(self._loss(part, values, measured_on, 0.0).sum())
+            scale += float(self._loss(part, torch.zeros_like(values), "calibration", 0.0).sum())
+            for t, place in zip(part.members, part.places, strict=True):
+                own = self.columns[part.used[place.cpu().numpy()], t]
+                columns = torch.as_tensor(own, device=some.device)
+                matrices[t][self._index(part.rows, t)[:, None], columns] = values[:, place].to(matrices[t])
+        predicted = self._cross_validated(parts, self.ridge)
+        order = torch.argsort(costs, stable=True)
+        return Outcome(
+            rows[order.cpu().numpy()],
+            costs[order],
+            merged[order],
+            self.columns,
+            predicted,
+            measured,
+            scale,
+            measured_on,
+            tuple(matrices),
+        )
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number."""
+class _Part:
+    """Rows (k, T) that the same tasks share: their weights over the inputs `used`, and where each task's stand."""
 
-    pairs: Pairs
-    costs: Tensor
-    merged: Tensor
-    predicted: float
-    measured: float
-    scale: float
-    measured_on: Literal["evaluation", "calibration"]
+    members: Members
+    rows: Table
+    slots: NDArray[np.int64]
+    used: NDArray[np.int64]
+    weights: list[Tensor]
+    inside: Mapping[int, Tensor | None]
+    places: list[Tensor]
+    union: Tensor | None
+
+    def view(self, t: int, gram: Gram) -> Gram:
+        """A Gram of task t over the inputs in use."""
+        chosen = self.inside[t]
+        return gram if chosen is None else gram.select(chosen)
 
 
-def merge_layer(work: LayerWork, rows: NDArray[np.int64], moments: Sequence[Moments]) -> Outcome:
-    """Merge the rows (k, T) of a layer: weights, their cost, and the loss to expect and the loss found."""
-    members, union = work.members(rows), work.union(rows)
-    held_out = [m.evaluation() for m in moments]
-    known = [gram.to(work.weights[0].device, work.weights[0].dtype) for gram in held_out if gram is not None]
-    measured_on: Literal["evaluation", "calibration"] = "evaluation" if len(known) == len(moments) else "calibration"
-    if len(rows) == 0:
-        empty = work.weights[0].new_zeros(0)
-        return Outcome(rows, empty, work.weights[0][:0], 0.0, 0.0, 0.0, measured_on)
-    merged = merge(members, work.weighted, union)
-    costs = merge_loss(merged, members, work.weighted)
-    order = torch.argsort(costs, stable=True)
-    judging = weigh(known if measured_on == "evaluation" else work.grams, work.alphas, 0.0)
-    plain = weigh(work.grams, work.alphas, 0.0)
-    zero = torch.zeros_like(merged)
-    return Outcome(
-        pairs=rows[order.cpu().numpy()],
-        costs=costs[order],
-        merged=merged[order],
-        predicted=float(cross_validated_loss(members, work.halves, work.alphas, work.ridge, union).sum()),
-        measured=float(merge_loss(merged, members, judging).sum()),
-        scale=float(merge_loss(zero, members, plain).sum()),
-        measured_on=measured_on,
-    )
+def _columns(matrix: Tensor, chosen: Tensor | None) -> Tensor:
+    return matrix if chosen is None else matrix[:, chosen]

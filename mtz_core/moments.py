@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtz_core.errors import DataError
 from mtz_core.graph.channels import WeightLayer
+from mtz_core.graph.recurrent import Recurrence
 from mtz_core.linalg import DenseGram, Gram, RowGram, add
 
 CHUNK = 4096
@@ -21,23 +22,36 @@ CHUNK = 4096
 
 
 def input_rows(
-    layer: WeightLayer, module: nn.Module, x: Tensor, positions: int | None, generator: torch.Generator
+    layer: WeightLayer,
+    module: nn.Module,
+    x: Tensor,
+    positions: int | None,
+    generator: torch.Generator,
+    matrix: Tensor | None = None,
 ) -> Tensor:
-    """Return the layer's input rows for a batch, (N, P, d).
+    """Return the layer's input rows for a batch, (N, P, d), or (N, P, groups, d) for a grouped convolution.
 
     Args:
         layer: the weight layer, `module` its Linear or convolution (for stride, padding, dilation).
         x: the activation that it reads, (N, C, *space) for a convolution, (N, ..., d) for a Linear layer.
         positions: how many output positions to sample per image, without replacement; `None` takes all.
         generator: source of the sample, on the CPU.
+        matrix: weights of the recurrent part of an LSTM or GRU, which make its own inputs.
     """
-    rows = x.reshape(len(x), -1, x.shape[-1]) if isinstance(module, nn.Linear) else x
-    if isinstance(module, nn.Linear):
+    if isinstance(module, Recurrence):
+        assert matrix is not None
+        x = module.run(x, matrix, layer.bias)[1]
+    flat = isinstance(module, nn.Linear | Recurrence)
+    rows = x.reshape(len(x), -1, x.shape[-1]) if flat else x
+    if flat:
         if positions is not None and rows.shape[1] > positions:
             chosen = _sample(len(x), rows.shape[1], positions, generator).to(x.device)
             rows = rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
     else:
         rows = _receptive_fields(module, x, positions, generator)
+    if layer.groups > 1:
+        rows = rows.unflatten(2, (layer.groups, -1))
+        return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
     return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
 
 

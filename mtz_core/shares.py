@@ -15,15 +15,15 @@ def resolve_shares(share: float | Mapping[str, float | int], graphs: Sequence[Ch
     Args:
         share: a ratio for all groups, or a mapping from layer name (of the first network) to a ratio (float) or a
             count (int); layers of one group must agree.
-        graphs: channel graphs of the networks.
+        graphs: channel graphs of the networks, numbered alike (see `mtz_core.graph.match`).
 
     Raises:
         SpecError: a name is unknown, its layer cannot be shared, or a count exceeds the narrowest width.
     """
     groups = graphs[0].groups
-    frozen = {g for graph in graphs for g, group in enumerate(graph.groups) if group.frozen is not None}
-    open_groups = [g for g in range(len(groups)) if g not in frozen]
-    widths = {g: [graph.groups[g].width for graph in graphs] for g in open_groups}
+    open_groups = [g for g in range(len(groups)) if len(participants(graphs, g)) > 1]
+    closed = set(range(len(groups))) - set(open_groups)
+    widths = {g: [graphs[t].groups[g].width for t in participants(graphs, g)] for g in open_groups}
     if not isinstance(share, Mapping):
         return {groups[g].name: shared_count(float(share), widths[g]) for g in open_groups}
     chosen: dict[int, float | int] = {}
@@ -32,7 +32,7 @@ def resolve_shares(share: float | Mapping[str, float | int], graphs: Sequence[Ch
         layer = next((layer for layer in graphs[0].layers if layer.name == name), None)
         if layer is None:
             raise SpecError(f"share: there is no layer {name!r}; layers that can be shared: {', '.join(names)}")
-        if layer.group in frozen:
+        if layer.group in closed:
             reasons = [graph.groups[layer.group].frozen for graph in graphs if graph.groups[layer.group].frozen]
             raise SpecError(f"share: layer {name!r} cannot be shared ({reasons[0]}); drop it from the mapping")
         narrowest = min(widths[layer.group])
@@ -44,3 +44,8 @@ def resolve_shares(share: float | Mapping[str, float | int], graphs: Sequence[Ch
             tied = ", ".join(groups[layer.group].producers)
             raise SpecError(f"share: {tied} write into one residual stream and share alike; give them one value")
     return {groups[g].name: shared_count(chosen.get(g, 0), widths[g]) for g in open_groups}
+
+
+def participants(graphs: Sequence[ChannelGraph], group: int) -> tuple[int, ...]:
+    """Tasks that have the channel group and whose channels in it can be shared."""
+    return tuple(t for t, graph in enumerate(graphs) if graph.groups[group].frozen is None)

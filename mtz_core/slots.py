@@ -8,7 +8,7 @@ slot and its column's slot have in common.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from mtz_core.graph.channels import PRIVATE, WeightLayer
 from mtz_core.graph.layout import COMMON
 
 Table = NDArray[np.int64]
+Members = tuple[int, ...]
+BIAS = np.iinfo(np.int64).max
 
 
 def private_table(widths: Sequence[int]) -> Table:
@@ -43,33 +45,46 @@ def slot_of(table: Table, t: int, width: int) -> Table:
     return inverse
 
 
+def row_keys(layers: Sequence[WeightLayer], table: Table, widths: Sequence[int]) -> list[Table]:
+    """A number for every row of a layer in every task; rows with the same number share a slot."""
+    keys = [slot_of(table, t, widths[t])[layer.rows] for t, layer in enumerate(layers)]
+    return [_with_occurrence(k) for k in keys]
+
+
 def row_table(layers: Sequence[WeightLayer], table: Table, widths: Sequence[int]) -> Table:
     """Slot table of a layer's rows; `layers[t]` is the layer in task t, `table` belongs to the group it writes."""
-    keys = [slot_of(table, t, widths[t])[layer.rows] for t, layer in enumerate(layers)]
-    return _align([_with_occurrence(k) for k in keys])
+    return _align(row_keys(layers, table, widths))
 
 
-def column_table(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> Table:
-    """Slot table of a layer's columns; `tables[g]` and `widths[t][g]` belong to channel group g.
+def column_keys(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> list[Table]:
+    """A number for every input column of a layer in every task; -1 for columns that are never shared.
 
     A column's identity is the slot of the channel that it reads, which of that channel's positions it is, and the
-    kernel position. Raw inputs and the bias are common to all tasks.
+    kernel position. Raw inputs are common to all tasks, and so is the one channel that a neuron of a depthwise
+    convolution reads, wherever the neuron itself is shared. For a grouped convolution these are the columns of all
+    its groups, one after the other. The bias has a number of its own (`BIAS`).
     """
     offsets = np.cumsum([0] + [len(table) for table in tables])
     keys: list[Table] = []
     for t, layer in enumerate(layers):
-        slots = np.full(len(layer.column_groups), -1, dtype=np.int64)
-        slots[layer.column_groups == COMMON] = offsets[-1]
-        for g in np.unique(layer.column_groups[layer.column_groups >= 0]):
-            mine = layer.column_groups == g
+        groups = np.array([COMMON]) if layer.depthwise else layer.column_groups
+        slots = np.full(len(groups), -1, dtype=np.int64)
+        slots[groups == COMMON] = offsets[-1]
+        for g in np.unique(groups[groups >= 0]):
+            mine = groups == g
             held = slot_of(tables[int(g)], t, widths[t][int(g)])
             slots[mine] = offsets[int(g)] + held[layer.column_channels[mine]]
-        assert not ((layer.column_groups == PRIVATE) & (slots >= 0)).any()
+        assert not ((groups == PRIVATE) & (slots >= 0)).any()
         key = _with_occurrence(slots)
         kernel = np.arange(layer.kernel_size)
         expanded = np.where(key[:, None] >= 0, key[:, None] * layer.kernel_size + kernel, -1).reshape(-1)
-        keys.append(np.append(expanded, np.iinfo(np.int64).max) if layer.bias else expanded)
-    return _align(keys)
+        keys.append(np.append(expanded, BIAS) if layer.bias else expanded)
+    return keys
+
+
+def column_table(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> Table:
+    """Slot table of a layer's columns; `tables[g]` and `widths[t][g]` belong to channel group g (see `column_keys`)."""
+    return _align(column_keys(layers, tables, widths))
 
 
 def _with_occurrence(slots: Table) -> Table:
@@ -99,5 +114,14 @@ def _align(keys: Sequence[Table]) -> Table:
 
 
 def shared_rows(table: Table) -> Table:
-    """The slots that all tasks share, (k, T)."""
-    return table[(table >= 0).all(axis=1)]
+    """The slots that two or more tasks share, (k, T)."""
+    return table[(table >= 0).sum(axis=1) > 1]
+
+
+def by_members(table: Table) -> Iterator[tuple[Members, NDArray[np.int64]]]:
+    """Sets of tasks that share slots, with the numbers of their slots, in order of first appearance."""
+    found: dict[Members, list[int]] = {}
+    for s, present in enumerate(table >= 0):
+        found.setdefault(tuple(int(t) for t in np.flatnonzero(present)), []).append(s)
+    for members, slots in found.items():
+        yield members, np.asarray(slots, dtype=np.int64)

@@ -76,6 +76,10 @@ class ZipSpec(_Strict):
         pairing: `"optimal"` assignment, the paper's `"greedy"` rule, or `"random"` (a baseline).
         metric: what pairing compares: the `"functional"` difference or plain `"euclidean"` distance of the
             incoming weights (a baseline).
+        sharing: with three or more tasks, whether a neuron may be shared by any `"subsets"` of them, or by `"all"` or
+            none. A share ratio then stands for the neurons saved: as many as if that share had all tasks in it.
+        streams: channels that several layers write (a residual stream, the channels around a depthwise convolution)
+            are paired by the differences of `"all"` these layers, or of the `"first"` one only.
         ridge: added to every Gram's diagonal, relative to its mean diagonal; `"auto"` chooses it per layer by
             cross-validation between two halves of the calibration set.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
@@ -87,6 +91,8 @@ class ZipSpec(_Strict):
     alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None
     pairing: Pairing = "optimal"
     metric: Metric = "functional"
+    sharing: Literal["subsets", "all"] = "subsets"
+    streams: Literal["all", "first"] = "all"
     ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     positions: Annotated[int, Field(ge=1)] | None = 16
     sparse: Literal["auto", "yes", "no"] = "auto"

@@ -36,6 +36,12 @@ class Stream:
         """Forget all activations: weights upstream have changed."""
         self.states.clear()
 
+    def fork(self) -> Stream:
+        """A stream that starts where this one is and goes its own way; what it keeps counts against its own budget."""
+        twin = Stream(self.program, self.images, self.batch_size, self.budget, self.device)
+        twin.states = {first: State(s.position, dict(s.values), s.result) for first, s in self.states.items()}
+        return twin
+
     def inputs(self, node: str, matrices: Callable[[str], Tensor]) -> Iterator[tuple[slice, Tensor]]:
         """Yield for every batch which images it holds and what the layer called at `node` reads."""
         position = self.program.position(node)

@@ -30,6 +30,8 @@ class LayerSummary:
     """Whether the last column is a bias."""
     unexplained: int = 0
     """Columns that read values which no rule explains: they are never shared."""
+    alone: bool = False
+    """Whether no other of the networks has a layer that corresponds: its weights are never shared."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def effective_shares(structures: Sequence[NetworkStructure], shared: Mapping[str
     first = structures[0]
     effective: dict[str, int] = {}
     for layer in first.layers:
-        if layer.group is None or layer.group in effective:
+        if layer.group is None or layer.alone or layer.group in effective:
             continue
         owned = sum(first.group(name).width * per for name, per in layer.inputs.items())
         raw = layer.columns - int(layer.bias) - layer.unexplained - round(owned)
@@ -127,7 +129,7 @@ def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int
     shared = effective_shares(structures, shared)
     common = 0
     for layer in first.layers:
-        if layer.group is None:
+        if layer.group is None or layer.alone:
             continue
         rows = round(shared.get(layer.group, 0) * layer.width / first.group(layer.group).width)
         private = sum((first.group(name).width - shared.get(name, 0)) * per for name, per in layer.inputs.items())

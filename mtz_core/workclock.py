@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mtz_core.spec import ZipSpec
 from mtz_core.zipped import ZippedNetwork
 
 Unit = tuple[str | int, ...]
-"""A piece of work: ("calibrate", layer, task), ("merge", layer), ("step", number) or ("end",)."""
+"""A piece of work: ("calibrate", layer), ("merge", layer), ("ahead", layer, name),
+("step", number) or ("end",)."""
 
 
 class WorkClock:
@@ -17,18 +18,32 @@ class WorkClock:
 
     SPEED = 1.5e10
 
-    def __init__(self, spec: ZipSpec, network: ZippedNetwork, hidden: Sequence[int], images: Sequence[int]) -> None:
+    def __init__(
+        self,
+        spec: ZipSpec,
+        network: ZippedNetwork,
+        hidden: Sequence[int],
+        ahead: Mapping[int, Sequence[int]],
+        images: Sequence[int],
+    ) -> None:
         self.start = time.monotonic()
         self.units: dict[Unit, float] = {}
         size = sum(network.parent_sizes)
+        calibrate, compare = {}, {}
         for index in hidden:
+            d = max(graph.layers[index].columns for graph in network.graphs)
+            n = max(graph.layers[index].width for graph in network.graphs)
             layer = network.graphs[0].layers[index]
-            d, n = layer.columns, layer.width
-            for t in range(network.tasks):
-                positions = (spec.positions or 64) if layer.kernel else 1
-                rows = images[t] * positions
-                self.units[("calibrate", index, t)] = 0.02 + 2.0 * rows * min(d, rows) * d / self.SPEED
-            self.units[("merge", index)] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
+            banks = max(graph.layers[index].groups for graph in network.graphs)
+            rows = sum(images) * ((spec.positions or 64) if layer.kernel else 1)
+            calibrate[index] = 0.04 + 2.0 * rows * min(d, rows) * d * banks / self.SPEED
+            compare[index] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
+            self.units[("calibrate", index)] = calibrate[index]
+            self.units[("merge", index)] = compare[index]
+        names = [layer.name for layer in network.graphs[0].layers]
+        for index, later in ahead.items():
+            for k in later:
+                self.units[("ahead", index, names[k])] = calibrate[k] + compare[k] / 2
         if spec.retrain is not None:
             step = 0.004 + 6.0 * size * spec.retrain.batch_size / self.SPEED
             self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
@@ -44,7 +59,7 @@ class WorkClock:
 
     def skip(self, layers: Sequence[int], steps: int) -> None:
         """Count what an earlier run finished: whole layers and so many retraining steps."""
-        done = [u for u in self.units if u[0] in ("calibrate", "merge") and u[1] in layers]
+        done = [u for u in self.units if u[0] in ("calibrate", "merge", "ahead") and u[1] in layers]
         for unit in [*done, *(("step", k + 1) for k in range(steps))]:
             self.advance(unit)
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from mtz_core.blocks import BlockLayer
 from mtz_core.errors import CheckpointError, SpecError
-from mtz_core.graph.channels import ChannelGraph, WeightLayer, channel_graph
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.execution import Program, execute
-from mtz_core.graph.match import check_correspondence
-from mtz_core.graph.trace import WeightSource
-from mtz_core.slots import Table, column_table, complete, private_table, row_table, shared_rows
+from mtz_core.graph.match import correspond
+from mtz_core.graph.propagation import channel_graphs
+from mtz_core.graph.sources import WeightSource
+from mtz_core.indexed import IndexedLayer, own_entries
+from mtz_core.slots import Table, column_keys, column_table, complete, private_table, row_keys, row_table, shared_rows
 from mtz_core.structure import ParameterCounts
 
 FORMAT = "mtz-zipped-1"
@@ -41,15 +43,14 @@ class ZippedNetwork(nn.Module):
             layers, `"no"` of none; or one flag per layer.
 
     Raises:
-        GraphError: the networks do not correspond layer by layer.
+        GraphError: the networks have no hidden layer in common.
     """
 
     def __init__(
         self, networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph], sparse: str | Sequence[bool] = "auto"
     ) -> None:
         super().__init__()
-        check_correspondence(graphs)
-        self.graphs = tuple(graphs)
+        self.graphs = graphs = correspond(graphs)
         self.tasks = len(graphs)
         self._parents = tuple(networks)
         self.widths = [[group.width for group in graph.groups] for graph in graphs]
@@ -62,8 +63,8 @@ class ZippedNetwork(nn.Module):
         for index, per_task in enumerate(zip(*(graph.layers for graph in graphs), strict=True)):
             matrices = [graph.matrix(layer) for graph, layer in zip(graphs, per_task, strict=True)]
             mode = sparse if isinstance(sparse, str) else ("yes" if sparse[index] else "no")
-            masks = _masks(matrices, per_task[0].bias, mode)
-            self.layers.append(BlockLayer(matrices, self._rows(index), self._columns(index), masks))
+            masks = None if self.is_grouped(index) else _masks(matrices, [layer.bias for layer in per_task], mode)
+            self.layers.append(self._stored(index, matrices, masks))
         self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, graphs, strict=True)]
         self._index = [{layer.name: k for k, layer in enumerate(graph.layers)} for graph in graphs]
         self.parent_sizes = tuple(self.counts(parents=()).private)
@@ -75,8 +76,35 @@ class ZippedNetwork(nn.Module):
         memo[id(self)] = twin
         return twin
 
-    def _blocks(self) -> list[BlockLayer]:
-        return [cast(BlockLayer, layer) for layer in self.layers]
+    def _blocks(self) -> list[BlockLayer | IndexedLayer]:
+        return [cast(BlockLayer | IndexedLayer, layer) for layer in self.layers]
+
+    def is_grouped(self, index: int) -> bool:
+        """Whether layer number `index` is a grouped convolution other than a depthwise one."""
+        return any(layer.groups > 1 and not layer.depthwise for layer in self._of_task(index))
+
+    def _stored(
+        self, index: int, matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
+    ) -> BlockLayer | IndexedLayer:
+        if self.is_grouped(index):
+            return IndexedLayer(matrices, self._row_keys(index), self.entries(index))
+        return BlockLayer(matrices, self._rows(index), self._columns(index), masks)
+
+    def _row_keys(self, index: int) -> list[Table]:
+        layers = self._of_task(index)
+        if not self.merged[index]:
+            return [np.full(layer.width, -1, dtype=np.int64) for layer in layers]
+        g = layers[0].group
+        return row_keys(layers, self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
+
+    def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
+        """For every task what the entries (n_t, d_t) of a grouped convolution read (see `slots.column_keys`).
+
+        `tables` are the slot tables of all channel groups, the network's own if omitted.
+        """
+        layers = self._of_task(index)
+        keys = column_keys(layers, self.tables if tables is None else tables, self.widths)
+        return [own_entries(layer, k) for layer, k in zip(layers, keys, strict=True)]
 
     def _of_task(self, index: int) -> list[WeightLayer]:
         return [graph.layers[index] for graph in self.graphs]
@@ -96,7 +124,7 @@ class ZippedNetwork(nn.Module):
         return column_table(self._of_task(index), self.tables, self.widths)
 
     def shared_columns(self, index: int) -> Table:
-        """Columns of the layer that all tasks share, (k, T) column numbers."""
+        """Columns of the layer that two or more tasks share, (k, T) column numbers; -1 where a task has none."""
         return shared_rows(self._columns(index))
 
     def program(self, task: int) -> Program:
@@ -129,7 +157,7 @@ class ZippedNetwork(nn.Module):
         return execute(self._programs[task], x, self.matrices(task))
 
     def pair(self, group: int, shared: Table) -> None:
-        """Share channels: each row of `shared` (k, T) holds one undecided channel of every task.
+        """Share channels: each row of `shared` (k, T) holds undecided channels of two or more tasks (-1: none).
 
         Producers keep their weights until `merge`; consumers now read these channels through shared columns.
         """
@@ -139,23 +167,19 @@ class ZippedNetwork(nn.Module):
             if (layer.column_groups == group).any() or (layer.group == group and self.merged[index]):
                 self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
 
-    def merge(self, index: int, slots: Table, values: Tensor) -> None:
-        """Give the layer's shared rows `slots` (k, T) the weights `values` (k, d) over its shared columns."""
-        columns = self.shared_columns(index)
-        matrices = [self.matrix(index, t).detach().clone() for t in range(self.tasks)]
-        for t, matrix in enumerate(matrices):
-            i = torch.as_tensor(slots[:, t], device=matrix.device)
-            j = torch.as_tensor(columns[:, t], device=matrix.device)
-            matrix[i[:, None], j] = values.to(matrix)
+    def merge(self, index: int, matrices: Sequence[Tensor]) -> None:
+        """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
+
+        The tasks' matrices must agree wherever they share an entry.
+        """
         self.merged[index] = True
         self._rebuild(index, matrices)
 
     def _rebuild(self, index: int, matrices: Sequence[Tensor]) -> None:
         block = self._blocks()[index]
         masks = [cast(Tensor, block.mask(t)) for t in range(self.tasks)] if block.masked else None
-        self.layers[index] = BlockLayer(
-            [m.detach() for m in matrices], self._rows(index), self._columns(index), masks
-        ).requires_grad_(next(block.parameters()).requires_grad)
+        stored = self._stored(index, [m.detach() for m in matrices], masks)
+        self.layers[index] = stored.requires_grad_(next(block.parameters()).requires_grad)
 
     def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
         """Stored numbers: shared, private per task, and the parents' own. Zeros of pruned layers are not stored."""
@@ -179,6 +203,8 @@ class ZippedNetwork(nn.Module):
         tensors |= dict(parent.named_buffers(remove_duplicate=False))
         with torch.no_grad():
             for index, layer in enumerate(graph.layers):
+                if layer.width == 0:
+                    continue
                 matrix = self.matrix(index, task).detach()
                 _write(tensors, graph.network.sources[layer.name], layer, matrix)
             body = self.bodies[task]
@@ -194,6 +220,7 @@ class ZippedNetwork(nn.Module):
             "format": FORMAT,
             "tasks": self.tasks,
             "example": list(self.graphs[0].network.example.shape),
+            "examples": [list(graph.network.example.shape) for graph in self.graphs],
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
             "sparse": [block.masked for block in self._blocks()],
@@ -221,7 +248,7 @@ class ZippedNetwork(nn.Module):
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]
                 table = np.asarray(shared, dtype=np.int64).reshape(-1, self.tasks)
-                if len(table) and (table.min() < 0 or (table.max(axis=0) >= widths).any()):
+                if len(table) and (table.min() < -1 or (table.max(axis=0) >= widths).any()):
                     raise CheckpointError("the file names channels that these networks do not have")
                 self.tables[g] = complete(table, widths)
             for index in range(len(self.layers)):
@@ -238,9 +265,10 @@ class ZippedNetwork(nn.Module):
     def _mask_from_zeros(self) -> None:
         """A pruned layer's zeros are its mask; the shared part of a restored network has its own."""
         for index, block in enumerate(self._blocks()):
-            if block.masked:
+            if isinstance(block, BlockLayer) and block.masked:
                 matrices = [block.matrix(t).detach() for t in range(self.tasks)]
-                masks = [_nonzero(m, self.graphs[0].layers[index].bias) for m in matrices]
+                layers = self._of_task(index)
+                masks = [_nonzero(m, layer.bias) for m, layer in zip(matrices, layers, strict=True)]
                 self.layers[index] = BlockLayer(matrices, block.rows, block.columns, masks)
 
     def save(self, path: Path | str) -> None:
@@ -264,21 +292,25 @@ class ZippedNetwork(nn.Module):
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             description = json.loads(metadata["mtz"])
-            shape = [int(n) for n in description["example"]]
+            known = description.get("examples") or [description["example"]] * len(networks)
+            shapes = [[int(n) for n in shape] for shape in known]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not a zipped network ({type(error).__name__}: {error})") from error
-        if not 2 <= len(shape) <= 6 or not all(0 < n <= 4096 for n in shape):
-            raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
+        for shape in shapes:
+            if not 2 <= len(shape) <= 6 or not all(0 < n <= 4096 for n in shape):
+                raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
+        if len(shapes) != len(networks):
+            raise CheckpointError(f"{path} holds {len(shapes)} networks, {len(networks)} were given; pass as many networks as were zipped")
         dtype = next(networks[0].parameters()).dtype
-        example = torch.zeros(shape, dtype=dtype)
-        graphs = [channel_graph(network, example) for network in networks]
+        graphs = channel_graphs(networks, [torch.zeros(shape, dtype=dtype) for shape in shapes])
         sparse = [bool(flag) for flag in description.get("sparse", ())]
-        if len(sparse) != len(graphs[0].layers):
+        joint = correspond(graphs)
+        if len(sparse) != len(joint[0].layers):
             raise CheckpointError(
-                f"{path} holds {len(sparse)} weight layers, these networks have {len(graphs[0].layers)}; it was made "
+                f"{path} holds {len(sparse)} weight layers, these networks have {len(joint[0].layers)}; it was made "
                 "from other architectures"
             )
-        network = cls(networks, graphs, sparse)
+        network = cls(networks, joint, sparse)
         network.restore(description, tensors)
         return network
 
@@ -286,7 +318,7 @@ class ZippedNetwork(nn.Module):
 def _body(graph: ChannelGraph) -> nn.Module:
     """The traced computation without the weights that `BlockLayer`s hold."""
     body = copy.deepcopy(graph.network.module)
-    for layer in graph.layers:
+    for layer in (layer for layer in graph.layers if layer.width):
         module = body.get_submodule(layer.name)
         module.register_parameter("weight", None)
         module.register_parameter("bias", None)
@@ -295,28 +327,31 @@ def _body(graph: ChannelGraph) -> nn.Module:
 
 def _nonzero(matrix: Tensor, bias: bool) -> Tensor:
     mask = matrix != 0
-    if bias:
+    if bias and matrix.numel():
         mask[:, -1] = True
     return mask
 
 
-def _masks(matrices: Sequence[Tensor], bias: bool, sparse: str) -> list[Tensor] | None:
+def _masks(matrices: Sequence[Tensor], biases: Sequence[bool], sparse: str) -> list[Tensor] | None:
     if sparse == "no":
         return None
-    weights = [matrix[:, :-1] if bias else matrix for matrix in matrices]
+    weights = [matrix[:, :-1] if bias else matrix for matrix, bias in zip(matrices, biases, strict=True)]
     zeros = max(float((w == 0).float().mean()) if w.numel() else 0.0 for w in weights)
     if sparse == "auto" and zeros <= SPARSE_FRACTION:
         return None
-    return [_nonzero(matrix, bias) for matrix in matrices]
+    return [_nonzero(matrix, bias) for matrix, bias in zip(matrices, biases, strict=True)]
 
 
 def _write(tensors: dict[str, Tensor], source: WeightSource, layer: WeightLayer, matrix: Tensor) -> None:
     """Write a weight matrix into the parent's own tensors."""
-    weight = tensors[source.weight]
+    weight = tensors[source.weight] if source.rows is None else tensors[source.weight][slice(*source.rows)]
     flat, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
+    if source.copies > 1:
+        flat = flat.reshape(layer.width, source.copies, -1).sum(1)
     weight.copy_(flat.reshape(weight.shape))
     if source.bias is not None and bias is not None:
-        tensors[source.bias].copy_(bias)
+        rows = source.bias_rows or source.rows
+        (tensors[source.bias] if rows is None else tensors[source.bias][slice(*rows)]).copy_(bias)
     norm = source.norm
     if norm is None:
         return

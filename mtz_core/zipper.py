@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core import events as ev
-from mtz_core.calibration import calibrate_layer
+from mtz_core.bankwork import BankWork
 from mtz_core.data_input import as_images, as_labelled, check_shapes, network_dtype
-from mtz_core.difference import pairwise_difference
 from mtz_core.errors import CheckpointError, DataError, SpecError
 from mtz_core.evaluation import error_rate
-from mtz_core.graph.channels import HEAD, WeightLayer, channel_graph
+from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import execute
-from mtz_core.layerwork import LayerWork, merge_layer
+from mtz_core.graph.propagation import channel_graphs
+from mtz_core.layerloop import LayerLoop
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
-from mtz_core.slots import row_table, shared_rows
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Stream
 from mtz_core.structure import effective_shares
@@ -82,14 +80,12 @@ class Zipper:
         dtypes = [network_dtype(network) for network in networks]
         self.images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
         self.alphas = spec.task_weights(len(networks))
-        graphs = [
-            channel_graph(network, images[:2].to(self.device))
-            for network, images in zip(networks, self.images, strict=True)
-        ]
+        graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
         self.network = ZippedNetwork(networks, graphs, spec.sparse)
+        graphs = list(self.network.graphs)
         asked = resolve_shares(spec.share, graphs)
         effective = effective_shares([graph.structure() for graph in graphs], asked)
-        self.shares = {name: effective[name] for name in asked}
+        self.shares = {name: effective.get(name, count) for name, count in asked.items()}
         self._blocked = [name for name, count in asked.items() if count > self.shares[name]]
         self.evaluation = [
             None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t])
@@ -102,15 +98,22 @@ class Zipper:
         self.retraining = self._retraining_data(retraining, dtypes) if spec.retrain is not None else []
         if self.retraining:
             check_shapes(self.images, [data.images for data in self.retraining], "retraining")
-        self.hidden = [
-            k for k, layer in enumerate(graphs[0].layers) if graphs[0].groups[layer.group].name in self.shares
-        ]
         self._teachers = [self._teacher(t) for t in range(len(networks))]
         self._halves = [self._split(t) for t in range(len(networks))]
         self._finished: list[int] = []
         self._decided: dict[int, list[set[int]]] = {}
+        self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
+        self.hidden = self.loop.hidden()
         self._steps = 0
-        self._clock = WorkClock(spec, self.network, self.hidden, [len(images) for images in self.images])
+        ahead = {index: self.loop.ahead(index) for index in self._first_producers()}
+        self._clock = WorkClock(spec, self.network, self.hidden, ahead, [len(images) for images in self.images])
+
+    def _first_producers(self) -> list[int]:
+        """The first layer of every channel group that is zipped."""
+        first: dict[int, int] = {}
+        for index in self.hidden:
+            first.setdefault(self.network.graphs[0].layers[index].group, index)
+        return list(first.values())
 
     def _retraining_data(self, given: Sequence[Any] | None, dtypes: Sequence[torch.dtype]) -> list[RetrainingData]:
         assert self.spec.retrain is not None
@@ -134,7 +137,7 @@ class Zipper:
     def _teacher(self, t: int) -> Any:
         """The parent itself, as a function: its traced copy with its own weights."""
         graph, program = self.network.graphs[t], self.network.program(t)
-        matrices = {layer.name: graph.matrix(layer) for layer in graph.layers}
+        matrices = {layer.name: graph.matrix(layer) for layer in graph.layers if layer.width}
         return lambda x: execute(program, x, matrices.__getitem__)
 
     def _split(self, t: int) -> Tensor:
@@ -152,7 +155,8 @@ class Zipper:
     def _resume(self, checkpoint: Checkpoint) -> None:
         try:
             finished, decided = list(checkpoint.meta["finished"]), dict(checkpoint.meta["decided"])
-            self._decided = {int(g): [set(channels) for channels in per] for g, per in decided.items()}
+            self._decided.clear()
+            self._decided.update({int(g): [set(channels) for channels in per] for g, per in decided.items()})
             self._steps = int(checkpoint.meta["steps"])
             network = checkpoint.meta["network"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -218,51 +222,33 @@ class Zipper:
         return streams
 
     def _zip_layer(self, index: int, streams: Sequence[Stream]) -> Iterator[ev.Event]:
-        network, tasks = self.network, range(self.network.tasks)
+        network, loop = self.network, self.loop
         per_task = [graph.layers[index] for graph in network.graphs]
         name, group = per_task[0].name, per_task[0].group
-        columns = network.shared_columns(index)
-        matrices = [network.matrix(index, t).detach() for t in tasks]
-        calibrated = []
-        for t, graph in enumerate(network.graphs):
-            seed = self.spec.seed + 1_000_003 * (index * network.tasks + t + 1)
-            calibrated.append(
-                calibrate_layer(
-                    graph,
-                    per_task[t],
-                    streams[t],
-                    network.matrices(t),
-                    columns[:, t],
-                    self._halves[t],
-                    self.spec.positions,
-                    torch.Generator().manual_seed(seed),
-                )
-            )
-            self._clock.advance(("calibrate", index, t))
-        moments = [c.moments for c in calibrated]
-        yield ev.LayerCalibrated(**self._clock.now(), layer=name, rows=tuple(m.rows for m in moments))
+        seen = loop.measure(index, streams, network.tables)
+        rows = tuple(seen.calibrated[t].moments.rows if t in seen.calibrated else 0 for t in range(network.tasks))
+        self._clock.advance(("calibrate", index))
+        yield ev.LayerCalibrated(**self._clock.now(), layer=name, rows=rows)
+        shown = {pair: _shown(difference) for pair, difference in seen.differences.items()}
+        yield ev.DifferenceComputed(**self._clock.now(), layer=name, differences=shown, ridge=seen.work.ridge)
 
-        fresh = self._undecided(per_task)
-        widths = [len(rows) for rows in fresh]
-        narrowest = min(network.widths[t][group] for t in tasks)
-        # A layer that widens a residual stream decides its own portion of the stream's share.
-        asked = self.shares[network.graphs[0].groups[group].name]
-        wanted = min(round(asked * min(widths) / narrowest), *widths)
-        masks = [network.mask(index, t) for t in tasks]
-        work = LayerWork.prepare(matrices, masks, columns, moments, self.alphas, self.spec)
-        work.choose_ridge(fresh)
-        differences = {
-            (t, u): _numpy(pairwise_difference(work.weights[t], work.weights[u], *self._pair_grams(work, t, u)))
-            for t, u in combinations(tasks, 2)
-        }
-        yield ev.DifferenceComputed(**self._clock.now(), layer=name, differences=differences, ridge=work.ridge)
-
-        pairs = work.pair(fresh, wanted, differences.get((0, 1)) if len(tasks) == 2 else None)
-        self._decide(per_task, fresh, pairs)
-        rows = shared_rows(row_table(per_task, network.tables[group], [network.widths[t][group] for t in tasks]))
-        outcome = merge_layer(work, rows, moments)
-        network.merge(index, outcome.pairs, outcome.merged)
+        fresh = loop.fresh(index)
+        if all(len(channels) for channels in fresh.values()):
+            costs = loop.costs(index, seen, fresh)
+            if loop.wanted(index, fresh) and loop.ahead(index):
+                for producer, together in loop.look_ahead(index, seen, fresh, streams):
+                    costs = dict(together) or costs
+                    if producer:
+                        self._clock.advance(("ahead", index, producer))
+                        yield ev.LookedAhead(**self._clock.now(), layer=name, producer=producer)
+            loop.decide(index, fresh, loop.slots(index, costs, fresh, seen, network.tables))
+        paired = loop.rows(index)
+        if isinstance(seen.work, BankWork):
+            seen.work.choose_ridge(paired)
+        outcome = seen.work.merge(paired)
+        network.merge(index, outcome.weights)
         self._clock.advance(("merge", index))
+        nothing = np.empty((0, 0))
         yield ev.LayerZipped(
             **self._clock.now(),
             layer=name,
@@ -273,41 +259,22 @@ class Zipper:
             measured=outcome.measured,
             scale=outcome.scale,
             measured_on=outcome.measured_on,
-            ridge=work.ridge,
+            ridge=seen.work.ridge,
             counts=network.counts(),
-            weights=tuple(_numpy(m) for m in matrices),
+            weights=tuple(_numpy(m) for m in seen.matrices),
             merged=_numpy(outcome.merged),
-            columns=tuple(columns[:, t] for t in tasks),
-            top_images=tuple(c.top_images for c in calibrated),
-            top_values=tuple(c.top_values for c in calibrated),
+            columns=tuple(outcome.columns[:, t] for t in range(network.tasks)),
+            top_images=tuple(
+                seen.calibrated[t].top_images if t in seen.calibrated else nothing.astype(np.int64)
+                for t in range(network.tasks)
+            ),
+            top_values=tuple(
+                seen.calibrated[t].top_values if t in seen.calibrated else nothing for t in range(network.tasks)
+            ),
         )
-        if len(per_task[0].nodes) > 1:
+        if any(len(layer.nodes) > 1 for layer in per_task):
             for stream in streams:
                 stream.restart()
-
-    def _pair_grams(self, work: LayerWork, t: int, u: int) -> tuple[Any, Any]:
-        """Weighted Grams of two tasks; of more than two, their weights count relative to each other."""
-        total = self.alphas[t] + self.alphas[u]
-        return work.weighted[t].scaled(1 / total), work.weighted[u].scaled(1 / total)
-
-    def _undecided(self, layers: Sequence[WeightLayer]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-        """Rows whose channel no earlier layer of the group has paired, one row per channel."""
-        decided = self._decided.setdefault(layers[0].group, [set() for _ in layers])
-        fresh = []
-        for layer, known in zip(layers, decided, strict=True):
-            channels, first = np.unique(layer.rows, return_index=True)
-            fresh.append(np.sort(first[[int(c) not in known for c in channels]]))
-        return fresh
-
-    def _decide(
-        self, layers: Sequence[WeightLayer], fresh: Sequence[np.ndarray[Any, Any]], pairs: np.ndarray[Any, Any]
-    ) -> None:
-        """Record the pairing (k, T) of row numbers as channels of the group."""
-        group = layers[0].group
-        for layer, rows, known in zip(layers, fresh, self._decided[group], strict=True):
-            known.update(int(c) for c in layer.rows[rows])
-        channels = np.stack([layer.rows[pairs[:, t]] for t, layer in enumerate(layers)], axis=1)
-        self.network.pair(group, channels.astype(np.int64))
 
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
         seed = self.spec.seed + 7919 * (self._steps + 1)
@@ -371,7 +338,7 @@ class Zipper:
                 notes.append(f"task {t} has only {len(images)} calibration images; predictions will be rough")
         for t, graph in enumerate(self.network.graphs):
             for group in graph.groups:
-                if group.frozen is not None and group.frozen != HEAD:
+                if group.width and group.frozen is not None and group.frozen != HEAD:
                     notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
@@ -381,6 +348,12 @@ class Zipper:
 def _portion(total: int, parts: int, index: int) -> int:
     """Size of part `index` when `total` is divided as evenly as whole numbers allow."""
     return total * (index + 1) // parts - total * index // parts
+
+
+def _shown(difference: Any) -> Any:
+    """Differences without infinities: pairs that are not allowed get the largest of all."""
+    finite = np.isfinite(difference)
+    return difference if finite.all() else np.where(finite, difference, difference[finite].max(initial=0.0))
 
 
 def _numpy(tensor: Tensor) -> Any:

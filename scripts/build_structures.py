@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mtz_core.graph.channels import channel_graph
+from mtz_core.graph.propagation import channel_graph
 from mtz_core.zoo.architectures import input_shape
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.parents import load_parent

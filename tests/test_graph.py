@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtz_core.errors import GraphError
-from mtz_core.graph import ChannelGraph, channel_graph, check_correspondence, execute
+from mtz_core.graph import ChannelGraph, channel_graph, correspond, execute
 from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import Program
 from tests.networks import FAMILIES, Functional, Perceptron, Residual, convolutional, images, randomised
@@ -153,17 +153,31 @@ def test_nan_weights_are_found_by_name() -> None:
         channel_graph(network, images(2).float())
 
 
-def test_networks_that_do_not_correspond_are_refused_with_the_layer() -> None:
-    def graph(network: nn.Module) -> ChannelGraph:
-        return channel_graph(network.eval(), images(2).float())
+def graph_of(network: nn.Module) -> ChannelGraph:
+    return channel_graph(network.eval(), images(2).float())
 
-    mlp = graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
-    wide = graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 5)))
-    check_correspondence([mlp, wide])
-    with pytest.raises(GraphError, match="2 weight layers"):
-        check_correspondence([mlp, graph(Perceptron())])
-    bare = graph(nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)))
-    with pytest.raises(GraphError, match="bias"):
-        check_correspondence([mlp, bare])
-    with pytest.raises(GraphError, match="kind"):
-        check_correspondence([graph(Functional()), graph(Perceptron())])
+
+def test_widths_and_heads_may_differ() -> None:
+    mlp = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
+    wide = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 5)))
+    joint = correspond([mlp, wide])
+    assert [[layer.width for layer in graph.layers] for graph in joint] == [[8, 4], [9, 5]]
+    assert correspond(joint) == joint
+
+
+def test_a_deeper_network_keeps_its_additional_layers() -> None:
+    shallow = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
+    deep = graph_of(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4))
+    )
+    joint = correspond([shallow, deep])
+    assert [[layer.width for layer in graph.layers] for graph in joint] == [[8, 0, 4], [8, 7, 4]]
+    assert joint[1].alone == {"3"}
+    assert joint[1].groups[joint[1].layers[1].group].frozen == "no other network has layers that correspond"
+
+
+def test_networks_that_have_nothing_in_common_are_refused_with_their_layers() -> None:
+    with_bias = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
+    bare = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)))
+    with pytest.raises(GraphError, match=r"(?s)no hidden layer of network 1.*1 \(linear\)"):
+        correspond([with_bias, bare])

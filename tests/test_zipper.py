@@ -124,7 +124,7 @@ def test_prediction_from_halves_matches_the_loss_found_on_new_images() -> None:
 
 def test_three_tasks_and_task_weights() -> None:
     parents = [randomised(Perceptron(), seed) for seed in range(3)]
-    even = zip_networks(parents, [images(200, 4)] * 3, ZipSpec(share=0.5, ridge=1e-4))
+    even = zip_networks(parents, [images(200, 4)] * 3, ZipSpec(share=0.5, ridge=1e-4, sharing="all"))
     assert even.layers[0].pairs.shape == (6, 3)
     assert set(even.layers[0].differences) == {(0, 1), (0, 2), (1, 2)}
     skewed = zip_networks(parents, [images(200, 4)] * 3, ZipSpec(alpha=(0.98, 0.01, 0.01), ridge=1e-4))

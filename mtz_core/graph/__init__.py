@@ -1,8 +1,9 @@
 """From a torch module to its channel graph: which layers write which channels, and who reads them."""
 
-from mtz_core.graph.channels import ChannelGraph, ChannelGroup, WeightLayer, channel_graph
+from mtz_core.graph.channels import ChannelGraph, ChannelGroup, WeightLayer
 from mtz_core.graph.execution import execute
-from mtz_core.graph.match import check_correspondence
+from mtz_core.graph.match import correspond
+from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.trace import TracedNetwork, trace
 
 __all__ = [
@@ -11,7 +12,7 @@ __all__ = [
     "TracedNetwork",
     "WeightLayer",
     "channel_graph",
-    "check_correspondence",
+    "correspond",
     "execute",
     "trace",
 ]

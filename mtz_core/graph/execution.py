@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.graph.channels import WeightLayer
+from mtz_core.graph.recurrent import Recurrence
 
 Matrices = Callable[[str], Tensor]
 """Layer name → weight matrix (n, d)."""
@@ -89,6 +90,8 @@ def layer_input(program: Program, state: State) -> Tensor:
 
 def apply_layer(module: nn.Module, layer: WeightLayer, matrix: Tensor, x: Tensor) -> Tensor:
     """Output of a weight layer with the given (n, d) matrix in place of its own weights."""
+    if isinstance(module, Recurrence):
+        return module.run(x, matrix, layer.bias)[0]
     weight, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
     if isinstance(module, nn.Linear):
         return F.linear(x, weight, bias)

@@ -3,8 +3,10 @@
 A *layout* is an integer array with one axis per axis of the activation, batch excluded; an axis of length one stands
 for "the same all along this axis". Its entries are channel identifiers (≥ 0), or
 
-- `COMMON`: a value that means the same in every task and belongs to no layer, such as the raw input, or
-- `ZERO`: a constant zero (padding).
+- `COMMON`: a value that means the same in every task and belongs to no layer, such as the raw input,
+- `ZERO`: a constant zero (padding), or
+- `CONSTANT`: a number of the network's own that no channel produced (a class token, a position embedding, an
+  attention map). It takes on the identity of whatever it is combined with.
 
 A feature map of C channels has layout shape (C, 1, 1); flattening it to C·H·W inputs repeats each identifier H·W
 times; concatenation concatenates. So every operation that moves values about without mixing them is the same
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 COMMON = -1
 ZERO = -2
+CONSTANT = -4
 
 Layout = NDArray[np.int64]
 
@@ -42,11 +45,12 @@ def along(layout: Layout, axis: int) -> Layout | None:
 
 
 def compress(full: Layout) -> Layout:
-    """Shrink to one every axis along which nothing varies."""
+    """Shrink to one every axis along which nothing varies, constants aside."""
     for axis in range(full.ndim):
-        first = np.take(full, [0], axis=axis) if full.shape[axis] else full
-        if full.shape[axis] > 1 and bool((full == first).all()):
-            full = first
+        if full.shape[axis] > 1:
+            top = full.max(axis=axis, keepdims=True)  # `CONSTANT` is the least of all identifiers
+            if bool(((full == top) | (full == CONSTANT)).all()):
+                full = top
     return full
 
 
@@ -61,9 +65,19 @@ def reshape(layout: Layout, before: Sequence[int], after: Sequence[int]) -> Layo
 
 
 def slice_axis(layout: Layout, index: Sequence[Any]) -> Layout:
-    """Layout after `activation[:, *index]` with one slice per axis."""
-    picked = tuple(slice(None) if size == 1 else part for size, part in zip(layout.shape, index, strict=False))
-    return layout[picked]
+    """Layout after `activation[:, *index]` with one slice or one number per axis."""
+    picked: list[Any] = []
+    for size, part in zip(layout.shape, index, strict=False):
+        unvaried = 0 if isinstance(part, int) else slice(None)
+        picked.append(unvaried if size == 1 else part)
+    return layout[tuple(picked)]
+
+
+def part(layout: Layout, axis: int, size: int, first: int, count: int) -> Layout:
+    """Layout of `count` positions from `first` along `axis`, which has `size` positions in the activation."""
+    if layout.shape[axis] != size:
+        return layout
+    return np.take(layout, np.arange(first, first + count), axis=axis)
 
 
 def pad(layout: Layout, shape: Sequence[int], amounts: Sequence[int]) -> Layout:
@@ -92,7 +106,7 @@ def concatenate(layouts: Sequence[Layout], shapes: Sequence[Sequence[int]], axis
 def combine(a: Layout, b: Layout, tie: Callable[[Layout, Layout], None]) -> Layout | None:
     """Layout of an element-wise combination of two activations.
 
-    Channels that meet are tied (they must be paired alike from now on). A constant zero takes the other's identity.
+    Channels that meet are tied (they must be paired alike from now on). A constant takes the other's identity.
     Returns `None` where a channel meets a value that is the same in all tasks: it would fix the channel's place.
     """
     try:

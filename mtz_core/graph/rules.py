@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -26,8 +27,14 @@ PASS_MODULES: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.LPPool1d, nn.LPPool2d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.Softmax, nn.LogSoftmax),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
+    *(nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm),
+    *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
+    *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.CircularPad1d, nn.CircularPad2d),
+    *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
 )
+"""Modules that map channel j to channel j. Normalisation keeps its own scale and offset per task."""
 
 PASS_FUNCTIONS: frozenset[Any] = frozenset(
     [
@@ -41,17 +48,28 @@ PASS_FUNCTIONS: frozenset[Any] = frozenset(
         *(F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.clone),
         *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "square", "exp", "clamp", "clamp_min"),
         *("contiguous", "clone", "detach", "softmax", "log_softmax", "to", "float", "double"),
+        *(F.interpolate, F.upsample, F.layer_norm, F.group_norm, F.instance_norm, F.prelu, torch.prelu),
+        *(F.local_response_norm, torch.sqrt, torch.rsqrt, torch.log, torch.neg, operator.neg, "sqrt", "rsqrt", "neg"),
+        *(operator.pow, torch.pow, "pow", "hardswish", "hardsigmoid", "type", "type_as", "half", "bfloat16"),
+        *(torch.clip, "clip", "clamp_max", "clamp_", "mul_", "exp_", "masked_fill"),
     ]
 )
+PASS_NAMES = frozenset(["stochastic_depth", "drop_path"])
+"""Functions of other libraries that map channel j to channel j, by name."""
 
 ADDITIVE: frozenset[Any] = frozenset(
     [
         *(operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, operator.isub, torch.sub, "sub", "sub_"),
         *(operator.mul, operator.imul, torch.mul, "mul", "mul_", operator.truediv, torch.div, "div", "div_"),
-        *(torch.maximum, torch.minimum),
+        *(torch.maximum, torch.minimum, torch.multiply, torch.subtract),
     ]
 )
 """Element-wise operations on two activations: their channels are tied."""
+SUMS: frozenset[Any] = frozenset([operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, torch.sub, "sub"])
+PRODUCTS: frozenset[Any] = frozenset([torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm"])
+"""Matrix products of two activations, as in hand-written attention."""
+SPLITS: frozenset[Any] = frozenset([torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"])
+"""Operations with several results."""
 
 RESHAPES: frozenset[Any] = frozenset(
     [
@@ -79,7 +97,9 @@ def passes(called: Any, node: fx.Node) -> bool:
     """Whether an operation maps channel j to channel j."""
     if called is F.batch_norm or called == "to":
         return len([a for a in node.args if isinstance(a, fx.Node)]) >= 1
-    return isinstance(called, PASS_MODULES) or (not isinstance(called, nn.Module) and called in PASS_FUNCTIONS)
+    if isinstance(called, nn.Module):
+        return isinstance(called, PASS_MODULES)
+    return called in PASS_FUNCTIONS or getattr(called, "__name__", "") in PASS_NAMES
 
 
 def batch_is_kept(before: Shape, after: Shape) -> bool:
@@ -95,8 +115,39 @@ def moved(called: Any, node: fx.Node, source: Layout, before: Shape, after: Shap
         return lay.reshape(source, before[1:], after[1:])
     if called in REDUCTIONS:
         return _reduced(node, source, before, after)
-    rule = MOVES.get(called) if not isinstance(called, nn.Module) else None
+    if isinstance(called, nn.Module):
+        return _shuffled(called, source, before) if isinstance(called, nn.ChannelShuffle) else None
+    rule = MOVES.get(called)
     return None if rule is None else rule(node, source, before, after)
+
+
+def _shuffled(called: nn.ChannelShuffle, source: Layout, before: Shape) -> Layout | None:
+    if source.shape[0] != before[1]:
+        return source
+    apart = source.reshape(called.groups, before[1] // called.groups, *source.shape[1:])
+    return apart.swapaxes(0, 1).reshape(source.shape)
+
+
+def pieces(called: Any, node: fx.Node, before: Shape) -> tuple[int, list[int], bool] | None:
+    """How chunk, split and unbind cut: (axis, sizes, whether the axis disappears); `None` if not by plain numbers."""
+    name = called if isinstance(called, str) else called.__name__
+    axis = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+    if name == "unbind":
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    if not isinstance(axis, int) or axis % len(before) == 0:
+        return None
+    axis %= len(before)
+    total = before[axis]
+    if name == "unbind":
+        return axis, [1] * total, True
+    count = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
+    if isinstance(count, list | tuple):
+        sizes = [int(c) for c in count if isinstance(c, int)]
+        return (axis, sizes, False) if len(sizes) == len(count) else None
+    if not isinstance(count, int):
+        return None
+    size = -(-total // count) if name == "chunk" else count
+    return axis, [min(size, total - first) for first in range(0, total, size)], False
 
 
 def _reduced(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
@@ -122,6 +173,13 @@ def _permuted(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Lay
     return source.transpose([a - 1 for a in axes[1:]]) if axes and axes[0] == 0 else None
 
 
+def _moved_axis(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    numbers = [a % len(before) for a in node.args[1:] if isinstance(a, int)]
+    if len(numbers) != 2 or 0 in numbers:
+        return None
+    return np.moveaxis(source, numbers[0] - 1, numbers[1] - 1)
+
+
 def _transposed(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
     if len(node.args) != 3 or not all(isinstance(a, int) for a in node.args[1:]):
         return None
@@ -136,11 +194,26 @@ def _sliced(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layou
         at = parts.index(Ellipsis)
         parts[at : at + 1] = [slice(None)] * (len(before) - len(parts) + 1)
     plain = all(
-        isinstance(p, slice) and not any(isinstance(x, fx.Node) for x in (p.start, p.stop, p.step)) for p in parts
+        isinstance(p, int)
+        or (isinstance(p, slice) and not any(isinstance(x, fx.Node) for x in (p.start, p.stop, p.step)))
+        for p in parts
     )
     if not plain or parts[0] != slice(None):
         return None
     return lay.slice_axis(source, parts[1:])
+
+
+def _selected(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    arguments = dict(zip(("input", "dim", "index"), node.args, strict=False)) | dict(node.kwargs)
+    axis, index = arguments.get("dim"), arguments.get("index")
+    if not isinstance(axis, int) or not isinstance(index, int) or axis % len(before) == 0:
+        return None
+    axis = axis % len(before) - 1
+    return np.take(source, index if source.shape[axis] > 1 else 0, axis=axis)
+
+
+def _expanded(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    return source if len(before) == len(after) else None
 
 
 def _padded(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:
@@ -162,5 +235,13 @@ MOVES: dict[Any, Callable[[fx.Node, Layout, Shape, Shape], Layout | None]] = {
     torch.transpose: _transposed,
     "transpose": _transposed,
     operator.getitem: _sliced,
+    torch.select: _selected,
+    "select": _selected,
+    "expand": _expanded,
+    "expand_as": _expanded,
+    torch.movedim: _moved_axis,
+    "movedim": _moved_axis,
+    torch.swapaxes: _transposed,
+    "swapaxes": _transposed,
     F.pad: _padded,
 }

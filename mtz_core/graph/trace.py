@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,29 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.errors import GraphError
+from mtz_core.graph.attention import plain_transformers, rewrite_attention
+from mtz_core.graph.recurrent import Recurrence, rewrite_recurrent
+from mtz_core.graph.sources import NormSource, WeightSource, call_arguments, fresh_name
 
-WEIGHT_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WEIGHT_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, Recurrence)
 NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@dataclass(frozen=True)
-class NormSource:
-    """State-dict keys of a BatchNorm; `weight` and `bias` are `None` without an affine part."""
-
-    mean: str
-    variance: str
-    weight: str | None
-    bias: str | None
-    eps: float
-
-
-@dataclass(frozen=True)
-class WeightSource:
-    """Where a weight layer's numbers live in the parent: state-dict keys, and the BatchNorm folded into it."""
-
-    weight: str
-    bias: str | None
-    norm: NormSource | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +50,14 @@ class _Tracer(fx.Tracer):
         return isinstance(m, WEIGHT_MODULES + NORM_MODULES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module, example: Tensor) -> TracedNetwork:
+def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork:
     """Trace `network` on an example batch.
 
     Args:
         network: any module whose `forward` takes one tensor and whose control flow does not depend on its values.
         example: a batch of inputs, (N, ...).
+        copies: let the convolutions that read a one-channel input read so many copies of it, with weights divided by
+            that number. The outputs stay the same, and the layer then fits beside one that reads `copies` channels.
 
     Raises:
         GraphError: the module cannot be traced, fails on the example, or its output depends on data-driven control
@@ -86,17 +72,50 @@ def trace(network: nn.Module, example: Tensor) -> TracedNetwork:
             raise GraphError(
                 f"parameter {name!r} holds NaN or infinity; the network is damaged or its training diverged"
             )
-    module = copy.deepcopy(network).to(example.device).eval().requires_grad_(False)
+    expected = _answer(network, example)
+    module = plain_transformers(copy.deepcopy(network).to(example.device).eval().requires_grad_(False))
     graph = _symbolic_graph(module)
     traced = fx.GraphModule(module, graph)
+    _out_of_place(traced)
     sources = {name: _module_source(name, child) for name, child in _called(traced, WEIGHT_MODULES)}
     norms = {name: _module_norm(name, child) for name, child in _called(traced, NORM_MODULES)}
+    rewrite_attention(traced, sources)
+    rewrite_recurrent(traced, sources)
     _functional_to_modules(traced, sources, norms)
     _fold_norms(traced, sources, norms)
+    if copies > 1:
+        _copy_input(traced, sources, copies)
     traced.graph.eliminate_dead_code()
     traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
-    shapes = _shapes(traced, example)
+    shapes, output = _shapes(traced, example)
+    if not torch.allclose(output, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
+        raise GraphError(
+            f"{type(network).__name__} answers differently when it is traced; its forward depends on something that "
+            "tracing cannot see (randomness, or state that changes from call to call). Rewrite that part with torch "
+            "operations on the input"
+        )
     return TracedNetwork(traced, sources, shapes, example)
+
+
+def _answer(network: nn.Module, example: Tensor) -> Tensor:
+    """What the untouched network answers, in evaluation mode."""
+    twin = copy.deepcopy(network).to(example.device).eval()
+    try:
+        with torch.no_grad():
+            output = twin(example)
+    except Exception as error:  # the user's own code runs here
+        raise GraphError(
+            f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
+            "shape that the network was trained on"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        raise GraphError(
+            f"the network returns {type(output).__name__}; zipping needs one tensor (images, outputs) per task. "
+            "Wrap the network in a module that returns the tensor you need"
+        )
+    if not math.isfinite(float(output.abs().max())):
+        raise GraphError("the network's output on the calibration data is NaN or infinite; check weights and inputs")
+    return output
 
 
 def _symbolic_graph(module: nn.Module) -> fx.Graph:
@@ -116,6 +135,21 @@ def _symbolic_graph(module: nn.Module) -> fx.Graph:
                 "wrap it in a module whose forward takes the one tensor that varies"
             )
     return graph
+
+
+_IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, F.relu_: F.relu}
+
+
+def _out_of_place(traced: fx.GraphModule) -> None:
+    """Let no operation overwrite its input: activations are kept and used more than once."""
+    for module in traced.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    for node in traced.graph.nodes:
+        if node.op == "call_function":
+            node.target = _IN_PLACE.get(node.target, node.target)
+            if node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
 
 
 def _called(traced: fx.GraphModule, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
@@ -142,11 +176,6 @@ def _attribute(node: object) -> str | None:
     return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 
-def _bound(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments of a functional call by name."""
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-
-
 _LINEAR = ("input", "weight", "bias")
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -169,7 +198,7 @@ def _functional_to_modules(
         if built is None:
             continue
         name, module = built
-        arguments = _bound(node, _NORM if isinstance(module, NORM_MODULES) else _LINEAR)
+        arguments = call_arguments(node, _NORM if isinstance(module, NORM_MODULES) else _LINEAR)
         weight, bias = _attribute(arguments.get("weight")), _attribute(arguments.get("bias"))
         if isinstance(module, NORM_MODULES):
             mean, variance = (str(_attribute(arguments[key])) for key in ("running_mean", "running_var"))
@@ -183,15 +212,11 @@ def _functional_to_modules(
         traced.graph.erase_node(node)
 
 
-def _fresh_name(traced: fx.GraphModule, attribute: str) -> str:
+def _layer_name(traced: fx.GraphModule, attribute: str) -> str:
     base = attribute.replace(".", "_")
     for ending in ("_weight", "_w", "_kernel"):
         base = base.removesuffix(ending)
-    name, number = base, 1
-    while hasattr(traced, name):
-        number += 1
-        name = f"{base}_{number}"
-    return name
+    return fresh_name(traced, base)
 
 
 def _tensor(traced: fx.GraphModule, path: str) -> Tensor:
@@ -204,7 +229,7 @@ def _set(module: nn.Module, name: str, value: Tensor | None) -> None:
 
 
 def _linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = _bound(node, _LINEAR)
+    arguments = call_arguments(node, _LINEAR)
     weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
     if weight is None or (bias is not None and _attribute(bias) is None):
         return None
@@ -212,11 +237,11 @@ def _linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Modul
     module = nn.Linear(value.shape[1], value.shape[0], bias=bias is not None, device="meta", dtype=value.dtype)
     _set(module, "weight", value)
     _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
-    return _fresh_name(traced, weight), module
+    return _layer_name(traced, weight), module
 
 
 def _conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = _bound(node, _CONV)
+    arguments = call_arguments(node, _CONV)
     weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
     if weight is None or (bias is not None and _attribute(bias) is None):
         return None
@@ -237,11 +262,11 @@ def _conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module]
     )
     _set(module, "weight", value)
     _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
-    return _fresh_name(traced, weight), module
+    return _layer_name(traced, weight), module
 
 
 def _norm_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = _bound(node, _NORM)
+    arguments = call_arguments(node, _NORM)
     paths = {key: _attribute(arguments.get(key)) for key in _NORM[1:5]}
     if arguments.get("training", False) or paths["running_mean"] is None or paths["running_var"] is None:
         return None
@@ -254,7 +279,7 @@ def _norm_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module]
             _set(module, key, _tensor(traced, path))
         else:
             setattr(module, key, None)
-    return _fresh_name(traced, f"{paths['running_mean']}_norm"), module
+    return _layer_name(traced, f"{paths['running_mean']}_norm"), module
 
 
 def _fold_norms(traced: fx.GraphModule, sources: dict[str, WeightSource], norms: dict[str, NormSource]) -> None:
@@ -273,12 +298,14 @@ def _fold_norms(traced: fx.GraphModule, sources: dict[str, WeightSource], norms:
             continue
         layer = traced.get_submodule(str(before.target))
         source = sources[str(before.target)]
+        if isinstance(layer, Recurrence) or source.rows is not None or source.bias_rows is not None:
+            continue
         if norm.running_mean is None or norm.running_var is None or source.norm is not None:
             continue
         if str(node.target) not in norms:
             continue
         _fold(layer, norm)
-        sources[str(before.target)] = WeightSource(source.weight, source.bias, norms[str(node.target)])
+        sources[str(before.target)] = replace(source, norm=norms[str(node.target)])
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
 
@@ -299,6 +326,22 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     _set(layer, "bias", bias.to(weight.dtype))
 
 
+def _copy_input(traced: fx.GraphModule, sources: dict[str, WeightSource], copies: int) -> None:
+    """Let every convolution that reads the input directly read `copies` copies of it (in place)."""
+    placeholder = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    for node in list(placeholder.users):
+        layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.in_channels != 1:
+            continue
+        with traced.graph.inserting_before(node):
+            shape = (-1, copies, *(-1,) * (layer.weight.ndim - 2))
+            wide = traced.graph.call_method("expand", (placeholder, *shape))
+        node.replace_input_with(placeholder, wide)
+        _set(layer, "weight", layer.weight.repeat_interleave(copies, dim=1) / copies)
+        layer.in_channels = copies
+        sources[str(node.target)] = replace(sources[str(node.target)], copies=copies)
+
+
 class _ShapeRecorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -311,21 +354,9 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _shapes(traced: fx.GraphModule, example: Tensor) -> dict[str, tuple[int, ...]]:
+def _shapes(traced: fx.GraphModule, example: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+    """Shape of every node's result, and the output."""
     recorder = _ShapeRecorder(traced)
-    try:
-        with torch.no_grad():
-            output = recorder.run(example)
-    except Exception as error:  # the user's own modules run here
-        raise GraphError(
-            f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
-            "shape that the network was trained on"
-        ) from error
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        raise GraphError(
-            f"the network returns {type(output).__name__}; zipping needs one tensor (images, outputs) per task. "
-            "Wrap the network in a module that returns the tensor you need"
-        )
-    if not math.isfinite(float(output.abs().max())):
-        raise GraphError("the network's output on the calibration data is NaN or infinite; check weights and inputs")
-    return recorder.shapes
+    with torch.no_grad():
+        output = recorder.run(example)
+    return recorder.shapes, cast(Tensor, output)

@@ -1,0 +1,326 @@
+"""One layer at a time: measure its inputs, pair the channels that it writes, merge its neurons.
+
+A channel group is paired when its first layer is reached. Later layers may write the same channels: those that add to
+a residual stream, the depthwise convolution behind an expansion. What pairing costs there counts too, so the
+calibration images are first sent ahead, through the layers that are still to come, as if the group were paired by
+its first layer alone; then it is paired by all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.bankwork import BankMoments, BankWork
+from mtz_core.calibration import Calibrated, calibrate_layer
+from mtz_core.folding import pair_tasks
+from mtz_core.graph.channels import WeightLayer, channel_roles
+from mtz_core.layerwork import LayerWork, Work
+from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks
+from mtz_core.moments import Moments
+from mtz_core.shares import participants
+from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
+from mtz_core.spec import ZipSpec
+from mtz_core.stream import Stream
+from mtz_core.zipped import ZippedNetwork
+
+Fresh = dict[int, NDArray[np.int64]]
+"""Task → channels of a group that are to be paired."""
+
+
+@dataclass
+class Measured:
+    """A layer's work, its rows by channel, and what calibration saw."""
+
+    work: Work
+    calibrated: Mapping[int, Calibrated]
+    differences: dict[tuple[int, int], NDArray[np.floating]]
+    matrices: list[Tensor]
+
+
+@dataclass
+class LayerLoop:
+    """State of a zip between layers: the network, what is shared, which channels are decided.
+
+    `shares` gives the number of shared channels per group name; `decided[g][t]` are the channels of group g whose
+    place in task t is settled.
+    """
+
+    network: ZippedNetwork
+    spec: ZipSpec
+    alphas: tuple[float, ...]
+    shares: Mapping[str, int]
+    halves: Sequence[Tensor]
+    decided: dict[int, list[set[int]]]
+
+    def tasks(self, index: int) -> Members:
+        """Tasks whose neurons in layer number `index` can be shared."""
+        layers = [graph.layers[index] for graph in self.network.graphs]
+        able = participants(self.network.graphs, layers[0].group)
+        return tuple(t for t in able if layers[t].width)
+
+    def hidden(self) -> list[int]:
+        """Layers that are zipped, in order."""
+        groups = self.network.graphs[0].groups
+        every = range(len(self.network.graphs[0].layers))
+        named = [k for k in every if groups[self.network.graphs[0].layers[k].group].name in self.shares]
+        return [k for k in named if len(self.tasks(k)) > 1]
+
+    def ahead(self, index: int) -> list[int]:
+        """Layers through which images are sent ahead before the channels of layer `index` are paired."""
+        if self.spec.streams == "first" or self.spec.pairing == "random":
+            return []
+        hidden, group = self.hidden(), self.network.graphs[0].layers[index].group
+        later = [k for k in hidden if k > index and self.network.graphs[0].layers[k].group == group]
+        return [k for k in hidden if index < k <= later[-1]] if later else []
+
+    def fresh(self, index: int) -> Fresh:
+        """Channels that layer `index` writes and no earlier layer of its group has decided."""
+        layers = [graph.layers[index] for graph in self.network.graphs]
+        known = self.decided.setdefault(layers[0].group, [set() for _ in layers])
+        found = {}
+        for t in self.tasks(index):
+            channels = np.unique(layers[t].rows)
+            found[t] = channels[[int(c) not in known[t] for c in channels]]
+        return found
+
+    def wanted(self, index: int, fresh: Fresh) -> int:
+        """How many slots of all tasks the share asks for among the fresh channels.
+
+        A layer that widens a residual stream decides its own portion of the stream's share.
+        """
+        group = self.network.graphs[0].layers[index].group
+        widths = [len(channels) for channels in fresh.values()]
+        narrowest = min(self.network.widths[t][group] for t in fresh)
+        asked = self.shares[self.network.graphs[0].groups[group].name]
+        return min(round(asked * min(widths) / max(1, narrowest)), *widths)
+
+    def measure(
+        self, index: int, streams: Sequence[Stream], tables: Sequence[Table], peaks: bool = True
+    ) -> Measured:
+        """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare its neurons."""
+        network, tasks = self.network, self.tasks(index)
+        layers = [graph.layers[index] for graph in network.graphs]
+        columns = column_table(layers, tables, network.widths)
+        absent = [t for t in range(network.tasks) if t not in tasks]
+        columns[:, absent] = -1
+        columns = shared_rows(columns)
+        calibrated = {}
+        for t in tasks:
+            seed = self.spec.seed + 1_000_003 * (index * network.tasks + t + 1)
+            calibrated[t] = calibrate_layer(
+                network.graphs[t],
+                layers[t],
+                streams[t],
+                network.matrices(t),
+                columns[columns[:, t] >= 0, t],
+                self.halves[t],
+                self.spec.positions,
+                torch.Generator().manual_seed(seed),
+                peaks,
+            )
+        matrices = [network.matrix(index, t).detach() for t in range(network.tasks)]
+        work: Work
+        if layers[tasks[0]].groups > 1:
+            banks = {t: c.moments for t, c in calibrated.items() if isinstance(c.moments, BankMoments)}
+            entries = network.entries(index, tables)
+            depthwise = layers[tasks[0]].depthwise
+            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, self.alphas, self.spec)
+        else:
+            masks = [network.mask(index, t) for t in range(network.tasks)]
+            moments = {t: c.moments for t, c in calibrated.items() if isinstance(c.moments, Moments)}
+            work = LayerWork.prepare(tasks, matrices, masks, columns, moments, self.alphas, self.spec)
+            fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in tasks}
+            if all(len(rows) for rows in fresh.values()) and len(columns):
+                work.choose_ridge(work.provisional(fresh))
+        differences = {(t, u): _numpy(work.difference(t, u)) for t, u in combinations(tasks, 2)}
+        return Measured(work, calibrated, differences, matrices)
+
+    def costs(self, index: int, measured: Measured, fresh: Fresh) -> dict[tuple[int, int], NDArray[np.float64]]:
+        """Difference of every pair of fresh channels in layer `index`: the sum over the rows that write them."""
+        costs = {}
+        for (t, u), difference in measured.differences.items():
+            rows_t = rows_by_channel(self.network.graphs[t].layers[index], fresh[t])
+            rows_u = rows_by_channel(self.network.graphs[u].layers[index], fresh[u])
+            total = np.zeros((len(rows_t), len(rows_u)))
+            for k in range(min(rows_t.shape[1], rows_u.shape[1])):
+                total += difference[np.ix_(rows_t[:, k], rows_u[:, k])]
+            costs[t, u] = total
+        return costs
+
+    def slots(self, index: int, costs: Costs, fresh: Fresh, measured: Measured, tables: Sequence[Table]) -> Table:
+        """Choose slots among the fresh channels of layer `index`, as channels of its group (S, T)."""
+        network, tasks = self.network, tuple(fresh)
+        wanted = self.wanted(index, fresh)
+        slots = np.full((0, network.tasks), -1, dtype=np.int64)
+        if wanted == 0:
+            return slots
+        group = network.graphs[0].layers[index].group
+        allowed = {pair: self._within_blocks(group, pair, cost, fresh, tables) for pair, cost in costs.items()}
+        exact = isinstance(measured.work, LayerWork) and not self.ahead(index) and self.spec.sharing == "all"
+        if len(tasks) == 2:
+            local = match_two(allowed[tasks[0], tasks[1]], wanted, self.spec.pairing, self.spec.seed)
+        elif self.spec.pairing == "random" or (exact and isinstance(measured.work, LayerWork)):
+            local = self._complete(index, measured.work, fresh, wanted)
+        else:
+            widths = [len(fresh[t]) for t in tasks]
+            numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in allowed.items()}
+            weights = [self.alphas[t] for t in tasks]
+            saved = wanted * (len(tasks) - 1)
+            local = match_subsets(numbered, widths, weights, saved, self.spec.sharing == "all")
+        slots = np.full((len(local), network.tasks), -1, dtype=np.int64)
+        for k, t in enumerate(tasks):
+            held = local[:, k] >= 0
+            slots[held, t] = fresh[t][local[held, k]]
+        return slots
+
+    def _complete(self, index: int, work: Work, fresh: Fresh, wanted: int) -> Table:
+        """Slots of all tasks by the exact cost of merging, for three or more tasks."""
+        if not isinstance(work, LayerWork):
+            rng = np.random.default_rng(self.spec.seed)
+            return np.stack([rng.permutation(len(channels))[:wanted] for channels in fresh.values()], axis=1)
+        weights, grams = work.common()
+        rows = {t: first_rows(self.network.graphs[t].layers[index], fresh[t]) for t in fresh}
+        chosen = [weights[t][torch.as_tensor(rows[t], device=weights[t].device)] for t in fresh]
+        pairs, _ = pair_tasks(chosen, [grams[t] for t in fresh], wanted, self.spec.pairing, self.spec.seed)
+        return pairs
+
+    def _within_blocks(
+        self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh, tables: Sequence[Table]
+    ) -> NDArray[np.floating]:
+        """Forbid what the blocks of grouped convolutions and attention heads do not allow."""
+        t, u = pair
+        cost = self._same_roles(group, pair, cost, fresh)
+        blocks = [self.network.graphs[x].groups[group].blocks for x in pair]
+        if blocks[0] is None or blocks[1] is None:
+            return cost
+        mine, theirs = blocks[0][fresh[t]], blocks[1][fresh[u]]
+        partner = self._paired_blocks(t, u, tables)
+        settled = {a: b for a, b in partner.items() if a in mine}
+        left_t, left_u = ~np.isin(mine, list(settled)), ~np.isin(theirs, list(settled.values()))
+        allowed = within_blocks(cost, mine, theirs, settled)
+        if left_t.any() and left_u.any():
+            rest = block_costs(cost[np.ix_(left_t, left_u)], mine[left_t], theirs[left_u])
+            allowed[np.ix_(left_t, left_u)] = rest
+        return allowed
+
+    def _same_roles(
+        self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh
+    ) -> NDArray[np.floating]:
+        """Forbid pairs of channels that other layers read or write: sharing them would share no weight there."""
+        graphs = [self.network.graphs[x] for x in pair]
+        both = {k for k, layers in enumerate(zip(*(g.layers for g in graphs), strict=True)) if all(x.width for x in layers)}
+        mine, theirs = (
+            [channel_roles(graph.layers, group, graph.groups[group].width, both)[c] for c in fresh[x]]
+            for x, graph in zip(pair, graphs, strict=True)
+        )
+        numbers = {role: k for k, role in enumerate(dict.fromkeys([*mine, *theirs]))}
+        if len(numbers) == 1:
+            return cost
+        a, b = (np.array([numbers[role] for role in roles]) for roles in (mine, theirs))
+        return np.where(a[:, None] == b[None, :], cost, np.inf)
+
+    def _paired_blocks(self, t: int, u: int, tables: Sequence[Table]) -> dict[int, int]:
+        """Blocks of task t and task u that share channels in some group already."""
+        partner: dict[int, int] = {}
+        for g, table in enumerate(tables):
+            blocks = [self.network.graphs[x].groups[g].blocks for x in (t, u)]
+            if blocks[0] is not None and blocks[1] is not None:
+                both = table[(table[:, t] >= 0) & (table[:, u] >= 0)]
+                for a, b in zip(blocks[0][both[:, t]], blocks[1][both[:, u]], strict=True):
+                    partner.setdefault(int(a), int(b))
+        return partner
+
+    def look_ahead(
+        self, index: int, measured: Measured, fresh: Fresh, streams: Sequence[Stream]
+    ) -> Iterator[tuple[str, Costs]]:
+        """Yield, for every later layer that writes the fresh channels, its name and the costs summed so far.
+
+        Costs of layers that are added up have one unit. Layers that meet otherwise (a gate, a depthwise convolution)
+        count relative to the strength of their outputs.
+        """
+        network, graph = self.network, self.network.graphs[0]
+        group = graph.layers[index].group
+        own = self.costs(index, measured, fresh)
+        tables = list(network.tables)
+        self._provide(tables, index, self.slots(index, own, fresh, measured, tables))
+        branches = [stream.fork() for stream in streams]
+        addend = {index: graph.layers[index].addend}
+        sums = {addend[index]: own}
+        power = {addend[index]: _power(measured)}
+        for k in self.ahead(index):
+            layer = graph.layers[k]
+            mine = layer.group == group
+            if not mine and not any(len(channels) for channels in self.fresh(k).values()):
+                continue
+            if not mine and any((tables[layer.group] >= 0).sum(1) > 1):
+                continue
+            seen = self.measure(k, branches, tables, peaks=False)
+            if not mine:
+                inner = self.fresh(k)
+                self._provide(tables, k, self.slots(k, self.costs(k, seen, inner), inner, seen, tables))
+                yield layer.name, {}
+                continue
+            both = {t: np.intersect1d(fresh[t], network.graphs[t].layers[k].rows) for t in fresh if t in self.tasks(k)}
+            if len(both) > 1 and all(len(channels) for channels in both.values()):
+                found = self.costs(k, seen, both)
+                total = sums.setdefault(layer.addend, {pair: np.zeros_like(cost) for pair, cost in own.items()})
+                for (t, u), cost in found.items():
+                    at = np.ix_(np.searchsorted(fresh[t], both[t]), np.searchsorted(fresh[u], both[u]))
+                    total[t, u][at] += cost
+                power[layer.addend] = power.get(layer.addend, 0.0) + _power(seen)
+            yield layer.name, {}
+        unit = power[addend[index]]
+        together = {pair: np.zeros_like(cost) for pair, cost in own.items()}
+        for number, costs in sums.items():
+            for pair, cost in costs.items():
+                together[pair] += cost * (unit / power[number] if power[number] > 0 else 0.0)
+        yield "", together
+
+    def _provide(self, tables: list[Table], index: int, slots: Table) -> None:
+        """Share `slots` in a copy of the group's table."""
+        group = self.network.graphs[0].layers[index].group
+        widths = [self.network.widths[t][group] for t in range(self.network.tasks)]
+        tables[group] = complete(np.concatenate([shared_rows(tables[group]), slots]), widths)
+
+    def decide(self, index: int, fresh: Fresh, slots: Table) -> None:
+        """Settle the fresh channels of layer `index`: pair `slots`, leave the rest private."""
+        group = self.network.graphs[0].layers[index].group
+        for t, channels in fresh.items():
+            self.decided[group][t].update(int(c) for c in channels)
+        self.network.pair(group, slots)
+
+    def rows(self, index: int) -> Table:
+        """Rows of layer `index` that two or more tasks share, (K, T)."""
+        layers = [graph.layers[index] for graph in self.network.graphs]
+        group = layers[0].group
+        widths = [self.network.widths[t][group] for t in range(self.network.tasks)]
+        return shared_rows(row_table(layers, self.network.tables[group], widths))
+
+
+def rows_by_channel(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that write each of the channels, (C, rows per channel)."""
+    order = np.argsort(layer.rows, kind="stable")
+    first = np.searchsorted(layer.rows[order], channels)
+    count = int(np.bincount(layer.rows)[channels].min()) if len(channels) else 1
+    return order[first[:, None] + np.arange(count)]
+
+
+def first_rows(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One row of each of the channels, in the order of the channels."""
+    return rows_by_channel(layer, channels)[:, 0] if len(channels) else channels
+
+
+def _power(measured: Measured) -> float:
+    tasks = {t for pair in measured.differences for t in pair}
+    return sum(measured.work.power(t) for t in tasks)
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.floating]:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,249 @@
+"""From pairwise differences to slots: which channels of a group share their place.
+
+With two tasks this is an assignment. With more, a slot may hold channels of any subset of the tasks, so that an
+unrelated task does not force its neurons on the others. What a slot costs is then estimated from its pairs: for tasks
+with weights α and equal Grams, merging neurons costs
+
+    Σ_{i<j} (α_i + α_j)² d_ij / Σ_i α_i,
+
+with d_ij the functional difference of two tasks, weighted relative to each other. For two tasks that is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.pairing import pair_neurons
+from mtz_core.slots import Table
+
+Costs = Mapping[tuple[int, int], NDArray[np.floating]]
+"""(t, u) with t < u → (n_t, n_u) functional difference, with the weights of t and u relative to each other."""
+SWEEPS = 20
+MOVES = 64
+FORBIDDEN = 1e30
+
+
+def match_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Table:
+    """At most k pairs (k, 2), cheapest first; entries that are infinite are never paired."""
+    finite = np.isfinite(costs)
+    if finite.all():
+        return pair_neurons(costs, k, method, seed)
+    unit = float(costs[finite].max(initial=0.0)) + 1.0
+    pairs = pair_neurons(np.where(finite, costs, unit * 1e6), min(k, *costs.shape), method, seed)
+    return pairs[finite[pairs[:, 0], pairs[:, 1]]]
+
+
+def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], savings: int, full: bool) -> Table:
+    """Divide channels into slots that save `savings` channels in all, at the least estimated cost.
+
+    Args:
+        costs: for every pair of tasks.
+        widths: channels of every task.
+        alphas: task weights.
+        savings: Σ over slots of (tasks in it - 1).
+        full: only slots of all tasks.
+
+    Returns:
+        Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. A local optimum: every
+        task's channels are placed optimally given those of all others, and no membership can move to a cheaper slot.
+    """
+    tasks = len(widths)
+    problem = _Problem(costs, tuple(alphas), tasks)
+    slots = problem.complete_slots(widths)
+    if full:
+        slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
+        return problem.rematched(slots, widths, full=True)
+    slots = np.concatenate([slots, _left_over(slots, widths)])
+    slots = problem.thinned(slots, savings)
+    slots = problem.rematched(slots, widths, full=False)
+    for _ in range(SWEEPS):
+        moves = 0
+        while moves < MOVES and (better := problem.moved(slots)) is not None:
+            slots, moves = better, moves + 1
+        if not moves:
+            break
+        slots = problem.rematched(slots, widths, full=False)
+    slots = slots[(slots >= 0).sum(1) > 1]
+    return slots[np.argsort(problem.slot_costs(slots), kind="stable")]
+
+
+def _left_over(slots: Table, widths: Sequence[int]) -> Table:
+    """A slot of its own for every channel that no slot holds."""
+    parts = [np.empty((0, len(widths)), dtype=np.int64)]
+    for t, width in enumerate(widths):
+        rest = np.setdiff1d(np.arange(width), slots[:, t])
+        alone = np.full((len(rest), len(widths)), -1, dtype=np.int64)
+        alone[:, t] = rest
+        parts.append(alone)
+    return np.concatenate(parts)
+
+
+class _Problem:
+    """Estimated costs of slots."""
+
+    def __init__(self, costs: Costs, alphas: tuple[float, ...], tasks: int) -> None:
+        self.alphas, self.tasks = np.asarray(alphas), tasks
+        self.weighted: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for (t, u), cost in costs.items():
+            scaled = np.where(np.isfinite(cost), cost, FORBIDDEN) * (alphas[t] + alphas[u]) ** 2
+            self.weighted[t, u], self.weighted[u, t] = scaled, scaled.T
+
+    def sums(self, slots: Table) -> NDArray[np.float64]:
+        """Σ over a slot's pairs of (α_i + α_j)² d_ij, (S,)."""
+        total = np.zeros(len(slots))
+        for t, u in combinations(range(self.tasks), 2):
+            both = (slots[:, t] >= 0) & (slots[:, u] >= 0)
+            total[both] += self.weighted[t, u][slots[both, t], slots[both, u]]
+        return total
+
+    def weights(self, slots: Table) -> NDArray[np.float64]:
+        """Σ α over a slot's tasks, (S,)."""
+        total: NDArray[np.float64] = (slots >= 0) @ self.alphas
+        return total
+
+    def slot_costs(self, slots: Table) -> NDArray[np.float64]:
+        """Estimated cost of every slot, (S,)."""
+        return self.sums(slots) / np.maximum(self.weights(slots), 1e-300)
+
+    def joining(self, slots: Table, t: int) -> NDArray[np.float64]:
+        """What it costs to add each channel of task t to each slot without it, (S, n_t)."""
+        sums, weights = self.sums(slots)[:, None], self.weights(slots)[:, None]
+        added = np.zeros((len(slots), self._width(t)))
+        for u in range(self.tasks):
+            held = slots[:, u] >= 0
+            if u != t and held.any():
+                added[held] += self.weighted[u, t][slots[held, u]]
+        return (sums + added) / (weights + self.alphas[t]) - sums / np.maximum(weights, 1e-300)
+
+    def _width(self, t: int) -> int:
+        return next(cost.shape[1] for (_, u), cost in self.weighted.items() if u == t)
+
+    def complete_slots(self, widths: Sequence[int]) -> Table:
+        """Fold tasks one after the other, narrowest first, into slots of all tasks."""
+        order = sorted(range(self.tasks), key=lambda t: widths[t])
+        slots = np.full((widths[order[0]], self.tasks), -1, dtype=np.int64)
+        slots[:, order[0]] = np.arange(len(slots))
+        for t in order[1:]:
+            pairs = pair_neurons(self.joining(slots, t), len(slots))
+            slots[pairs[:, 0], t] = pairs[:, 1]
+        return slots
+
+    def thinned(self, slots: Table, savings: int) -> Table:
+        """Take tasks out of slots, dearest membership first, until `savings` are left."""
+        slots = slots.copy()
+        alone: list[Table] = []
+        while int(((slots >= 0).sum(1) - 1).clip(0).sum()) > savings:
+            s, t, _ = self._dearest(slots)
+            single = np.full((1, self.tasks), -1, dtype=np.int64)
+            single[0, t] = slots[s, t]
+            slots[s, t] = -1
+            alone.append(single)
+        return np.concatenate([slots, *alone])
+
+    def _dearest(self, slots: Table) -> tuple[int, int, float]:
+        """The membership whose end saves most: slot, task, saving."""
+        costs = self.slot_costs(slots)
+        best = (-1, -1, -np.inf)
+        for t in range(self.tasks):
+            held = np.flatnonzero((slots[:, t] >= 0) & ((slots >= 0).sum(1) > 1))
+            if len(held):
+                without = slots[held].copy()
+                without[:, t] = -1
+                gains = costs[held] - self.slot_costs(without)
+                k = int(gains.argmax())
+                if gains[k] > best[2]:
+                    best = (int(held[k]), t, float(gains[k]))
+        return best
+
+    def rematched(self, slots: Table, widths: Sequence[int], full: bool) -> Table:
+        """Place every task's channels anew among the slots of the others, until the total cost stops falling."""
+        cost = float(self.slot_costs(slots).sum())
+        for _ in range(SWEEPS):
+            before = cost
+            for t in range(self.tasks):
+                trial = self._placed(slots, t, widths[t], full)
+                trial_cost = float(self.slot_costs(trial).sum())
+                if trial_cost < cost:
+                    slots, cost = trial, trial_cost
+            if cost > before * (1.0 - 1e-6):
+                break
+        return slots
+
+    def _placed(self, slots: Table, t: int, width: int, full: bool) -> Table:
+        others = slots.copy()
+        joined = int(((slots[:, t] >= 0) & ((slots >= 0).sum(1) > 1)).sum())
+        others[:, t] = -1
+        others = others[(others >= 0).any(1)]
+        pairs = pair_neurons(self.joining(others, t), joined)
+        others[pairs[:, 0], t] = pairs[:, 1]
+        if full:
+            return others
+        rest = np.setdiff1d(np.arange(width), pairs[:, 1])
+        alone = np.full((len(rest), self.tasks), -1, dtype=np.int64)
+        alone[:, t] = rest
+        return np.concatenate([others, alone])
+
+    def moved(self, slots: Table) -> Table | None:
+        """End the dearest membership and take up the cheapest new one, if that lowers the cost."""
+        s, t, saved = self._dearest(slots)
+        if s < 0:
+            return None
+        without = slots.copy()
+        without[s, t] = -1
+        single = np.full((1, self.tasks), -1, dtype=np.int64)
+        single[0, t] = slots[s, t]
+        without = np.concatenate([without, single])
+        found = self._cheapest(without)
+        if found is None or found[2] >= saved * (1.0 - 1e-9):
+            return None
+        a, b, _ = found
+        merged = np.maximum(without[a], without[b])
+        return np.concatenate([np.delete(without, [a, b], axis=0), merged[None]])
+
+    def _cheapest(self, slots: Table) -> tuple[int, int, float] | None:
+        """The single channel and the slot whose union costs least."""
+        best: tuple[int, int, float] | None = None
+        for t in range(self.tasks):
+            singles = np.flatnonzero((slots[:, t] >= 0) & ((slots >= 0).sum(1) == 1))
+            free = np.flatnonzero(slots[:, t] < 0)
+            if len(singles) and len(free):
+                costs = self.joining(slots[free], t)[:, slots[singles, t]]
+                at = int(costs.argmin())
+                value = float(costs.reshape(-1)[at])
+                if best is None or value < best[2]:
+                    best = (int(free[at // len(singles)]), int(singles[at % len(singles)]), value)
+        return best
+
+
+def block_costs(costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Allow pairs within paired blocks only.
+
+    Args:
+        costs: (n, m).
+        rows, columns: block number of every channel, (n,) and (m,).
+
+    Returns:
+        The costs, infinite outside the pairs of blocks that cost least when their channels are paired within.
+    """
+    blocks_r, blocks_c = np.unique(rows), np.unique(columns)
+    inner = np.zeros((len(blocks_r), len(blocks_c)))
+    big = float(np.where(np.isfinite(costs), costs, 0.0).sum()) + 1.0
+    for i, r in enumerate(blocks_r):
+        for j, c in enumerate(blocks_c):
+            block = np.where(np.isfinite(costs), costs, big)[np.ix_(rows == r, columns == c)]
+            pairs = pair_neurons(block, min(block.shape))
+            inner[i, j] = block[pairs[:, 0], pairs[:, 1]].sum()
+    chosen = pair_neurons(inner, min(inner.shape))
+    return within_blocks(costs, rows, columns, {int(blocks_r[i]): int(blocks_c[j]) for i, j in chosen})
+
+
+def within_blocks(
+    costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64], partner: Mapping[int, int]
+) -> NDArray[np.floating]:
+    """The costs, infinite where the column's block is not the partner of the row's."""
+    wanted = np.array([partner.get(int(r), -2) for r in rows])
+    return np.where(wanted[:, None] == columns[None, :], costs, np.inf)
