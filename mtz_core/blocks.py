@@ -8,6 +8,7 @@ the blocks of the paper (§3.2): shared→shared once, and per task specific→s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class BlockLayer(nn.Module):
         """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
         bands = []
         if not any(task in r for r in self.row_bands):
-            return next(iter(self.blocks.values())).new_zeros((0, 0))
+            return cast(Tensor, next(iter(self.blocks.values()))).new_zeros((0, 0))
         for r in self.row_bands:
             if task in r:
                 parts = [self.blocks[_key(r, c)] for c in self.column_bands if task in c]

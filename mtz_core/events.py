@@ -73,8 +73,8 @@ class LayerZipped(Event):
     """A layer's neurons were paired and merged.
 
     `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first, -1 where a task has no part;
-    `costs` (k,) the functional difference of each. `predicted` is the cross-validated loss of the merged neurons, `measured` their loss on the
-    evaluation images where there are any (else on the calibration images): both are
+    `costs` (k,) the functional difference of each. `predicted` is the cross-validated loss of the merged neurons,
+    `measured` their loss on the evaluation images where there are any (else on the calibration images): both are
     Σ_neurons Σ_t α_t ½ E(w·x - w_t·x)². `scale` is the same sum for w = 0, so `predicted / scale` is relative.
     `weights[t]` (n_t, d_t) are the incoming weights before merging (the parents' own unless layers before were
     retrained), `merged` (k, d) the shared neurons' over the shared

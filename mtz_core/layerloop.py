@@ -9,7 +9,7 @@ its first layer alone; then it is paired by all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -58,6 +58,9 @@ class LayerLoop:
     shares: Mapping[str, int]
     halves: Sequence[Tensor]
     decided: dict[int, list[set[int]]]
+    known_roles: dict[tuple[int, tuple[int, int]], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
 
     def tasks(self, index: int) -> Members:
         """Tasks whose neurons in layer number `index` can be shared."""
@@ -101,9 +104,7 @@ class LayerLoop:
         asked = self.shares[self.network.graphs[0].groups[group].name]
         return min(round(asked * min(widths) / max(1, narrowest)), *widths)
 
-    def measure(
-        self, index: int, streams: Sequence[Stream], tables: Sequence[Table], peaks: bool = True
-    ) -> Measured:
+    def measure(self, index: int, streams: Sequence[Stream], tables: Sequence[Table], peaks: bool = True) -> Measured:
         """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare its neurons."""
         network, tasks = self.network, self.tasks(index)
         layers = [graph.layers[index] for graph in network.graphs]
@@ -214,17 +215,23 @@ class LayerLoop:
         self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh
     ) -> NDArray[np.floating]:
         """Forbid pairs of channels that other layers read or write: sharing them would share no weight there."""
-        graphs = [self.network.graphs[x] for x in pair]
-        both = {k for k, layers in enumerate(zip(*(g.layers for g in graphs), strict=True)) if all(x.width for x in layers)}
-        mine, theirs = (
-            [channel_roles(graph.layers, group, graph.groups[group].width, both)[c] for c in fresh[x]]
-            for x, graph in zip(pair, graphs, strict=True)
-        )
-        numbers = {role: k for k, role in enumerate(dict.fromkeys([*mine, *theirs]))}
-        if len(numbers) == 1:
+        mine, theirs = self._roles(group, pair)
+        a, b = mine[fresh[pair[0]]], theirs[fresh[pair[1]]]
+        if len(np.unique(np.concatenate([a, b]))) == 1:
             return cost
-        a, b = (np.array([numbers[role] for role in roles]) for roles in (mine, theirs))
         return np.where(a[:, None] == b[None, :], cost, np.inf)
+
+    def _roles(self, group: int, pair: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """A number for the role of every channel in two tasks; equal numbers, equal roles."""
+        if (group, pair) not in self.known_roles:
+            graphs = [self.network.graphs[x] for x in pair]
+            joint = enumerate(zip(*(graph.layers for graph in graphs), strict=True))
+            both = {k for k, layers in joint if all(layer.width for layer in layers)}
+            roles = [channel_roles(graph.layers, group, graph.groups[group].width, both) for graph in graphs]
+            numbers = {role: k for k, role in enumerate(dict.fromkeys([*roles[0], *roles[1]]))}
+            mine, theirs = (np.array([numbers[role] for role in each], dtype=np.int64) for each in roles)
+            self.known_roles[group, pair] = (mine, theirs)
+        return self.known_roles[group, pair]
 
     def _paired_blocks(self, t: int, u: int, tables: Sequence[Table]) -> dict[int, int]:
         """Blocks of task t and task u that share channels in some group already."""
@@ -250,7 +257,7 @@ class LayerLoop:
         own = self.costs(index, measured, fresh)
         tables = list(network.tables)
         self._provide(tables, index, self.slots(index, own, fresh, measured, tables))
-        branches = [stream.fork() for stream in streams]
+        branches = [stream.fork(len(halves)) for stream, halves in zip(streams, self.halves, strict=True)]
         addend = {index: graph.layers[index].addend}
         sums = {addend[index]: own}
         power = {addend[index]: _power(measured)}
@@ -309,7 +316,8 @@ def rows_by_channel(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[
     order = np.argsort(layer.rows, kind="stable")
     first = np.searchsorted(layer.rows[order], channels)
     count = int(np.bincount(layer.rows)[channels].min()) if len(channels) else 1
-    return order[first[:, None] + np.arange(count)]
+    rows: NDArray[np.int64] = order[first[:, None] + np.arange(count)]
+    return rows
 
 
 def first_rows(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:

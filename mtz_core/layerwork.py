@@ -209,8 +209,8 @@ class LayerWork(Work):
         union = None
         if self.masks:
             union = torch.zeros(len(rows), int(used.sum()), dtype=torch.bool, device=weights[0].device)
-            for t, place in zip(members, places, strict=True):
-                union[:, place] |= _columns(self.masks[t][self._index(rows, t)], inside[t])
+            for t, where in zip(members, places, strict=True):
+                union[:, where] |= _columns(self.masks[t][self._index(rows, t)], inside[t])
         return _Part(members, rows, slots, np.flatnonzero(used), weights, inside, places, union)
 
     def _index(self, rows: Table, t: int) -> Tensor:

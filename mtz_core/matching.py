@@ -34,7 +34,8 @@ def match_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Ta
         return pair_neurons(costs, k, method, seed)
     unit = float(costs[finite].max(initial=0.0)) + 1.0
     pairs = pair_neurons(np.where(finite, costs, unit * 1e6), min(k, *costs.shape), method, seed)
-    return pairs[finite[pairs[:, 0], pairs[:, 1]]]
+    allowed: Table = pairs[finite[pairs[:, 0], pairs[:, 1]]]
+    return allowed
 
 
 def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], savings: int, full: bool) -> Table:
@@ -68,7 +69,8 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
             break
         slots = problem.rematched(slots, widths, full=False)
     slots = slots[(slots >= 0).sum(1) > 1]
-    return slots[np.argsort(problem.slot_costs(slots), kind="stable")]
+    ordered: Table = slots[np.argsort(problem.slot_costs(slots), kind="stable")]
+    return ordered
 
 
 def _left_over(slots: Table, widths: Sequence[int]) -> Table:
@@ -107,7 +109,8 @@ class _Problem:
 
     def slot_costs(self, slots: Table) -> NDArray[np.float64]:
         """Estimated cost of every slot, (S,)."""
-        return self.sums(slots) / np.maximum(self.weights(slots), 1e-300)
+        costs: NDArray[np.float64] = self.sums(slots) / np.maximum(self.weights(slots), 1e-300)
+        return costs
 
     def joining(self, slots: Table, t: int) -> NDArray[np.float64]:
         """What it costs to add each channel of task t to each slot without it, (S, n_t)."""
@@ -117,10 +120,11 @@ class _Problem:
             held = slots[:, u] >= 0
             if u != t and held.any():
                 added[held] += self.weighted[u, t][slots[held, u]]
-        return (sums + added) / (weights + self.alphas[t]) - sums / np.maximum(weights, 1e-300)
+        costs: NDArray[np.float64] = (sums + added) / (weights + self.alphas[t]) - sums / np.maximum(weights, 1e-300)
+        return costs
 
     def _width(self, t: int) -> int:
-        return next(cost.shape[1] for (_, u), cost in self.weighted.items() if u == t)
+        return next(int(cost.shape[1]) for (_, u), cost in self.weighted.items() if u == t)
 
     def complete_slots(self, widths: Sequence[int]) -> Table:
         """Fold tasks one after the other, narrowest first, into slots of all tasks."""
@@ -219,7 +223,9 @@ class _Problem:
         return best
 
 
-def block_costs(costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
+def block_costs(
+    costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.floating]:
     """Allow pairs within paired blocks only.
 
     Args:

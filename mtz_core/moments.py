@@ -50,7 +50,7 @@ def input_rows(
     else:
         rows = _receptive_fields(module, x, positions, generator)
     if layer.groups > 1:
-        rows = rows.unflatten(2, (layer.groups, -1))
+        rows = rows.reshape(*rows.shape[:2], layer.groups, -1)
         return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
     return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
 

@@ -11,7 +11,6 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -181,7 +180,9 @@ def _correspondence(graphs: Sequence[ChannelGraph]) -> tuple[Correspondence, ...
     for layers in zip(*(graph.layers for graph in graphs), strict=True):
         able = participants(graphs, layers[0].group)
         present = [layer for layer in layers if layer.width]
-        reasons = [r for graph in graphs if (r := graph.groups[layers[0].group].frozen) and graph.groups[layers[0].group].width]
+        reasons = [
+            r for graph in graphs if (r := graph.groups[layers[0].group].frozen) and graph.groups[layers[0].group].width
+        ]
         reason = None if len(able) > 1 and len(present) > 1 else (reasons[0] if reasons else "no counterpart")
         rows.append(
             Correspondence(
@@ -319,7 +320,7 @@ def _first_activation(graph: ChannelGraph, node: fx.Node) -> fx.Node | None:
         current = frontier.pop(0)
         for user in current.users:
             if user.name in graph.places:
-                return cast(fx.Node, user)
+                return user
             frontier.append(user)
     return None
 

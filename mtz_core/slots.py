@@ -115,7 +115,8 @@ def _align(keys: Sequence[Table]) -> Table:
 
 def shared_rows(table: Table) -> Table:
     """The slots that two or more tasks share, (k, T)."""
-    return table[(table >= 0).sum(axis=1) > 1]
+    several: Table = table[(table >= 0).sum(axis=1) > 1]
+    return several
 
 
 def by_members(table: Table) -> Iterator[tuple[Members, NDArray[np.int64]]]:

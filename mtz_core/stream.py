@@ -36,10 +36,15 @@ class Stream:
         """Forget all activations: weights upstream have changed."""
         self.states.clear()
 
-    def fork(self) -> Stream:
-        """A stream that starts where this one is and goes its own way; what it keeps counts against its own budget."""
-        twin = Stream(self.program, self.images, self.batch_size, self.budget, self.device)
-        twin.states = {first: State(s.position, dict(s.values), s.result) for first, s in self.states.items()}
+    def fork(self, count: int) -> Stream:
+        """A stream of the first `count` images that starts where this one is and goes its own way.
+
+        What it keeps counts against its own budget.
+        """
+        twin = Stream(self.program, self.images[:count], self.batch_size, self.budget, self.device)
+        for first, state in self.states.items():
+            if first + self.batch_size <= count:
+                twin.states[first] = State(state.position, dict(state.values), state.result)
         return twin
 
     def inputs(self, node: str, matrices: Callable[[str], Tensor]) -> Iterator[tuple[slice, Tensor]]:

@@ -300,7 +300,9 @@ class ZippedNetwork(nn.Module):
             if not 2 <= len(shape) <= 6 or not all(0 < n <= 4096 for n in shape):
                 raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
         if len(shapes) != len(networks):
-            raise CheckpointError(f"{path} holds {len(shapes)} networks, {len(networks)} were given; pass as many networks as were zipped")
+            raise CheckpointError(
+                f"{path} holds {len(shapes)} networks, {len(networks)} were given; pass as many networks as were zipped"
+            )
         dtype = next(networks[0].parameters()).dtype
         graphs = channel_graphs(networks, [torch.zeros(shape, dtype=dtype) for shape in shapes])
         sparse = [bool(flag) for flag in description.get("sparse", ())]

@@ -24,6 +24,7 @@ from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
+from mtz_core.matching import Costs
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
@@ -234,10 +235,10 @@ class Zipper:
 
         fresh = loop.fresh(index)
         if all(len(channels) for channels in fresh.values()):
-            costs = loop.costs(index, seen, fresh)
+            costs: Costs = loop.costs(index, seen, fresh)
             if loop.wanted(index, fresh) and loop.ahead(index):
                 for producer, together in loop.look_ahead(index, seen, fresh, streams):
-                    costs = dict(together) or costs
+                    costs = together or costs
                     if producer:
                         self._clock.advance(("ahead", index, producer))
                         yield ev.LookedAhead(**self._clock.now(), layer=name, producer=producer)

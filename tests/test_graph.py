@@ -14,7 +14,7 @@ from mtz_core.errors import GraphError
 from mtz_core.graph import ChannelGraph, channel_graph, correspond, execute
 from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import Program
-from tests.networks import FAMILIES, Functional, Perceptron, Residual, convolutional, images, randomised
+from tests.networks import FAMILIES, Perceptron, Residual, convolutional, images, randomised
 
 
 def _run(graph: ChannelGraph, x: Tensor, matrices: dict[str, Tensor]) -> Tensor:

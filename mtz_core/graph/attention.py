@@ -20,7 +20,7 @@ class Heads(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, L, heads · d)."""
-        split = [x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v)]
+        split = [x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v)]
         return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
@@ -114,9 +114,10 @@ def _rewrite(
             rows = (k * width, (k + 1) * width)
             bias = None if module.in_proj_bias is None else module.in_proj_bias[slice(*rows)]
             bias_key = None if bias is None else f"{name}.in_proj_bias"
-            if module.in_proj_weight is not None:
-                weight, source = module.in_proj_weight[slice(*rows)], WeightSource(f"{name}.in_proj_weight", bias_key)
-                source = WeightSource(source.weight, source.bias, rows=rows)
+            stacked = cast(Tensor | None, module.in_proj_weight)
+            if stacked is not None:
+                weight = stacked[slice(*rows)]
+                source = WeightSource(f"{name}.in_proj_weight", bias_key, rows=rows)
             else:  # keys and values of other widths have weights of their own
                 weight = cast(Tensor, getattr(module, f"{part[0]}_proj_weight"))
                 source = WeightSource(f"{name}.{part[0]}_proj_weight", bias_key, bias_rows=rows)
@@ -132,4 +133,3 @@ def _rewrite(
         user.replace_all_uses_with(result)
         traced.graph.erase_node(user)
     traced.graph.erase_node(node)
-

@@ -77,7 +77,8 @@ def part(layout: Layout, axis: int, size: int, first: int, count: int) -> Layout
     """Layout of `count` positions from `first` along `axis`, which has `size` positions in the activation."""
     if layout.shape[axis] != size:
         return layout
-    return np.take(layout, np.arange(first, first + count), axis=axis)
+    taken: Layout = np.take(layout, np.arange(first, first + count), axis=axis)
+    return taken
 
 
 def pad(layout: Layout, shape: Sequence[int], amounts: Sequence[int]) -> Layout:

@@ -46,10 +46,9 @@ def correspond(graphs: Sequence[ChannelGraph]) -> tuple[ChannelGraph, ...]:
         return tuple(graphs)
     layers = [_Joint({0: k}) for k in range(len(graphs[0].layers))]
     groups = [_Joint({0: g}) for g in range(len(graphs[0].groups))]
-    for t, graph in enumerate(graphs[1:], start=1):
+    for t in range(1, len(graphs)):
         layers = _fold(graphs, layers, groups, t)
         _check_some(graphs, layers, t)
-        del graph
     return tuple(_renumbered(graphs, layers, groups, t) for t in range(len(graphs)))
 
 
@@ -79,7 +78,9 @@ def _fold(graphs: Sequence[ChannelGraph], layers: list[_Joint], groups: list[_Jo
     there = [(graphs[u], graphs[u].layers[k]) for u, k in known]
     matched = _longest(there, [(mine, layer) for layer in mine.layers])
     votes = Counter(
-        (_group_of(groups, known[j], graphs), mine.layers[k].group) for j, k in matched if j is not None and k is not None
+        (_group_of(groups, known[j], graphs), mine.layers[k].group)
+        for j, k in matched
+        if j is not None and k is not None
     )
     group_of: dict[int, int] = {}
     for (joint, own), _ in sorted(votes.items(), key=lambda item: (-item[1], item[0])):
@@ -143,7 +144,11 @@ def _longest(
 def _check_some(graphs: Sequence[ChannelGraph], layers: Sequence[_Joint], t: int) -> None:
     """Raise unless some hidden layer of task t has a partner."""
     for joint in layers:
-        if t in joint.members and len(joint.members) > 1 and not _is_head(graphs[t], graphs[t].layers[joint.members[t]]):
+        if (
+            t in joint.members
+            and len(joint.members) > 1
+            and not _is_head(graphs[t], graphs[t].layers[joint.members[t]])
+        ):
             return
     lists = [", ".join(f"{layer.name} ({layer.kind})" for layer in graphs[u].layers) for u in (0, t)]
     raise GraphError(
@@ -170,7 +175,7 @@ def _renumbered(
             new_groups.append(ChannelGroup(name, 0, (), (), NO_PARTNER))
     new_layers, alone = [], set()
     for joint in layers:
-        own_group = next(g for g, other in enumerate(groups) for u, k in joint.members.items() if _belongs(graphs, other, u, k))
+        own_group = _group_of(groups, min(joint.members.items()), graphs)
         if t not in joint.members:
             u, k = min(joint.members.items())
             new_layers.append(_absent(f"{graphs[u].layers[k].name} (network {u})", graphs[u].layers[k], own_group))
@@ -185,10 +190,6 @@ def _renumbered(
     return replace(graph, layers=tuple(new_layers), groups=tuple(new_groups), alone=frozenset(alone), joint=True)
 
 
-def _belongs(graphs: Sequence[ChannelGraph], joint: _Joint, u: int, k: int) -> bool:
-    return joint.members.get(u) == graphs[u].layers[k].group
-
-
 def _raw_inputs_differ(graphs: Sequence[ChannelGraph], joint: _Joint) -> bool:
     counts = {int((graphs[u].layers[k].column_groups == COMMON).sum()) for u, k in joint.members.items()}
     return len(counts) > 1
@@ -196,6 +197,4 @@ def _raw_inputs_differ(graphs: Sequence[ChannelGraph], joint: _Joint) -> bool:
 
 def _absent(name: str, model: WeightLayer, group: int) -> WeightLayer:
     nothing = np.empty(0, dtype=np.int64)
-    return WeightLayer(
-        name, model.kind, (), 0, model.kernel, False, model.setting, group, nothing, nothing, nothing
-    )
+    return WeightLayer(name, model.kind, (), 0, model.kernel, False, model.setting, group, nothing, nothing, nothing)

@@ -235,7 +235,9 @@ class _Propagation:
         known = [(self.layouts[s], self._shape(s)) for s in sources]
         if any(source is None for source, _ in known):
             return f"{where} combines it with a value whose channels are not known"
-        moving = [(source, before) for s, (source, before) in zip(sources, known, strict=True) if s not in self.constants]
+        moving = [
+            (source, before) for s, (source, before) in zip(sources, known, strict=True) if s not in self.constants
+        ]
         first, before = moving[0]
         if shape is None or first is None or before is None:
             return f"no rule says how {where} moves channels"
@@ -263,7 +265,7 @@ class _Propagation:
 
     def _cells(self, called: Any, node: fx.Node, layout: Layout, shape: tuple[int, ...]) -> None:
         """Group normalisation lets channels change places within its groups only."""
-        count = called.num_groups if isinstance(called, nn.GroupNorm) else None
+        count: Any = called.num_groups if isinstance(called, nn.GroupNorm) else None
         if called is F.group_norm:
             count = node.kwargs.get("num_groups", node.args[1] if len(node.args) > 1 else None)
         if isinstance(count, int) and count > 1 and layout.shape[0] == shape[1]:
@@ -438,9 +440,7 @@ class _Propagation:
         }
         return ChannelGraph(self.network, layers, tuple(groups), places, offsets)
 
-    def _numbered(
-        self, layout: Layout, numbering: dict[int, tuple[int, int]], offsets: tuple[int, ...]
-    ) -> Layout:
+    def _numbered(self, layout: Layout, numbering: dict[int, tuple[int, int]], offsets: tuple[int, ...]) -> Layout:
         flat = []
         for root in self.ids.roots(layout).reshape(-1):
             g, c = numbering.get(int(root), (-1, 0))

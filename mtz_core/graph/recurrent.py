@@ -6,7 +6,7 @@ that read the previous hidden state. Their rows are the gates: all gates of one 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -80,7 +80,7 @@ def _is_getitem(node: fx.Node) -> bool:
 def _simple(node: fx.Node, module: nn.LSTM | nn.GRU) -> bool:
     """Batch first, no initial state, no projection, and only states of known layers are taken from the result."""
     given = [a for a in (*node.args, *node.kwargs.values()) if a is not None]
-    if len(given) != 1 or not module.batch_first or getattr(module, "proj_size", 0):
+    if len(given) != 1 or not module.batch_first or module.proj_size:
         return False
     picks = _picks(node)
     return len(picks) == len(node.users) and all(
@@ -107,9 +107,7 @@ def _final_states(state: fx.Node, is_lstm: bool) -> list[tuple[fx.Node, int]] | 
     return found
 
 
-def _rewrite(
-    traced: fx.GraphModule, sources: dict[str, WeightSource], node: fx.Node, module: nn.LSTM | nn.GRU
-) -> None:
+def _rewrite(traced: fx.GraphModule, sources: dict[str, WeightSource], node: fx.Node, module: nn.LSTM | nn.GRU) -> None:
     kind = "lstm" if isinstance(module, nn.LSTM) else "gru"
     directions = 2 if module.bidirectional else 1
     states: list[tuple[fx.Node, bool]] = []
@@ -121,23 +119,22 @@ def _rewrite(
                 suffix = f"_l{layer}" + ("_reverse" if direction else "")
                 name = str(node.target)
                 keys = {part: f"{part}{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-                values = {part: getattr(module, key, None) for part, key in keys.items()}
+                values: dict[str, Any] = {part: getattr(module, key, None) for part, key in keys.items()}
                 gates = nn.Linear(1, 1, bias=module.bias, device="meta")
                 gates.weight = nn.Parameter(values["weight_ih"].detach().clone(), requires_grad=False)
-                gates.bias = (
-                    nn.Parameter(values["bias_ih"].detach().clone(), requires_grad=False) if module.bias else None
-                )
+                if module.bias:
+                    gates.bias = nn.Parameter(values["bias_ih"].detach().clone(), requires_grad=False)
                 gates.out_features, gates.in_features = values["weight_ih"].shape
                 hidden = Recurrence(kind, values["weight_hh"], values["bias_hh"], bool(direction))
+                step = current
                 for part, child in (("ih", gates), ("hh", hidden)):
                     target = fresh_name(traced, f"{name}_{part}{suffix}")
                     traced.add_submodule(target, child.eval())
                     bias = f"{name}.{keys[f'bias_{part}']}" if module.bias else None
                     sources[target] = WeightSource(f"{name}.{keys[f'weight_{part}']}", bias)
-                    current_input = current if part == "ih" else gates_node
-                    gates_node = traced.graph.call_module(target, (current_input,))
-                outputs.append(gates_node)
-                states.append((gates_node, bool(direction)))
+                    step = traced.graph.call_module(target, (step,))
+                outputs.append(step)
+                states.append((step, bool(direction)))
             current = outputs[0] if len(outputs) == 1 else traced.graph.call_function(torch.cat, (outputs, 2))
         for user, index in _picks(node):
             if index == 0:

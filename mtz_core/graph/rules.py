@@ -65,7 +65,9 @@ ADDITIVE: frozenset[Any] = frozenset(
     ]
 )
 """Element-wise operations on two activations: their channels are tied."""
-SUMS: frozenset[Any] = frozenset([operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, torch.sub, "sub"])
+SUMS: frozenset[Any] = frozenset(
+    [operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, torch.sub, "sub"]
+)
 PRODUCTS: frozenset[Any] = frozenset([torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm"])
 """Matrix products of two activations, as in hand-written attention."""
 SPLITS: frozenset[Any] = frozenset([torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"])
@@ -209,7 +211,8 @@ def _selected(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Lay
     if not isinstance(axis, int) or not isinstance(index, int) or axis % len(before) == 0:
         return None
     axis = axis % len(before) - 1
-    return np.take(source, index if source.shape[axis] > 1 else 0, axis=axis)
+    taken: Layout = np.take(source, index if source.shape[axis] > 1 else 0, axis=axis)
+    return taken
 
 
 def _expanded(node: fx.Node, source: Layout, before: Shape, after: Shape) -> Layout | None:

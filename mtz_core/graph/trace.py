@@ -144,7 +144,7 @@ def _out_of_place(traced: fx.GraphModule) -> None:
     """Let no operation overwrite its input: activations are kept and used more than once."""
     for module in traced.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            setattr(module, "inplace", False)  # noqa: B010 (not declared by nn.Module)
     for node in traced.graph.nodes:
         if node.op == "call_function":
             node.target = _IN_PLACE.get(node.target, node.target)
