@@ -15,7 +15,7 @@ from mtz_core.errors import MTZError, RunError, SpecError
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.spec import RunSpec, dump_run_spec, load_run_spec
+from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 
 EXAMPLE = """\
 # Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
@@ -84,26 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
 
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else (folder / path.expanduser()).resolve()
+    def absolute(path: Path) -> Path:
+        return (folder / path.expanduser()).resolve()
 
-    networks = tuple(
-        network.model_copy(
-            update={
-                "weights": absolute(network.weights),
-                "data": network.data if _named(network.data) else str(absolute(Path(network.data or ""))),
-            }
-        )
-        for network in spec.networks
-    )
-    return spec.model_copy(update={"networks": networks, "data_root": absolute(spec.data_root)})
+    def placed(network: NetworkSpec) -> NetworkSpec:
+        changed = {}
+        if network.weights is not None and not network.published and not network.weights.startswith("upload:"):
+            changed["weights"] = str(absolute(Path(network.weights)))
+        if network.data is not None and not _named(network.data):
+            changed["data"] = str(absolute(Path(network.data)))
+        return network.model_copy(update=changed)
+
+    root = None if spec.data_root is None else absolute(spec.data_root)
+    return spec.model_copy(update={"networks": tuple(map(placed, spec.networks)), "data_root": root})
 
 
-def _named(data: str | None) -> bool:
+def _named(data: str) -> bool:
     """Whether a task's data is found by name, not by a path."""
     from mtz_core.data.bundled import TASKS
 
-    return data is None or data in TASKS or data.startswith("torchvision:")
+    return data in TASKS or data.startswith(("torchvision:", "upload:"))
 
 
 def _zip(options: argparse.Namespace) -> int:
@@ -129,7 +129,8 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
     print(run_id, flush=True)
     line = None if options.quiet else ProgressLine(sys.stderr)
     try:
-        status = execute(store, run_id, resume=resume, listen=line, own_process=True)
+        announce = None if line is None else line.announce
+        status = execute(store, run_id, resume=resume, listen=line, announce=announce, own_process=True)
     finally:
         if line is not None:
             line.close()
