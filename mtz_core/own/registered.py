@@ -12,11 +12,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from mtz_core.errors import SpecError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 VARIABLE = "MTZ_MODELS"
 FORM = "write --models MODULE:FACTORY, e.g. my_models:trained, where trained() returns {name: module}"
@@ -89,6 +90,8 @@ def _called(where: str) -> Mapping[str, Registered]:
 
 
 def _registered(where: str, name: str, item: Any) -> Registered:
+    from torch import nn
+
     module, data = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
     if not isinstance(module, nn.Module) or not (data is None or isinstance(data, str)):
         raise SpecError(
