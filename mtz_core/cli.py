@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtz_core.errors import MTZError, RunError, SpecError
+from mtz_core.own.registered import register
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
@@ -67,6 +68,8 @@ zip:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "models", None):
+        register(options.models)
     try:
         code: int = options.command(options)
         return code
@@ -238,9 +241,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
     command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_zip)
     command = commands.add_parser("resume", parents=[run], help="continue a lost, cancelled or failed run")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_resume)
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mtz_core.data.imageset import ImageSet, shuffled
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.errors import DataError, MTZError
-from mtz_core.own.networks import BuiltNetwork, build_network, outputs_of
+from mtz_core.own.networks import build_network, outputs_of
 from mtz_core.runs.records import RunRecord
 from mtz_core.spec import RunSpec, TransformSpec
 
@@ -52,13 +52,18 @@ def prepare(record: RunRecord, say: Callable[[str], None] | None = None) -> Inpu
     for number, wanted in enumerate(spec.networks, start=1):
         try:
             network = build_network(wanted, say)
+            outputs = outputs_of(network)
             if network.data not in known:
                 training = spec.zip.retrain is not None or spec.calibration.images > BUNDLED
                 known[network.data] = read_task(network.data, spec.data_root, download=spec.download, training=training)
         except MTZError as error:
             raise type(error)(f"network {number}: {error}") from error
         data, where = known[network.data], f"network {number} ({network.name})"
-        _check_classes(network, data, where)
+        if data.classes is not None and len(data.classes) > outputs:
+            raise DataError(
+                f"{where} tells {outputs} classes apart, but its data has {len(data.classes)}; choose data that it "
+                "was trained on"
+            )
         names.append(network.name)
         tasks.append(network.data)
         architectures.append(network.architecture)
@@ -126,12 +131,3 @@ def retraining_data(data: TaskData, spec: RunSpec, where: str, transform: Transf
             f"zip.retrain.targets is 'labels', but the data of {where} has none; use 'distill', which needs no labels"
         )
     return images.labelled(chosen, transform)
-
-
-def _check_classes(network: BuiltNetwork, data: TaskData, where: str) -> None:
-    outputs = outputs_of(network)
-    if data.classes is not None and len(data.classes) > outputs:
-        raise DataError(
-            f"{where} tells {outputs} classes apart, but its data has {len(data.classes)}; choose data that it was "
-            "trained on"
-        )

@@ -21,7 +21,8 @@ from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
 from mtz_core.text import count_text
-from pages.ui import address, frame
+from mtz_core.zoo.structures import why_not_zippable
+from pages.ui import address, frame, setup
 
 SOURCES = ("file", "torchvision", "registered")
 SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
@@ -200,8 +201,8 @@ def _data(known: str | None) -> str:
     if kind == "upload":
         upload = _chosen_file(
             "Images", "images",
-            "`images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1; `labels` (N,) if you have them: without "
-            "labels no errors are reported.", "images-file",
+            "`images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1; `labels` (N,) if you have them: "
+            "without labels no errors are reported.", "images-file",
         )  # fmt: skip
         return upload or ""
     if kind == "folder or file":
@@ -232,7 +233,7 @@ def _transform(default: TransformSpec, key: str) -> TransformSpec:
 
 
 def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
-    """Have the network checked, and choose it."""
+    """Have the network checked, and choose it beside those of the chosen that it zips with."""
     if not spec.data:
         raise SpecError("choose the data that the network was trained on")
     with st.status("Checking the network…", expanded=True) as status:
@@ -244,8 +245,10 @@ def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
             status.update(label="The network was not added", state="error")
             raise
         status.update(label="Added", state="complete")
-    both = [*parents, added["name"]]
-    st.session_state["parents-wanted"] = both[-6:] if added["name"] not in parents else list(parents)
+    known = setup.known_networks()
+    fitting = [n for n in parents if why_not_zippable([known[n], known[added["name"]]], [n, added["name"]]) is None]
+    kept = [name for name in fitting if name != added["name"]][: setup.MOST_PARENTS - 1]
+    st.session_state["parents-wanted"] = [*kept, added["name"]]
     st.toast(f"{frame.plain(title)} was added.", icon=":material/check_circle:")
     st.rerun()
 
