@@ -27,10 +27,11 @@ title: "Two digit networks"        # default: empty
 networks:                          # two or more, of one architecture
   - parent: lenet300-mnist-0       # a bundled network (python -m mtz_core parents lists them)
   - parent: lenet300-mnist-1
-# - architecture: lenet300         # or your own weights of a bundled architecture
-#   weights: my-network.safetensors  # safetensors, or a state dict of torch.save; relative to this file
-#   classes: 10                    # default: as many as the data has
-#   data: fashion                  # mnist, fashion, letters, or a folder with one subfolder of images per class
+# - architecture: lenet300         # or your own weights: lenet300, lenet5, resnet14, torchvision:NAME, exported (.pt2)
+#   weights: my-network.safetensors  # safetensors, a state dict of torch.save, a program of torch.export.save
+#   classes: 10                    # default: as many as the file's last layer has
+#   data: fashion                  # mnist, fashion, letters, a folder with one subfolder of images per class, or .npz
+#   transform: {size: 28, channels: 1, crop: 1.0, mean: [0.0], std: [1.0]}  # default: as the architecture expects
 
 calibration:
   images: 500                      # unlabelled images per task that the zip may look at

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from mtz_core.own.matching import (
 )
 
 SHOWN = 6
+_UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
 WRAPPING = ("state_dict", "model_state_dict", "model", "net", "ema")
 
 
@@ -77,7 +80,7 @@ def load_state(state: Mapping[str, Tensor], name: str, path: Path, classes: int 
         expected = module.state_dict()
         _check_numbers(state, expected, path)
         given = {
-            key: (state[key] if key in state else torch.zeros_like(tensor, device="cpu")).to(tensor.dtype)
+            key: (state[key] if key in state else torch.zeros_like(tensor, device="cpu")).to(tensor.dtype, copy=True)
             for key, tensor in expected.items()
             if key in state or key.endswith(COUNTER)
         }
@@ -102,15 +105,23 @@ def _read_torch(path: Path) -> Any:
     if zipped:
         checked_archive(path).close()
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what can't be read is an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the reader raise anything
-        said = first_line(error)
-        if "Unsupported global" in str(error) or "Unsupported" in said or "weights_only" in said.lower():
+        if found := _UNSAFE.search(str(error)):
             raise CheckpointError(
-                f"{path} holds more than tensors: loading it could run a program, so it was not loaded. {REMEDY}"
+                f"{path} holds more than tensors ({found[1][:80]}): loading it could run a program, so it was not "
+                f"loaded. {REMEDY}"
+            ) from error
+        if "Unsupported operand" in str(error):
+            raise CheckpointError(
+                f"{path} is no pickle of torch's own kind: it is damaged or holds more than tensors, so it was not "
+                f"loaded. {REMEDY}"
             ) from error
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors ({said}); it was not loaded. {REMEDY}"
+            f"{path} is damaged ({first_line(error).partition('. In PyTorch')[0]}); it was not loaded. Copy the file "
+            f"again. {REMEDY}"
         ) from error
 
 
