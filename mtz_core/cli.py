@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtz_core.errors import MTZError, RunError, SpecError
+from mtz_core.own.registered import register
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.spec import RunSpec, dump_run_spec, load_run_spec
+from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 
 EXAMPLE = """\
 # Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
@@ -26,10 +27,11 @@ title: "Two digit networks"        # default: empty
 networks:                          # two or more, of one architecture
   - parent: lenet300-mnist-0       # a bundled network (python -m mtz_core parents lists them)
   - parent: lenet300-mnist-1
-# - architecture: lenet300         # or your own weights of a bundled architecture
-#   weights: my-network.safetensors  # safetensors, or a state dict of torch.save; relative to this file
-#   classes: 10                    # default: as many as the data has
-#   data: fashion                  # mnist, fashion, letters, or a folder with one subfolder of images per class
+# - architecture: lenet300         # or your own weights: lenet300, lenet5, resnet14, torchvision:NAME, exported (.pt2)
+#   weights: my-network.safetensors  # safetensors, a state dict of torch.save, a program of torch.export.save
+#   classes: 10                    # default: as many as the file's last layer has
+#   data: fashion                  # mnist, fashion, letters, a folder with one subfolder of images per class, or .npz
+#   transform: {size: 28, channels: 1, crop: 1.0, mean: [0.0], std: [1.0]}  # default: as the architecture expects
 
 calibration:
   images: 500                      # unlabelled images per task that the zip may look at
@@ -67,6 +69,8 @@ zip:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "models", None):
+        register(options.models)
     try:
         code: int = options.command(options)
         return code
@@ -84,26 +88,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
 
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else (folder / path.expanduser()).resolve()
+    def absolute(path: Path) -> Path:
+        return (folder / path.expanduser()).resolve()
 
-    networks = tuple(
-        network.model_copy(
-            update={
-                "weights": absolute(network.weights),
-                "data": network.data if _named(network.data) else str(absolute(Path(network.data or ""))),
-            }
-        )
-        for network in spec.networks
-    )
-    return spec.model_copy(update={"networks": networks, "data_root": absolute(spec.data_root)})
+    def placed(network: NetworkSpec) -> NetworkSpec:
+        changed = {}
+        if network.weights is not None and not network.published and not network.weights.startswith("upload:"):
+            changed["weights"] = str(absolute(Path(network.weights)))
+        if network.data is not None and not _named(network.data):
+            changed["data"] = str(absolute(Path(network.data)))
+        return network.model_copy(update=changed)
+
+    root = None if spec.data_root is None else absolute(spec.data_root)
+    return spec.model_copy(update={"networks": tuple(map(placed, spec.networks)), "data_root": root})
 
 
-def _named(data: str | None) -> bool:
+def _named(data: str) -> bool:
     """Whether a task's data is found by name, not by a path."""
     from mtz_core.data.bundled import TASKS
 
-    return data is None or data in TASKS or data.startswith("torchvision:")
+    return data in TASKS or data.startswith(("torchvision:", "upload:"))
 
 
 def _zip(options: argparse.Namespace) -> int:
@@ -129,7 +133,8 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
     print(run_id, flush=True)
     line = None if options.quiet else ProgressLine(sys.stderr)
     try:
-        status = execute(store, run_id, resume=resume, listen=line, own_process=True)
+        announce = None if line is None else line.announce
+        status = execute(store, run_id, resume=resume, listen=line, announce=announce, own_process=True)
     finally:
         if line is not None:
             line.close()
@@ -237,9 +242,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
     command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_zip)
     command = commands.add_parser("resume", parents=[run], help="continue a lost, cancelled or failed run")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_resume)
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")

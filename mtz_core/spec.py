@@ -7,6 +7,7 @@ and which data, so that a run can be described by a file and started by another 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -131,27 +132,100 @@ class ZipSpec(_Strict):
         return tuple(a / total for a in self.alpha)
 
 
+class TransformSpec(_Strict):
+    """How stored images become a network's input: see `mtz_core.data.transform`.
+
+    The central square, `crop` times the shorter side wide, is resized to `size` × `size` with 1 (grey) or 3 (RGB)
+    `channels`; then `mean` is subtracted and divided by `std`, one number for all channels or one for each.
+    """
+
+    size: int = Field(default=28, ge=4, le=1024)
+    channels: Literal[1, 3] = 1
+    crop: float = Field(default=1.0, gt=0.0, le=1.0)
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = (0.0,)
+    std: tuple[Annotated[float, Field(gt=0.0, le=1000)], ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> TransformSpec:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(values)} numbers; give one, or one for each of {self.channels}")
+        return self
+
+    @property
+    def plain(self) -> bool:
+        """Whether values from 0 to 1 stay as they are."""
+        return not any(self.mean) and set(self.std) == {1.0}
+
+
+UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
+"""A file that was uploaded, named by the SHA-256 of its content: such a name can't lead anywhere else."""
+PUBLISHED = re.compile(r"[A-Z][A-Z0-9_]*")
+"""A name of published weights of torchvision, e.g. `IMAGENET1K_V1` or `DEFAULT`."""
+EXPORTED = "exported"
+"""The architecture of a `.pt2` file, which brings its own."""
+
+
 class NetworkSpec(_Strict):
-    """One parent: a bundled network by name, or a bundled architecture with a weights file."""
+    """One parent: a bundled network, weights for an architecture, an exported program, or a registered module."""
 
     parent: str | None = None
-    architecture: str | None = None
-    weights: Path | None = None
+    architecture: str | None = Field(default=None, max_length=200)
+    weights: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="a file, upload:HASH, or the name of torchvision's published weights",
+    )
+    model: str | None = Field(default=None, max_length=200, description="a module that --models registers")
     classes: int | None = Field(default=None, ge=1, le=100_000)
     data: str | None = Field(
         default=None,
-        description="mnist, fashion, letters, a folder of images, or torchvision:NAME; a bundled parent knows its own",
+        max_length=4096,
+        description="mnist, fashion, letters, a folder of images, an .npz file, upload:HASH, or torchvision:NAME; "
+        "a bundled parent knows its own",
     )
+    transform: TransformSpec | None = Field(default=None, description="None: as the architecture expects its images")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path_as_text(cls, weights: Any) -> Any:
+        return str(weights) if isinstance(weights, Path) else weights
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> NetworkSpec:
-        if (self.parent is None) == (self.weights is None):
-            raise ValueError("give either 'parent' (a bundled network) or 'weights' with 'architecture'")
+        given = [name for name in ("parent", "weights", "model") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give either 'parent' (a bundled network), or 'weights' with 'architecture', or 'model' (a module that "
+                f"--models registers); got {' and '.join(given) or 'none of them'}"
+            )
         if self.weights is not None and self.architecture is None:
-            raise ValueError("'weights' needs 'architecture' (one of the bundled architectures)")
+            raise ValueError(
+                "'weights' needs 'architecture', e.g. lenet5, torchvision:resnet18, or exported for a .pt2"
+            )
         if self.weights is not None and self.data is None:
             raise ValueError("'weights' needs 'data' (mnist, fashion, letters or a path)")
+        for name in ("weights", "data"):
+            value = getattr(self, name)
+            if value is not None and value.startswith("upload:") and not UPLOAD.fullmatch(value):
+                raise ValueError(f"{name}: an upload is named upload: and 64 hexadecimal digits")
         return self
+
+    @property
+    def published(self) -> bool:
+        """Whether `weights` are torchvision's own, by name."""
+        torchvision = (self.architecture or "").startswith("torchvision:")
+        return torchvision and PUBLISHED.fullmatch(self.weights or "") is not None
+
+    @property
+    def title(self) -> str:
+        """A short name for messages and pictures."""
+        if self.parent is not None or self.model is not None:
+            return self.parent or self.model or ""
+        architecture, weights = (self.architecture or "").removeprefix("torchvision:"), self.weights or ""
+        if self.published or weights.startswith("upload:"):
+            return f"{architecture}-{weights.removeprefix('upload:')[:8].lower()}"
+        return Path(weights).stem
 
 
 class CalibrationSpec(_Strict):

@@ -6,21 +6,23 @@ import streamlit as st
 
 from mtz_core.data.bundled import bundled_images, class_names
 from mtz_core.figures.network import layer_label, network_drawing
+from mtz_core.own.registry import own_networks
 from mtz_core.text import bytes_text, count_text, error_text
 from mtz_core.zoo.catalog import catalog, predictions
-from mtz_core.zoo.structures import structures, why_not_zippable
-from pages.ui import frame, samples, setup
+from mtz_core.zoo.structures import why_not_zippable
+from pages.ui import bring, frame, samples, setup
 
 TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "letters": "letters A to J"}
 
 frame.page(
     "Networks",
-    lead="The trained networks that come with the program. Choose some, compare them, and see whether they zip.",
+    lead="Trained networks, those that come with the program and your own: compare them, and see whether they zip.",
 )
 
 with frame.problems():
-    known, infos = structures(), catalog()
+    known, infos, own = setup.known_networks(), catalog(), own_networks()
     parents = setup.choose_parents(known)
+    bring.area(parents)
 if not parents:
     st.info("Choose a network above.", icon=":material/info:")
     st.stop()
@@ -37,15 +39,21 @@ if len(parents) >= 2:
             frame.link(frame.ZIP, "Zip them", icon=":material/compress:", parents=parents)
 
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
-    info = infos[name]
     with column, st.container(border=True):
         st.subheader(task, anchor=False)
-        st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
+        if name in own:
+            brought = own[name]
+            st.caption(frame.plain(f"{brought.title} · {brought.spec.architecture or brought.spec.model}"))
+            test_error, images = brought.error, brought.images
+        else:
+            info = infos[name]
+            st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
+            test_error, images = info.test_error, info.test_images
         error, size = st.container(key=f"numbers-{name}").columns(2)
         error.metric(
             "Test error",
-            error_text(info.test_error),
-            f"{info.test_images:,} images",
+            error_text(test_error),
+            f"{images:,} images" if images else "no labels",
             delta_color="off",
             delta_arrow="off",
         )
@@ -56,7 +64,9 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
             delta_color="off",
             delta_arrow="off",
         )
-        if info.nonzero_parameters < 0.9 * info.parameters:
+        if name in own:
+            bring.removal(own[name], parents)
+        elif info.nonzero_parameters < 0.9 * info.parameters:
             st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")
 
 st.subheader("Layers", anchor=False)
@@ -91,6 +101,8 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         "Draw", 0, 999, 0, key="draw", bind="query-params", width=140, help="Another number, other images."
     )
 for name, task in zip(parents, tasks, strict=True):
+    if name in own:
+        continue
     data = infos[name].task
     with frame.problems():
         images, labels = bundled_images(data, "test")

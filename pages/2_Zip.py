@@ -11,7 +11,7 @@ from mtz_core.figures.size import size_bars
 from mtz_core.spec import explain
 from mtz_core.structure import plan_counts, shared_count
 from mtz_core.text import bytes_text, count_text, percent_text, times_text
-from mtz_core.zoo.structures import structures, why_not_zippable
+from mtz_core.zoo.structures import why_not_zippable
 from pages.ui import frame, jobs, running, setup
 
 run_id = st.query_params.get("run")
@@ -30,7 +30,7 @@ if run_id is not None:
     st.stop()
 
 with frame.problems():
-    known = structures()
+    known = setup.known_networks()
     parents = setup.choose_parents(known)
 
 networks = [known[name] for name in parents]

@@ -131,7 +131,7 @@ def test_a_failed_run_exits_with_one(store: RunStore, tmp_path: Path, capsys: py
     spec = write(tmp_path / "spec.yaml", {"networks": [{"parent": "lenet300-mnist-0"}, own]})
     assert main(["zip", spec, "--quiet"]) == 1
     error = capsys.readouterr().err
-    assert "bad.safetensors is neither" in error
+    assert "bad.safetensors is not a checkpoint: neither" in error
     assert "Traceback" not in error
     assert store.list()[0].status is RunStatus.FAILED
 
@@ -204,7 +204,7 @@ def test_paths_are_relative_to_the_specification(tmp_path: Path) -> None:
     own = {"architecture": "lenet300", "weights": "w/a.safetensors", "data": "photos"}
     spec = parse_run_spec({"networks": [own, own | {"data": "mnist"}], "data_root": "sets"})
     found = cli.absolute_paths(spec, tmp_path)
-    assert found.networks[0].weights == tmp_path / "w" / "a.safetensors"
+    assert found.networks[0].weights == str(tmp_path / "w" / "a.safetensors")
     assert [network.data for network in found.networks] == [str(tmp_path / "photos"), "mnist"]
     assert found.data_root == tmp_path / "sets"
     assert cli.absolute_paths(synthetic_spec(), tmp_path) == synthetic_spec()

@@ -16,10 +16,14 @@ from PIL import Image
 
 from mtz_core.data.bundled import DATA, TASKS, bundled_images, class_names
 from mtz_core.data.idx import read_idx
+from mtz_core.data.imageset import array_set
 from mtz_core.data.loading import load_data
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.sources import image_folder, torchvision_dataset
+from mtz_core.data.tasks import read_task
+from mtz_core.data.transform import prepare_images
 from mtz_core.errors import DataError, SpecError
+from mtz_core.spec import TransformSpec
 from scripts.letter_fonts import PACKAGES
 
 IDX_NAMES = {"mnist": ["mnist", "MNIST/raw"], "fashion": ["fashion-mnist", "FashionMNIST/raw"]}
@@ -167,7 +171,7 @@ def test_idx_reads_what_was_written(tmp_path: Path) -> None:
         (GOOD[:-1], "needs 6 bytes, 5 found"),
         (GOOD + b"\0", "more found"),
         (struct.pack(">HBB3I", 0, 8, 3, 1 << 31, 1 << 31, 1 << 31), "at most"),
-        (gzip.compress(GOOD)[:-9], "unreadable"),
+        (gzip.compress(GOOD, mtime=0)[:-9], "unreadable"),
         (b"\x1f\x8b" + b"\0" * 30, "unreadable"),
     ],
 )
@@ -360,3 +364,103 @@ def test_assets_stay_small() -> None:
     sizes = [path.stat().st_size for path in DATA.parent.rglob("*") if path.is_file()]
     assert sum(sizes) < 22e6
     assert max(sizes) < 3e6
+
+
+def test_the_default_transform_is_the_bundled_preprocessing() -> None:
+    images, _ = bundled_images("fashion", "test")
+    assert torch.equal(prepare_images(images[:99, None], TransformSpec()), load_data("fashion", "test")[0][:99])
+
+
+@pytest.mark.parametrize("size", [16, 28, 56])
+def test_a_transform_crops_resizes_and_normalises(size: int) -> None:
+    rng = np.random.default_rng(size)
+    images = rng.integers(0, 256, (5, 3, 40, 60), np.uint8)
+    spec = TransformSpec(size=size, channels=3, crop=0.7, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    found = prepare_images(images, spec)
+    for image, tensor in zip(images, found, strict=True):
+        square = Image.fromarray(image.transpose(1, 2, 0)[6:34, 16:44]).resize((size, size), Image.Resampling.BILINEAR)
+        expected = (np.asarray(square) / 255.0 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
+        # Pillow rounds to whole grey values after each of its two passes
+        assert np.abs(tensor.numpy().transpose(1, 2, 0) - expected).max() < 1.01 / 255 / 0.5
+
+
+def test_grey_becomes_rgb_and_rgb_becomes_grey() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 1, 9, 9), np.uint8)
+    rgb = prepare_images(grey, TransformSpec(size=9, channels=3))
+    assert all(torch.equal(rgb[:, c], rgb[:, 0]) for c in range(3))
+    back = prepare_images(rgb.numpy(), TransformSpec(size=9))
+    torch.testing.assert_close(back, prepare_images(grey, TransformSpec(size=9)))
+
+
+@pytest.mark.parametrize("layout", ["NHW", "NCHW", "NHWC"])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_numpy_files_are_read_in_every_layout(tmp_path: Path, layout: str, kind: type, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 256, (20, 1 if layout == "NHW" else 3, 12, 14), np.uint8)
+    stored = {"NHW": planes[:, 0], "NCHW": planes, "NHWC": planes.transpose(0, 2, 3, 1)}[layout]
+    stored = stored if kind is np.uint8 else (stored / 255).astype(kind)
+    path = tmp_path / f"images.{ending}"
+    np.save(path, np.asfortranarray(stored)) if ending == "npy" else np.savez_compressed(path, images=stored)
+    data = read_task(str(path))
+    assert (data.classes, data.test) == (None, None)
+    spec = TransformSpec(size=12, channels=3)
+    everything = np.arange(20)
+    torch.testing.assert_close(data.calibration.images(everything, spec), prepare_images(planes, spec))
+
+
+def test_a_numpy_file_may_have_a_test_part(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+    y = np.arange(30) % 3
+    np.savez(tmp_path / "both.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    np.savez(tmp_path / "one.npz", images=x, labels=y)
+    both, one = (read_task(str(tmp_path / name)) for name in ("both.npz", "one.npz"))
+    assert both.classes == one.classes == ("0", "1", "2")
+    assert both.test is not None
+    assert one.test is not None
+    assert (len(both.calibration), len(both.test), len(one.calibration), len(one.test)) == (20, 10, 24, 6)
+    assert one.test.labels is not None
+    assert np.bincount(one.test.labels).tolist() == [2, 2, 2]
+
+
+def test_binary_records_are_read_and_pickles_are_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (12, 3, 32, 32), np.uint8), rng.integers(0, 10, 12).astype(np.uint8)
+    with pytest.raises(DataError, match=r"binary version.*pickle.*cifar-10-binary.tar.gz"):
+        read_task("torchvision:CIFAR10", tmp_path)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    rows = np.concatenate([y[:, None], x.reshape(12, -1)], 1)
+    for k in range(5):
+        (folder / f"data_batch_{k + 1}.bin").write_bytes(rows[2 * k : 2 * k + 2].tobytes())
+    (folder / "test_batch.bin").write_bytes(rows[10:].tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(f"class {k}" for k in range(10)) + "\n\n")
+    data = read_task("torchvision:CIFAR10", tmp_path)
+    spec = TransformSpec(size=32, channels=3)
+    assert data.classes == tuple(f"class {k}" for k in range(10))
+    assert torch.equal(data.calibration.images(np.arange(10), spec), prepare_images(x[:10], spec))
+    assert data.test is not None
+    assert data.test.labels is not None
+    assert data.test.labels.tolist() == y[10:].tolist()
+    (folder / "test_batch.bin").write_bytes(rows[10:].tobytes()[:-1])
+    with pytest.raises(DataError, match="not a multiple of 3,073"):
+        read_task("torchvision:CIFAR10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("SVHN", "MATLAB"), ("ImageNet", "pickle"), ("EMNIST", "EMNIST-letters"), ("../x", "not known")],
+)
+def test_data_sets_that_are_not_read_say_why(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(SpecError, match=f"{reason}.*folder with one subfolder"):
+        read_task(f"torchvision:{name}", tmp_path)
+
+
+def test_sets_of_images_are_joined_and_parted_without_mixing_them_up() -> None:
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(8, 2).repeat(8, 3)
+    spec, chosen = TransformSpec(size=8), np.array([7, 0, 3, 9])
+    whole = array_set(images, np.arange(10))
+    joined = whole.part(np.arange(4)).followed_by(whole.part(np.arange(4, 10)))
+    assert joined.labels is not None
+    assert torch.equal(joined.images(chosen, spec), whole.images(chosen, spec))
+    assert joined.labels[chosen].tolist() == chosen.tolist()

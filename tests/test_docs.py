@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from mtz_core.cli import _parser
-from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
+from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, TransformSpec, ZipSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,6 +89,7 @@ def test_the_readme_shows_a_picture_that_exists() -> None:
     [
         (RunSpec, "## The specification"),
         (NetworkSpec, "### `networks`, a list"),
+        (TransformSpec, "### `networks.transform`"),
         (CalibrationSpec, "### `calibration`"),
         (EvaluationSpec, "### `evaluation`"),
         (ZipSpec, "### `zip`"),
@@ -105,7 +106,8 @@ def test_every_field_of_the_specification_is_described_with_its_default(model: t
         elif field.is_required():
             assert said == "required"
         else:
-            assert (yaml.safe_load(said.strip("`")) if said != "empty" else "") == field.default, name
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert (yaml.safe_load(said.strip("`")) if said != "empty" else "") == default, name
 
 
 def test_every_command_is_described() -> None:

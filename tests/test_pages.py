@@ -296,10 +296,20 @@ def test_what_the_page_cannot_show_is_not_zipped_again(network: dict[str, str]) 
     assert setup.query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_the_lines_that_load_a_zipped_network_run(store: RunStore, tmp_path: Path, own: bool) -> None:
-    second = {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"}
-    networks = [{"parent": "lenet300-mnist-0"}, second if own else {"parent": "lenet300-mnist-1"}]
+@pytest.mark.parametrize("own", ["", "bundled architecture", "registered"])
+def test_the_lines_that_load_a_zipped_network_run(
+    store: RunStore, tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = {
+        "": {"parent": "lenet300-mnist-1"},
+        "bundled architecture": {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"},
+        "registered": {"model": "mine", "data": "mnist"},
+    }[own]
+    (tmp_path / "my_models.py").write_text(
+        "from mtz_core import load_parent\ndef trained(): return {'mine': load_parent('lenet300-mnist-1').module}\n"
+    )
+    monkeypatch.setenv("MTZ_MODELS", "my_models:trained")
+    networks = [{"parent": "lenet300-mnist-0"}, second]
     record = store.create(parse_run_spec({"networks": networks}))
     code = (
         "import torch\n"
@@ -316,7 +326,7 @@ def test_the_lines_that_load_a_zipped_network_run(store: RunStore, tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         capture_output=True,
         text=True,
         timeout=120,

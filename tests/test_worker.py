@@ -19,16 +19,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtz_core.data import load_data
+from mtz_core.data.tasks import read_task
 from mtz_core.errors import CheckpointError, DataError, NumericalError, RunError, SpecError
 from mtz_core.events import Event, LayerFinished, RetrainStep
 from mtz_core.runs import worker
-from mtz_core.runs.inputs import Inputs, prepare, read_task
+from mtz_core.runs.inputs import Inputs, prepare
 from mtz_core.runs.pulse import Pulse
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.weights import load_network
 from mtz_core.runs.worker import execute
-from mtz_core.spec import parse_run_spec
+from mtz_core.spec import TransformSpec, parse_run_spec
 from mtz_core.zipper import Checkpoint
 from mtz_core.zoo.architectures import LeNet300
 from tests.synthetic import Layer, synthetic_events, synthetic_spec
@@ -303,10 +304,13 @@ def test_a_folder_of_images_is_a_task(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for i in range(10):
             Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / label / f"{i}.png")
-    data = read_task(str(tmp_path), synthetic_spec())
+    data = read_task(str(tmp_path))
     assert data.classes == ("cat", "dog")
-    assert (len(data.calibration[0]), len(data.test[0])) == (16, 4)
-    everything = torch.cat([data.calibration[0], data.test[0]])
+    assert data.test is not None
+    assert (len(data.calibration), len(data.test)) == (16, 4)
+    everything = torch.cat(
+        [part.images(np.arange(len(part)), TransformSpec()) for part in (data.calibration, data.test)]
+    )
     assert len({image.numpy().tobytes() for image in everything}) == 20
 
 
@@ -350,7 +354,7 @@ def test_every_unfit_weights_file_is_a_clear_checkpoint_error(tmp_path: Path) ->
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"fc1.weight": 3}, tmp_path / "number.pt")
     for name, message in {
-        "bomb.pt": "more than tensors", "bomb.pkl": "more than tensors", "text": "neither", "empty": "neither",
+        "bomb.pt": "more than tensors", "bomb.pkl": "more than tensors", "text": "neither", "empty": "is empty",
         "zip": "damaged", "header": "neither", "cut.pt": "damaged", "lacking": "lacks fc2.bias", "extra": "has extra",
         "shape": r"fc3.weight has shape \(7, 100\) instead of \(10, 100\)", "nan": "fc1.bias holds NaN",
         "integers": "fc1.bias has type torch.int64", "list.pt": "holds a list", "number.pt": "is of type int",
@@ -365,14 +369,13 @@ def test_every_unfit_weights_file_is_a_clear_checkpoint_error(tmp_path: Path) ->
 
 def test_torchvision_data_is_read_by_name_below_the_data_root(tmp_path: Path) -> None:
     write_idx(tmp_path / "MNIST" / "raw", "mnist")
-    networks = [{"parent": "lenet300-mnist-0", "data": "torchvision:MNIST"}, {"parent": "lenet300-mnist-1"}]
-    spec = parse_run_spec({"networks": networks, "data_root": str(tmp_path)})
-    data = read_task("torchvision:MNIST", spec)
+    data = read_task("torchvision:MNIST", tmp_path)
     assert data.train is not None
-    assert data.test[0].shape[1:] == (1, 28, 28)
+    assert data.test is not None
+    assert data.test.images(np.arange(2), TransformSpec()).shape == (2, 1, 28, 28)
     with pytest.raises(DataError, match=r"put .*KMNIST/raw"):
-        read_task("torchvision:KMNIST", spec)
+        read_task("torchvision:KMNIST", tmp_path)
     with pytest.raises(SpecError, match="supported: MNIST"):
-        read_task("torchvision:ImageNet", spec)
+        read_task("torchvision:ImageNet", tmp_path)
     with pytest.raises(DataError, match="--data-root"):
-        read_task("torchvision:MNIST", parse_run_spec({"networks": networks}))
+        read_task("torchvision:MNIST")

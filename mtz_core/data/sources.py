@@ -6,6 +6,7 @@ Both give images float32 (N, channels, height, width) in [0, 1], labels int64 (N
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mtz_core.data.fullsets import without_bundled
+from mtz_core.data.records import RECORDS, read_records
+from mtz_core.data.transform import normalised
 from mtz_core.errors import DataError, SpecError
+from mtz_core.spec import TransformSpec
 from mtz_core.torchvision_compat import import_torchvision
 
 Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
@@ -30,6 +34,22 @@ _FILES = {
     "MNIST": f"MNIST/{_IDX}",
     "FashionMNIST": f"FashionMNIST/{_IDX}",
     "KMNIST": f"KMNIST/{_IDX}",
+    "EMNIST": "EMNIST/raw/emnist-SPLIT-{train,test}-{images-idx3,labels-idx1}-ubyte",
+}
+TORCHVISION_SETS = (
+    *("MNIST", "FashionMNIST", "KMNIST", "EMNIST-letters", "EMNIST-digits", "EMNIST-balanced", "EMNIST-byclass"),
+    *RECORDS,
+)
+"""Data sets of torchvision that are stored without pickles."""
+_REFUSED = {
+    "SVHN": "it is a MATLAB file",
+    "EMNIST": "it has several parts; name one, e.g. EMNIST-letters",
+    "ImageNet": "its index is a pickle",
+    "Omniglot": "its classes are not the subfolders of one folder",
+    "PCAM": "it is an HDF5 file",
+    "Caltech101": "its annotations are MATLAB files",
+    "Flowers102": "its labels are a MATLAB file",
+    "StanfordCars": "its labels are a MATLAB file",
 }
 _TASKS = {"MNIST": "mnist", "FashionMNIST": "fashion"}
 
@@ -37,20 +57,29 @@ _TASKS = {"MNIST": "mnist", "FashionMNIST": "fashion"}
 def torchvision_dataset(name: str, root: Path, split: str, download: bool = False) -> Labelled:
     """One part, "train" or "test", of a data set that torchvision knows, in its own image size.
 
-    Only sets kept as plain arrays are supported: others, such as CIFAR, are pickles, and no pickle is ever loaded.
-    Training parts leave out the images that are bundled for calibration and test. Raises SpecError for an
-    unknown name or split; DataError if files are missing, damaged, or cannot be downloaded.
+    Only sets kept as plain arrays are supported: no pickle is ever loaded. Training parts leave out the images that
+    are bundled for calibration and test. Raises SpecError for an unknown name or split; DataError if files are
+    missing, damaged, or cannot be downloaded.
     """
-    if name not in _FILES:
-        raise SpecError(f"data set {name!r} is not supported; supported: {', '.join(_FILES)}")
+    if name not in TORCHVISION_SETS:
+        reason = _REFUSED.get(name, "it is not known to be stored without pickles")
+        raise SpecError(
+            f"data set {name[:60]!r} is not supported: {reason}. Give a folder with one subfolder of images per class "
+            f"instead; supported: {', '.join(TORCHVISION_SETS)}"
+        )
     if split not in ("train", "test"):
         raise SpecError(f"split {split!r} is unknown; known: train, test")
+    if name in RECORDS:
+        pixels, numbers, names = read_records(name, root, split)
+        return _scaled(pixels), torch.from_numpy(numbers), names
     datasets = import_torchvision().datasets
+    base, _, part = name.partition("-")
+    options = {"split": part} if part else {}
     try:
-        found = getattr(datasets, name)(str(root), train=split == "train", download=download)
+        found = getattr(datasets, base)(str(root), train=split == "train", download=download, **options)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(
-            f"{name} is not usable below {root} ({error}); put {root}/{_FILES[name]} there, "
+            f"{name} is not usable below {root} ({error}); put {root}/{_FILES[base]} there, "
             "or ask for a download where there is a network"
         ) from error
     images: NDArray[np.uint8] = np.asarray(found.data)
@@ -61,15 +90,31 @@ def torchvision_dataset(name: str, root: Path, split: str, download: bool = Fals
     return _scaled(shaped), torch.from_numpy(labels), tuple(found.classes)
 
 
-def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
-    """All images in `path`/<class>/, cropped centrally to squares and resized to size × size.
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files of a folder with one subfolder per class, not yet decoded."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def read(self, indices: NDArray[np.int64], transform: TransformSpec) -> Tensor:
+        """Decode some images, crop each to a square, resize and normalise it."""
+        size, channels = transform.size, transform.channels
+        images = np.empty((len(indices), channels, size, size), np.uint8)
+        for k, index in enumerate(indices):
+            _inside(self.files[index], self.folder)
+            images[k] = _read_image(self.files[index], size, channels, transform.crop)
+        return normalised(_scaled(images), transform)
+
+
+def list_images(path: Path) -> FolderImages:
+    """List the images in `path`/<class>/.
 
     Classes are the subfolders in alphabetical order; names that begin with a dot, and files that are not
-    images by their suffix, are skipped. Transparent parts become black. `channels` is 1 (grey) or 3 (RGB).
-    Raises DataError for a damaged, oversized or 16-bit image, an empty class, or a link that leads outside.
+    images by their suffix, are skipped. Raises DataError for an empty class, or a link that leads outside.
     """
-    if channels not in (1, 3) or not 1 <= size <= 1024:
-        raise SpecError(f"channels={channels}, size={size}: expected 1 or 3 channels and a size from 1 to 1024")
     if not path.is_dir():
         raise DataError(f"{path} is no folder; expected one with a subfolder of images for each class")
     folder = path.resolve()
@@ -85,12 +130,22 @@ def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
         files += [(file, label) for file in members]
     if len(files) > MOST_IMAGES:
         raise DataError(f"{path} holds {len(files):,} images; at most {MOST_IMAGES:,} fit, so keep fewer")
-    images = np.empty((len(files), channels, size, size), np.uint8)
-    for i, (file, _) in enumerate(files):
-        _inside(file, folder)
-        images[i] = _read_image(file, size, channels)
-    labels = torch.tensor([label for _, label in files])
-    return _scaled(images), labels, tuple(subfolder.name for subfolder in classes)
+    labels = np.array([label for _, label in files], np.int64)
+    return FolderImages(folder, tuple(f for f, _ in files), labels, tuple(entry.name for entry in classes))
+
+
+def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
+    """All images in `path`/<class>/, cropped centrally to squares and resized to size × size.
+
+    Transparent parts become black. `channels` is 1 (grey) or 3 (RGB). Raises DataError as `list_images` does, and for
+    a damaged, oversized or 16-bit image.
+    """
+    if channels not in (1, 3) or not 4 <= size <= 1024:
+        raise SpecError(f"channels={channels}, size={size}: expected 1 or 3 channels and a size from 4 to 1024")
+    found = list_images(path)
+    transform = TransformSpec(size=size, channels=3 if channels == 3 else 1)
+    everything = np.arange(len(found.files), dtype=np.int64)
+    return found.read(everything, transform), torch.from_numpy(found.labels), found.classes
 
 
 def _inside(entry: Path, folder: Path) -> None:
@@ -98,7 +153,7 @@ def _inside(entry: Path, folder: Path) -> None:
         raise DataError(f"{entry} is a link that leads outside {folder}; copy the file into the folder instead")
 
 
-def _read_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
+def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the check below is stricter
@@ -113,7 +168,8 @@ def _read_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
             raise
         raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
     flat = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
-    fitted = ImageOps.fit(flat.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
+    shown = flat.convert("L" if channels == 1 else "RGB")
+    fitted = ImageOps.fit(shown, (size, size), Image.Resampling.BILINEAR, bleed=(1.0 - crop) / 2)
     pixels: NDArray[np.uint8] = np.asarray(fitted)
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 

@@ -14,7 +14,9 @@ def display_name(task: str) -> str:
     >>> display_name("mnist"), display_name("letters"), display_name("/home/me/birds")
     ('digits', 'letters', 'birds')
     """
-    return NAMES.get(task) or PurePath(task).name or task
+    if task.startswith("upload:"):
+        return f"upload-{task[7:13]}"
+    return NAMES.get(task) or PurePath(task.removeprefix("torchvision:")).name or task
 
 
 def task_labels(tasks: Sequence[str], parents: Sequence[str]) -> list[str]:

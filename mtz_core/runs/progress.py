@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 from mtz_core.events import Event, LayerFinished, LayerZipped, RetrainStep, Started
 from mtz_core.runs.records import RunRecord
 
+BAR = 24
 CLEAR = "\r\x1b[K"
 
 
@@ -64,6 +66,16 @@ class ProgressLine:
                 self._shown = now
         elif isinstance(event, Started | LayerZipped | LayerFinished):
             self._print(text)
+
+    def announce(self, text: str) -> None:
+        """Show what is done before the first event, as a bar where it is a part of a whole."""
+        if not self._live:
+            return
+        found = re.search(r"(\d+)%", text)
+        done = int(found[1]) * BAR // 100 if found else 0
+        bar = f"[{'#' * done}{'.' * (BAR - done)}] " if found else ""
+        self._stream.write(f"{CLEAR}{bar}{text[: 116 - len(bar)]}")
+        self._stream.flush()
 
     def close(self) -> None:
         """Leave the line."""

@@ -52,7 +52,7 @@ class RunStore(RunReader):
 
     def create(self, spec: RunSpec) -> RunRecord:
         """Make a queued run. Raises `RunError` if the store cannot be written."""
-        names = [n.parent or f"{n.architecture}:{n.weights.name if n.weights else ''}" for n in spec.networks]
+        names = [n.title for n in spec.networks]
         summary = {
             "tasks": [n.data or _task(name) for n, name in zip(spec.networks, names, strict=True)],
             "parents": names, "layers": [], "counts": None,

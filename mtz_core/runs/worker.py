@@ -44,6 +44,7 @@ def execute(
     resume: bool = False,
     launcher: int | None = None,
     listen: Listener | None = None,
+    announce: Callable[[str], None] | None = None,
     prepare: Callable[[RunRecord], Inputs] | None = None,
     zipper: Callable[..., Any] | None = None,
     own_process: bool = False,
@@ -53,6 +54,7 @@ def execute(
     Args:
         launcher: the process that reserved the run.
         listen: is shown every event, also those that are too frequent to be stored.
+        announce: hears what is done before the first event: downloads.
         prepare, zipper: stand-ins for `inputs.prepare` and `Zipper`.
         own_process: the process exists for this run alone: a cancelled one that doesn't react is ended.
 
@@ -68,7 +70,7 @@ def execute(
 
     with Pulse(store, run_id, give_up if own_process else None) as pulse, _stop_signals(pulse.cancelled):
         try:
-            _work(store, record, pulse, listen, prepare, zipper)
+            _work(store, record, pulse, listen, announce, prepare, zipper)
             status, message = RunStatus.FINISHED, None
         except (_CancelledError, KeyboardInterrupt):
             status, message = RunStatus.CANCELLED, "cancelled"
@@ -89,6 +91,7 @@ def _work(
     record: RunRecord,
     pulse: Pulse,
     listen: Listener | None,
+    announce: Callable[[str], None] | None,
     prepare: Callable[[RunRecord], Inputs] | None,
     zipper: Callable[..., Any] | None,
 ) -> None:
@@ -98,7 +101,14 @@ def _work(
     make: Callable[..., Any] = zipper or outputs.Zipper
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
-    inputs = (prepare or inputs_module.prepare)(record)
+
+    def say(text: str) -> None:
+        _check(pulse)
+        store.heartbeat(record.id, text)
+        if announce is not None:
+            announce(text)
+
+    inputs = inputs_module.prepare(record, say) if prepare is None else prepare(record)
     store.update_summary(record.id, tasks=inputs.tasks, parents=inputs.names)
     for task, images in enumerate(inputs.calibration):
         outputs.save_images(store, record.id, task, images)

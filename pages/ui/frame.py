@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from mtz_core.errors import MTZError
+from mtz_core.own.registered import VARIABLE, register
 from mtz_core.palette import palette
 from mtz_core.text import ago_text, percent_text
 
@@ -27,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME, NETWORKS, ZIP = "app.py", "pages/1_Networks.py", "pages/2_Zip.py"
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
 NAME = "MTZ Explorer"
+FLAG = re.compile(r"--models(=.*)?")
+MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$:<>&-])")
 
 # status → word, Material icon, badge colour: the word and the icon carry the meaning without the colour
 STATUS = {
@@ -49,6 +55,7 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
         heading: `False` lets the page draw its own heading.
         edge: `False` lets the page call `draw_edge` itself, after what must appear sooner.
     """
+    _register_models()
     st.set_page_config(
         page_title=title if title == NAME else f"{title} · {NAME}",
         layout="wide",
@@ -71,6 +78,18 @@ def draw_edge() -> None:
     st.set_page_config(page_icon=_icon(palette("light")))  # adds to what `page` has set
     st.logo(_logo(palette(theme())), size="large", link=None)
     _sidebar()
+
+
+def _register_models() -> None:
+    """Heed `streamlit run app.py -- --models MODULE:FACTORY`: only whoever starts the server can say so."""
+    given = [text.partition("=")[2] or after for text, after in pairwise([*sys.argv, ""]) if FLAG.fullmatch(text)]
+    if given and os.environ.get(VARIABLE) != given[-1]:
+        register(given[-1])
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is: for names and messages that come from outside."""
+    return MARKUP.sub(r"\\\1", text)
 
 
 def theme() -> Mode:
@@ -132,7 +151,7 @@ def run_title(record: RunRecord) -> str:
     """Return a run's title, or what it zips where it has none."""
     if record.spec.title:
         return record.spec.title
-    return " + ".join(n.parent or Path(str(n.weights)).stem for n in record.spec.networks)
+    return " + ".join(n.title for n in record.spec.networks)
 
 
 def run_age(record: RunRecord) -> str:

@@ -23,8 +23,10 @@ from pages.ui.story import Story, seconds_left, tell, thinned
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord, StoredEvent
+    from mtz_core.spec import NetworkSpec
 
 BYTES = 4  # of a stored number
+BUNDLED = ("lenet300", "lenet5", "resnet14")
 
 
 def show_run(run_id: str) -> None:
@@ -279,6 +281,18 @@ from mtz_core.zoo.parents import load_parent
 
 parents = [load_parent(name).module for name in ({names})]
 {load}"""
+    networks = record.spec.networks
+    if any(not n.parent and n.architecture not in BUNDLED for n in networks):
+        specs = "\n".join(f"    NetworkSpec({_arguments(network)})," for network in networks)
+        return f"""from mtz_core.own.networks import build_network
+from mtz_core.spec import NetworkSpec
+from mtz_core.zipped import ZippedNetwork
+
+specs = [
+{specs}
+]
+parents = [build_network(spec).module for spec in specs]
+{load}"""
     modules = "\n".join(f"    ARCHITECTURES[{name!r}](classes={n})," for name, n in _architectures(record))
     return f"""from mtz_core.zipped import ZippedNetwork
 from mtz_core.zoo.architectures import ARCHITECTURES
@@ -287,6 +301,11 @@ parents = [  # their own weights do not matter: the file holds all that is neede
 {modules}
 ]
 {load}"""
+
+
+def _arguments(network: NetworkSpec) -> str:
+    given = network.model_dump(exclude_none=True, exclude={"transform", "classes"})
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
 def _architectures(record: RunRecord) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from mtz_core.figures import names
+from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
 from mtz_core.structure import NetworkStructure, shared_count
 from mtz_core.text import percent_text
@@ -38,9 +39,12 @@ CARRIED = {
 def query_of(spec: RunSpec) -> dict[str, Any] | None:
     """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
 
-    `None` where the page cannot show it: networks from files, other data than a parent's own.
+    `None` where the page cannot show it: networks that were not brought through the dashboard.
     """
-    parents = [n.parent for n in spec.networks if n.parent in structures() and n.data is None]
+    known = known_networks()
+    named = {network.spec: name for name, network in own_networks().items()}
+    named |= {NetworkSpec(parent=name): name for name in structures()}
+    parents = [named[network] for network in spec.networks if network in named]
     if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
         return None
     zipping, retrain = spec.zip, spec.zip.retrain
@@ -54,7 +58,7 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "seed": zipping.seed or None,
         "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
     }
-    networks = [structures()[str(name)] for name in parents]
+    networks = [known[name] for name in parents]
     for k, group in enumerate(networks[0].groups):
         if group.frozen is None:
             width = min(network.groups[k].width for network in networks)
@@ -136,9 +140,16 @@ def _ridge(text: str) -> str:
     return text if _number_between(text, 0.0, 1e300) >= 0 else ""
 
 
+def known_networks() -> dict[str, NetworkStructure]:
+    """Return the structure of every network that can be chosen: bundled ones first, then those that were brought."""
+    return structures() | {name: network.structure for name, network in own_networks().items()}
+
+
 def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PARENTS) -> tuple[str, ...]:
     """Draw the selector of parents, bound to `?parents=a&parents=b`."""
-    names = [name for name in catalog() if name in known]
+    if wanted := st.session_state.pop("parents-wanted", None):
+        st.session_state["parents"] = wanted
+    names = list(known)
     chosen = st.multiselect(
         "Parents, one per task",
         names,
@@ -152,9 +163,17 @@ def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PA
     return tuple(chosen)
 
 
+def network_spec(name: str) -> NetworkSpec:
+    """Return the specification of a network that was chosen by name."""
+    own = own_networks()
+    return own[name].spec if name in own else NetworkSpec(parent=name)
+
+
 def task_labels(parents: Sequence[str]) -> list[str]:
-    """Return one distinct name per task of bundled parents."""
-    return names.task_labels([catalog()[name].task for name in parents], parents)
+    """Return one distinct name per task: a bundled parent's own, and the data of a network that was brought."""
+    own = own_networks()
+    tasks = [str(own[name].spec.data) if name in own else catalog()[name].task for name in parents]
+    return names.task_labels(tasks, parents)
 
 
 def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
@@ -382,7 +401,7 @@ def run_spec(
     values = set(shares.values())
     spec = RunSpec(
         title=title,
-        networks=tuple(NetworkSpec(parent=name) for name in parents),
+        networks=tuple(map(network_spec, parents)),
         calibration=CalibrationSpec(images=method["images"]),
         zip=ZipSpec(
             share=values.pop() if len(values) == 1 else dict(shares),

@@ -1,0 +1,77 @@
+"""A set of images that is read when it is needed: only what a run looks at is decoded, resized and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.data.sampling import stratified_sample
+from mtz_core.data.transform import prepare_images
+from mtz_core.spec import TransformSpec
+
+Indices = NDArray[np.int64]
+Reader = Callable[[Indices, TransformSpec], Tensor]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with a label each, or without labels. `read` gives the images of some indices as a network's input."""
+
+    count: int
+    labels: Indices | None
+    read: Reader
+
+    def __len__(self) -> int:
+        return self.count
+
+    def part(self, indices: Indices) -> ImageSet:
+        """Return the images of some indices as a set of their own."""
+        labels = None if self.labels is None else self.labels[indices]
+        return ImageSet(len(indices), labels, lambda chosen, transform: self.read(indices[chosen], transform))
+
+    def followed_by(self, other: ImageSet) -> ImageSet:
+        """Return the images of both as one set, the other's indices after this one's."""
+
+        def read(chosen: Indices, transform: TransformSpec) -> Tensor:
+            mine = chosen < self.count
+            found = torch.cat([self.read(chosen[mine], transform), other.read(chosen[~mine] - self.count, transform)])
+            ordered = torch.empty_like(found)
+            ordered[torch.from_numpy(np.argsort(~mine, kind="stable"))] = found
+            return ordered
+
+        both = None if self.labels is None or other.labels is None else np.concatenate([self.labels, other.labels])
+        return ImageSet(self.count + other.count, both, read)
+
+    def images(self, indices: Indices, transform: TransformSpec) -> Tensor:
+        """Return images (n, C, H, W) as a network reads them."""
+        return self.read(indices, transform)
+
+    def labelled(self, indices: Indices, transform: TransformSpec) -> tuple[Tensor, Tensor]:
+        """Return images and their labels, which must be there."""
+        assert self.labels is not None
+        return self.read(indices, transform), torch.from_numpy(self.labels[indices])
+
+    def sample(self, count: int, seed: int) -> Indices:
+        """Return shuffled indices of `count` images: every class with its share where there are labels."""
+        if self.labels is not None:
+            return stratified_sample(self.labels, count, seed)
+        return shuffled(self.count, seed)[:count]
+
+
+def array_set(images: NDArray[Any] | Tensor, labels: Any = None) -> ImageSet:
+    """Return a set of images that are in memory, (N, C, H, W) as bytes or numbers in [0, 1]."""
+    array: NDArray[Any] = np.asarray(images)
+    known = None if labels is None else np.asarray(labels, np.int64)
+    return ImageSet(len(array), known, lambda chosen, transform: prepare_images(array[chosen], transform))
+
+
+def shuffled(count: int, seed: int) -> Indices:
+    """Return a seeded permutation."""
+    order: Indices = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    return order

@@ -1,0 +1,76 @@
+"""What a weights file is: its kind, which architectures it fits, how many classes it tells apart, what it reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtz_core.errors import CheckpointError
+from mtz_core.own.files import REMEDY, Shapes, file_kind, plain_shapes, safetensors_shapes
+from mtz_core.own.matching import (
+    SHOWN,
+    architecture,
+    class_count,
+    closest,
+    matching_architectures,
+    misfits,
+    unwrapped,
+)
+from mtz_core.spec import EXPORTED
+
+KINDS = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`architectures` fit, best first. Where none does, `closest` is the most alike, and `misfits` says why not."""
+
+    kind: str
+    tensors: int
+    numbers: int
+    architectures: tuple[str, ...]
+    classes: int | None
+    input_shape: tuple[int, ...]
+    closest: str
+    misfits: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """The kind in words."""
+        return KINDS[self.kind]
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Return what a file of weights is. A safetensors file's header is enough; torch is imported for others only.
+
+    Raises `CheckpointError` if it is none, unsafe or damaged.
+    """
+    kind = file_kind(path)
+    if kind == "pt2":
+        from mtz_core.graph.exported import read_exported
+
+        program = read_exported(path)
+        shapes = plain_shapes(program.module.state_dict())
+        return Inspection(
+            kind, len(shapes), _numbers(shapes), (EXPORTED,), program.classes, program.input_shape, EXPORTED
+        )
+    if kind == "safetensors":
+        shapes = plain_shapes(unwrapped(safetensors_shapes(path)))
+    elif kind == "torch":
+        from mtz_core.own.states import read_state
+
+        shapes = plain_shapes(read_state(path))
+    else:
+        raise CheckpointError(f"{path} is a NumPy file: images, not a checkpoint. {REMEDY}")
+    fitting = tuple(matching_architectures(shapes))
+    best = architecture(fitting[0]) if fitting else closest(shapes)
+    classes = class_count(shapes, best)
+    return Inspection(
+        kind, len(shapes), _numbers(shapes), fitting, classes, best.input_shape, best.name,
+        () if fitting else tuple(misfits(shapes, best, classes)[:SHOWN]),
+    )  # fmt: skip
+
+
+def _numbers(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())

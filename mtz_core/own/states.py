@@ -1,0 +1,178 @@
+"""A weights file as a state dict, and a state dict as a network. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mtz_core.errors import CheckpointError
+from mtz_core.own.architectures import build_empty
+from mtz_core.own.files import (
+    MOST_TENSORS,
+    REMEDY,
+    check_name,
+    checked_archive,
+    file_kind,
+    first_line,
+    safetensors_shapes,
+)
+from mtz_core.own.matching import (
+    COUNTER,
+    architecture,
+    class_count,
+    closest,
+    matching_architectures,
+    misfits,
+    unwrapped,
+)
+
+SHOWN = 6
+_UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
+WRAPPING = ("state_dict", "model_state_dict", "model", "net", "ema")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name, without prefixes that all names share.
+
+    The file is safetensors, or what `torch.save` wrote of a state dict (also under `"state_dict"` or `"model"`, also
+    with the `module.` that `DataParallel` puts first). Raises `CheckpointError` if it is missing, unsafe or damaged.
+    """
+    kind = file_kind(path)
+    if kind == "safetensors":
+        safetensors_shapes(path)
+        try:
+            loaded: Any = load_file(path)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is a damaged safetensors file ({first_line(error)}); copy or save it again"
+            ) from error
+    elif kind == "torch":
+        loaded = _read_torch(path)
+    elif kind == "pt2":
+        raise CheckpointError(f"{path} is an exported program, not weights; choose the architecture 'exported' for it")
+    else:
+        raise CheckpointError(f"{path} is a NumPy array, not a checkpoint. {REMEDY}")
+    return _plain(unwrapped(_state_dict(loaded, path)), path)
+
+
+def load_state(state: Mapping[str, Tensor], name: str, path: Path, classes: int | None = None) -> nn.Module:
+    """Return an architecture with these weights, in evaluation mode, in float32.
+
+    `classes` is deduced from the head unless it is given. Raises `SpecError` for an unknown architecture,
+    `CheckpointError` if the tensors do not fit it or hold NaN; `path` is for the message.
+    """
+    known = architecture(name)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    count = classes or class_count(shapes, known)
+    if problems := misfits(shapes, known, count):
+        what = name + (f" with {count} classes" if count else "")
+        raise CheckpointError(f"{path} does not fit {what}: it {'; '.join(problems[:SHOWN])}.{_advice(shapes, name)}")
+    with torch.no_grad():
+        module = build_empty(name, count or 1)
+        expected = module.state_dict()
+        _check_numbers(state, expected, path)
+        given = {
+            key: (state[key] if key in state else torch.zeros_like(tensor, device="cpu")).to(tensor.dtype, copy=True)
+            for key, tensor in expected.items()
+            if key in state or key.endswith(COUNTER)
+        }
+        for auxiliary in {key.partition(".")[0] for key in expected if key not in given}:
+            setattr(module, auxiliary, None)  # a head that only training uses
+        module.load_state_dict(given, assign=True)
+    return module.eval().requires_grad_(True)
+
+
+def _advice(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    fitting = matching_architectures(shapes)
+    if fitting:
+        return f" It fits {', '.join(fitting[:3])}: choose that"
+    near = closest(shapes).name
+    other = "" if near == name else f" The closest architecture is {near}."
+    return f"{other} If the network is one of your own, export it with torch.export.save and bring the .pt2 file"
+
+
+def _read_torch(path: Path) -> Any:
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if zipped:
+        checked_archive(path).close()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what can't be read is an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile pickle can make the reader raise anything
+        if found := _UNSAFE.search(str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors ({found[1][:80]}): loading it could run a program, so it was not "
+                f"loaded. {REMEDY}"
+            ) from error
+        if "Unsupported operand" in str(error):
+            raise CheckpointError(
+                f"{path} is no pickle of torch's own kind: it is damaged or holds more than tensors, so it was not "
+                f"loaded. {REMEDY}"
+            ) from error
+        raise CheckpointError(
+            f"{path} is damaged ({first_line(error).partition('. In PyTorch')[0]}); it was not loaded. Copy the file "
+            f"again. {REMEDY}"
+        ) from error
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(2):
+        for key in WRAPPING:
+            if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+                loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(k, str) for k in loaded):
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}; expected a state dict (tensors by name). {REMEDY}"
+        )
+    if not loaded:
+        raise CheckpointError(f"{path} holds no tensors. {REMEDY}")
+    if len(loaded) > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds {len(loaded):,} tensors; at most {MOST_TENSORS:,} are read. {REMEDY}")
+    for name, value in loaded.items():
+        check_name(path, name)
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name!r} is of type {type(value).__name__}; expected a tensor. {REMEDY}")
+    return dict(loaded)
+
+
+def _plain(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Check that every tensor is an ordinary one that holds its numbers: a stride of 0 declares any size for free."""
+    for name, value in state.items():
+        ordinary = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and not value.is_quantized
+        if not ordinary or value.device.type != "cpu" or value.is_complex():
+            raise CheckpointError(
+                f"{path}: {name} is no ordinary tensor ({value.layout}, {value.dtype}, {value.device}); save "
+                "model.float().state_dict()"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} declares shape {tuple(value.shape)[:8]}, more numbers than the file holds for it; "
+                f"{REMEDY.lower()}"
+            )
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _check_numbers(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        if name not in expected:
+            continue
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} has type {tensor.dtype}; expected floating point numbers. Save the weights before "
+                "they are quantised"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds NaN or infinity; the network can't be used. Take a checkpoint from before its "
+                "training diverged"
+            )

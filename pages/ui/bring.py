@@ -1,0 +1,323 @@
+"""Bring your own: a weights file, torchvision's published weights or a registered module, with data and transform.
+
+Reading a file is left to a process of its own; this page asks it and shows what it says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from mtz_core.data.bundled import TASKS
+from mtz_core.errors import MTZError, SpecError
+from mtz_core.own import uploads
+from mtz_core.own.ask import ask
+from mtz_core.own.matching import architectures
+from mtz_core.own.registered import FORM, VARIABLE
+from mtz_core.own.registry import OwnNetwork, forget
+from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
+from mtz_core.text import count_text
+from mtz_core.zoo.structures import why_not_zippable
+from pages.ui import address, frame, setup
+
+SOURCES = ("file", "torchvision", "registered")
+SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
+DATA = (*TASKS, "folder or file", "upload", "torchvision")
+PUBLISHED = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
+SETS = (
+    "MNIST", "FashionMNIST", "KMNIST", "EMNIST-letters", "EMNIST-digits", "EMNIST-balanced", "CIFAR10", "CIFAR100",
+    "STL10",
+)  # fmt: skip
+LOCAL = ("localhost", "127.0.0.1", "::1")
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def area(parents: Sequence[str]) -> None:
+    """Draw where networks are brought; one that was added joins the chosen `parents`."""
+    opened = any(address.asked(name) is not None for name in ("bring", "file"))
+    with st.expander("Bring your own network", icon=":material/upload_file:", expanded=opened):
+        source = address.choice(
+            st.segmented_control,
+            "What do you bring?",
+            SOURCES,
+            name="bring",
+            format_func=lambda name: SAID[name],
+        )
+        found = {"file": _file, "torchvision": _published, "registered": _registered}[source]()
+        if found is None:
+            return
+        fields, default, title = found
+        try:
+            fields["data"] = _data(fields.get("data"))
+            fields["transform"] = _transform(default, source + str(fields.get("architecture")))
+            title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
+            if st.button("Check and add", type="primary", icon=":material/add:", key="own-add"):
+                spec = NetworkSpec(**{name: value for name, value in fields.items() if value is not None})
+                _add(spec, title, parents)
+        except MTZError as error:
+            _problem(error)
+
+
+def removal(network: OwnNetwork, parents: Sequence[str]) -> None:
+    """Draw the button that takes a network off the list."""
+    if st.button("Remove from the list", icon=":material/delete:", key=f"remove-{network.name}", type="tertiary"):
+        forget(network.name)
+        st.session_state["parents-wanted"] = [name for name in parents if name != network.name]
+        st.rerun()
+
+
+Found = tuple[dict[str, Any], TransformSpec, str]
+
+
+def _file() -> Found | None:
+    """A weights file: uploaded, or by its path; what it is, and which architecture it is for."""
+    upload = _chosen_file(
+        "Weights",
+        "weights",
+        "safetensors, a state dict of torch.save (.pt, .pth, .th), or a program of torch.export (.pt2). Nothing in the "
+        f"file is executed. At most {uploads.MOST_UPLOAD >> 20} MiB.",
+        "file",
+    )
+    if upload is None:
+        return None
+    with st.spinner("Looking into the file…"):
+        known = _inspected(upload)
+    if "error" in known:
+        _problem(SpecError(known["error"]))
+        return None
+    name = _shown(upload)
+    shape = " × ".join(str(n) for n in known["input_shape"])
+    kind = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
+    classes = f"{known['classes']} classes" if known["classes"] else "number of classes unknown"
+    st.markdown(
+        f"**{frame.plain(name)}** is a {kind[known['kind']]}: {known['tensors']} tensors, "
+        f"{count_text(known['numbers'])} numbers, {classes}, reads images of {shape}."
+    )
+    fitting, title = list(known["architectures"]), name.rsplit(".", 1)[0]
+    if fitting == [EXPORTED]:
+        st.success("It brings its own architecture.", icon=":material/check_circle:")
+        size, channels = known["input_shape"][-1], known["input_shape"][0]
+        return {"architecture": EXPORTED, "weights": upload}, _exported(size, channels), title
+    if fitting:
+        st.success(f"Its tensors fit {', '.join(fitting)}.", icon=":material/check_circle:")
+    else:
+        st.warning(
+            f"Its tensors fit none of {len(architectures())} architectures. The closest is {known['closest']}, but the "
+            f"file {frame.plain('; '.join(known['misfits']))}. If the network is one of your own, export it with "
+            "torch.export.save and bring the .pt2 file.",
+            icon=":material/help:",
+        )
+    options = [*fitting, *(n for n in architectures() if n not in fitting)]
+    start = 0 if fitting else options.index(known["closest"])
+    architecture = st.selectbox("Architecture", options, start, key=f"architecture-{upload[-12:]}")
+    return {"architecture": architecture, "weights": upload}, _default(architecture), title
+
+
+def _published() -> Found | None:
+    """Weights that torchvision publishes."""
+    options = [name for name in architectures() if name.startswith("torchvision:")]
+    left, right = st.columns(2)
+    with left:
+        architecture = st.selectbox("Architecture", options, options.index("torchvision:resnet18"), key="published-of")
+    with right:
+        weights = st.segmented_control(
+            "Weights", PUBLISHED, default="DEFAULT", required=True, key="published",
+            help="Downloaded when they are not there yet; 1,000 classes of ImageNet.",
+        )  # fmt: skip
+    title = f"{architecture.removeprefix('torchvision:')} {weights.lower()}"
+    return {"architecture": architecture, "weights": weights}, _default(architecture), title
+
+
+def _registered() -> Found | None:
+    """A module that whoever started the server has registered."""
+    if not os.environ.get(VARIABLE):
+        st.info(
+            "No module is registered. Whoever starts the dashboard can add the networks of a Python module: "
+            "`streamlit run app.py -- --models my_models:trained`.",
+            icon=":material/info:",
+        )
+        return None
+    with st.spinner("Asking for the registered modules…"):
+        known = _models(os.environ[VARIABLE])
+    if "error" in known:
+        _problem(SpecError(known["error"]))
+        st.caption(frame.plain(FORM))
+        return None
+    name = st.selectbox("Module", list(known["done"]), key="registered-name")
+    return {"model": name, "data": known["done"][name]}, TransformSpec(), str(name)
+
+
+def _chosen_file(what: str, key: str, help: str, parameter: str) -> str | None:
+    """Draw the ways to give a file; return the name of its upload, which lives in the URL."""
+    left, right = st.columns(2, vertical_alignment="top")
+    with left:
+        given = st.file_uploader(what, key=f"{key}-file", help=help)
+    st.caption(help)
+    path = ""
+    if st.get_option("server.address") in LOCAL:
+        with right:
+            path = st.text_input("… or its path on this computer", key=f"{key}-path", placeholder="/home/me/net.pt")
+    identity = given.file_id if given is not None else path.strip()
+    if identity and st.session_state.get(f"{key}-kept") != identity:
+        try:
+            upload = uploads.keep(given.getbuffer()) if given is not None else uploads.keep_path(path.strip())
+        except MTZError as error:
+            _problem(error)
+            return None
+        _names()[upload] = uploads.shown_name(given.name if given is not None else path)
+        st.session_state[f"{key}-kept"] = identity
+        st.query_params[parameter] = upload.removeprefix(uploads.PREFIX)
+    asked = address.asked(parameter)
+    if asked is None:
+        return None
+    try:
+        if not HASH.fullmatch(asked):
+            raise SpecError(f"the link names the file {asked[:40]!r}; an upload is named by 64 hexadecimal digits")
+        uploads.upload_path(uploads.PREFIX + asked)
+    except MTZError as error:
+        _problem(error)
+        return None
+    return uploads.PREFIX + asked
+
+
+def _data(known: str | None) -> str:
+    """Draw the choice of data; return its name in a specification."""
+    start = DATA.index(known) if known in DATA else 0
+    kind = st.selectbox(
+        "Data that it was trained on", DATA, start, key="own-data",
+        format_func=lambda name: {
+            "folder or file": "a folder of images, or an .npz file, on this computer",
+            "upload": "an .npz or .npy file, uploaded", "torchvision": "a data set of torchvision",
+        }.get(name, f"{name} (bundled)"),
+    )  # fmt: skip
+    if kind == "torchvision":
+        return "torchvision:" + st.selectbox(
+            "Data set", SETS, key="own-set", help="It must lie below $MTZ_DATA. No pickle is read: CIFAR as binary."
+        )
+    if kind == "upload":
+        upload = _chosen_file(
+            "Images", "images",
+            "`images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1; `labels` (N,) if you have them: "
+            "without labels no errors are reported.", "images-file",
+        )  # fmt: skip
+        return upload or ""
+    if kind == "folder or file":
+        if st.get_option("server.address") not in LOCAL:
+            raise SpecError("paths are taken only where the dashboard runs on your own computer; upload an .npz file")
+        return st.text_input("Path", key="own-path", placeholder="/home/me/photos: one subfolder per class").strip()
+    return kind
+
+
+def _transform(default: TransformSpec, key: str) -> TransformSpec:
+    """Draw how images are prepared, filled in with what the architecture expects."""
+    st.markdown("**How images are prepared**")
+    size, channels, crop, mean, std = st.columns([2, 2, 2, 3, 3])
+    chosen = {
+        "size": size.number_input("Size", 4, 1024, default.size, key=f"size-{key}", help="Width and height in pixels."),
+        "channels": channels.selectbox(
+            "Channels", [1, 3], [1, 3].index(default.channels), key=f"channels-{key}",
+            format_func=lambda n: {1: "1 (grey)", 3: "3 (RGB)"}[n],
+        ),
+        "crop": crop.number_input(
+            "Crop", 0.05, 1.0, default.crop, 0.005, format="%.4g", key=f"crop-{key}",
+            help="The central square, as a part of the image's shorter side.",
+        ),
+        "mean": _numbers(mean.text_input("Mean", _text(default.mean), key=f"mean-{key}"), "mean"),
+        "std": _numbers(std.text_input("Standard deviation", _text(default.std), key=f"std-{key}"), "std"),
+    }  # fmt: skip
+    return TransformSpec(**chosen)
+
+
+def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
+    """Have the network checked, and choose it beside those of the chosen that it zips with."""
+    if not spec.data:
+        raise SpecError("choose the data that the network was trained on")
+    with st.status("Checking the network…", expanded=True) as status:
+        line = st.empty()
+        request = {"do": "add", "spec": spec.model_dump(mode="json"), "title": title}
+        try:
+            added = ask(request, _progress(line))
+        except MTZError:
+            status.update(label="The network was not added", state="error")
+            raise
+        status.update(label="Added", state="complete")
+    known = setup.known_networks()
+    fitting = [n for n in parents if why_not_zippable([known[n], known[added["name"]]], [n, added["name"]]) is None]
+    kept = [name for name in fitting if name != added["name"]][: setup.MOST_PARENTS - 1]
+    st.session_state["parents-wanted"] = [*kept, added["name"]]
+    st.toast(f"{frame.plain(title)} was added.", icon=":material/check_circle:")
+    st.rerun()
+
+
+def _progress(line: Any) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        found = re.search(r"(\d+)%", text)
+        if found:
+            line.progress(min(100, int(found[1])), text=frame.plain(text))
+        else:
+            line.markdown(frame.plain(text))
+
+    return say
+
+
+@st.cache_data(show_spinner=False, max_entries=100)
+def _inspected(upload: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = ask({"do": "inspect", "upload": upload})
+    except MTZError as error:
+        return {"error": str(error)}
+    return found
+
+
+@st.cache_data(show_spinner=False, ttl=60)
+def _models(where: str) -> dict[str, Any]:
+    try:
+        return {"done": ask({"do": "models"})}
+    except MTZError as error:
+        return {"error": str(error)}
+
+
+def _problem(error: MTZError) -> None:
+    """Show an error: the file is called by its own name, and nothing in it is taken for markup."""
+    text = str(error)
+    folder = str(uploads.uploads_folder())
+    for upload, name in _names().items():
+        text = text.replace(f"{folder}/{upload.removeprefix(uploads.PREFIX)}", name)
+    text = re.sub(re.escape(folder) + r"/([0-9a-f]{8})[0-9a-f]{56}", r"file \1…", text)
+    st.error(frame.plain(text), icon=":material/error:")
+
+
+def _shown(upload: str) -> str:
+    return _names().get(upload, f"file {upload.removeprefix(uploads.PREFIX)[:8]}")
+
+
+def _names() -> dict[str, str]:
+    names: dict[str, str] = st.session_state.setdefault("upload-names", {})
+    return names
+
+
+def _default(architecture: str) -> TransformSpec:
+    return TransformSpec(**architectures()[architecture].transform)
+
+
+def _exported(size: int, channels: int) -> TransformSpec:
+    if channels == 3:
+        return _default("torchvision:resnet18").model_copy(update={"size": size, "crop": 1.0})
+    return TransformSpec(size=size)
+
+
+def _text(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _numbers(text: str, what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SpecError(
+            f"{what}: {text[:40]!r} are no numbers; write one, or three with commas between them"
+        ) from error

@@ -1,0 +1,145 @@
+"""Bring your own, on the page: a file is recognised, added, zipped; what is wrong is said, and nothing leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mtz_core.own.registry import OwnNetwork, own_networks, remember
+from mtz_core.own.uploads import keep
+from mtz_core.runs.store import RunStore
+from mtz_core.spec import NetworkSpec, TransformSpec
+from mtz_core.zoo.catalog import parent_info
+from mtz_core.zoo.structures import structures
+from pages.ui import setup
+
+ROOT = Path(__file__).resolve().parents[1]
+LENET5 = parent_info("lenet5-mnist-0").weights
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
+    monkeypatch.delenv("MTZ_MODELS", raising=False)
+    return RunStore(tmp_path / "runs")
+
+
+@pytest.fixture
+def visit(store: RunStore) -> Open:
+    def opened(page: str, **parameters: Any) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+        app.switch_page(page)
+        for name, value in parameters.items():
+            app.query_params[name] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.markdown, app.error, app.warning, app.success, app.info, app.caption)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+@pytest.fixture
+def brought(store: RunStore) -> OwnNetwork:
+    spec = NetworkSpec(
+        architecture="lenet5", weights=keep(LENET5.read_bytes()), data="mnist", transform=TransformSpec()
+    )
+    network = OwnNetwork(
+        "my-digits-12345678", "My *digits*", spec, structures()["lenet5-mnist-0"], 10, (1, 28, 28), 0.5, 9
+    )
+    remember(network)
+    return network
+
+
+def test_a_file_is_recognised_added_and_chosen(visit: Open, tmp_path: Path) -> None:
+    file = tmp_path / "my_net.safetensors"
+    file.write_bytes(LENET5.read_bytes())
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(file)).run()
+    assert "10 classes, reads images of 1 × 28 × 28" in said(app)
+    assert "Its tensors fit lenet5." in said(app)
+    assert len(app.query_params["file"]) == 64
+    app.button(key="own-add").click().run()
+    (name,) = own_networks()
+    assert not app.exception
+    assert app.multiselect(key="parents").value == [name]  # the bundled ones do not zip with it
+    assert "1.64" not in said(app)
+
+
+def test_an_added_network_zips_like_a_bundled_one(
+    visit: Open, store: RunStore, brought: OwnNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: None)
+    parents = [brought.name, "lenet5-fashion-0"]
+    app = visit("pages/1_Networks.py", parents=parents)
+    assert "can be zipped together" in app.success[0].value
+    app = visit("pages/2_Zip.py", parents=parents)
+    app.button(key="start").click().run()
+    (record,) = store.list()
+    assert record.spec.networks == (brought.spec, NetworkSpec(parent="lenet5-fashion-0"))
+    query = setup.query_of(record.spec)
+    assert query is not None
+    assert query["parents"] == parents
+
+
+def test_a_network_can_be_removed(visit: Open, brought: OwnNetwork) -> None:
+    app = visit("pages/1_Networks.py", parents=[brought.name])
+    assert r"My \*digits\*" in said(app)
+    app.button(key=f"remove-{brought.name}").click().run()
+    assert own_networks() == {}
+    assert not app.exception
+
+
+@pytest.mark.parametrize("asked", ["../../etc/passwd", "a" * 63, "A" * 64, "f" * 64, "<script>", ""])
+def test_a_link_to_a_file_that_is_not_there_is_an_answer(visit: Open, asked: str) -> None:
+    app = visit("pages/1_Networks.py", file=asked)
+    assert len(app.error) == 1 or asked == ""
+    assert "<script>" not in said(app)
+
+
+def test_what_is_wrong_with_a_file_is_said_with_its_own_name(visit: Open, tmp_path: Path) -> None:
+    file = tmp_path / "a <b>*bold*.pt"
+    file.write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(file)).run()
+    (error,) = app.error
+    assert error.value.startswith(r"a \<b\>\*bold\*.pt holds more than tensors")
+    assert str(tmp_path) not in error.value
+    app.text_input(key="weights-path").set_value("/dev/zero").run()
+    assert "no regular file" in app.error[0].value
+
+
+def test_paths_are_taken_on_ones_own_computer_only(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pages.ui.bring.LOCAL", ())
+    app = visit("pages/1_Networks.py", bring="file")
+    assert "weights-path" not in [field.key for field in app.text_input]
+
+
+def test_published_weights_and_modules_are_explained(visit: Open) -> None:
+    app = visit("pages/1_Networks.py", bring="torchvision")
+    assert app.number_input(key="size-torchvisiontorchvision:resnet18").value == 224
+    app.text_input(key="mean-torchvisiontorchvision:resnet18").set_value("a, b").run()
+    assert "are no numbers" in app.error[0].value
+    app = visit("pages/1_Networks.py", bring="registered")
+    assert "--models my_models:trained" in app.info[0].value
+
+
+def test_the_server_registers_modules_from_its_command_line(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import sys
+
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("MTZ_MODELS", "")
+    monkeypatch.setattr(sys, "argv", ["streamlit", "--models", "no_such_module:trained"])
+    app = visit("pages/1_Networks.py", bring="registered")
+    assert "no module 'no\\_such\\_module'" in app.error[0].value
