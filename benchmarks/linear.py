@@ -76,7 +76,7 @@ def run(
     depth = depths[min(1, len(depths) - 1)]
     _table("images per task", [(str(n), n, depth, lambda: Plain(depth)) for n in counts])
     _table("convolutions", [(str(d), images, d, lambda d=d: Plain(d)) for d in depths])
-    rows = [(f"ResNet-{6 * n + 2}", images, 6 * n + 1, lambda n=n: ResNet(n)) for n in residual]
+    rows = [(f"depth 6·{n} + 2", images, 6 * n + 1, lambda n=n: ResNet(n)) for n in residual]
     _table("residual network", rows)
 
 

@@ -93,7 +93,9 @@ def test_streams_benchmark_prints_its_table(
 def test_linear_benchmark_prints_three_tables(capsys: pytest.CaptureFixture[str]) -> None:
     linear.run(counts=(20, 40), depths=(2, 4), residual=(1,), images=20)
     rows = _header(capsys.readouterr().out)
-    assert [row[0] for row in rows if row[0].isdigit() or row[0].startswith("R")] == ["20", "40", "2", "4", "ResNet-8"]
+    assert [row[0] for row in rows if row[0].isdigit() or row[0].startswith("depth")] == [
+        *("20", "40", "2", "4", "depth 6·1 + 2")
+    ]
 
 
 def test_memory_benchmark_measures_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
