@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dashboard, difference, quality, wide
+from benchmarks import dashboard, difference, linear, memory, quality, residual, streams, subsets, wide
 from benchmarks.machine import describe
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help="difference, wide, same-task, two-tasks, dashboard; default: all")
+    parser.add_argument("names", nargs="*", help="which; default: all (see benchmarks/__main__.py)")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MTZ_DATA"), help="folder with full data sets")
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
+    parser.add_argument("--images", type=int, default=256, help="memory: images per task")
+    parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
     options = parser.parse_args()
     root = None if options.data_root is None else Path(options.data_root)
     known: dict[str, Callable[[], None]] = {
@@ -24,6 +26,11 @@ def main() -> None:
         "wide": wide.run,
         "same-task": lambda: quality.same_task(root, options.draws),
         "two-tasks": lambda: quality.two_tasks(root, options.draws),
+        "residual": lambda: residual.run(root, options.draws),
+        "subsets": lambda: subsets.run(root, options.draws),
+        "streams": lambda: streams.run(root, options.draws),
+        "linear": linear.run,
+        "memory": lambda: memory.run(tuple(options.networks), options.images),
         "dashboard": dashboard.run,
     }
     unknown = [name for name in options.names if name not in known]

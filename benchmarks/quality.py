@@ -44,21 +44,31 @@ def load_task(name: str, root: Path | None) -> Task:
     return Task(name, parent.module, train, load_data(parent.task, "test", root))
 
 
-def zipped_errors(tasks: list[Task], spec: ZipSpec, images: int, seed: int) -> tuple[list[float], float, float]:
-    """Test errors in %, size relative to the smallest parent, and seconds of one zip."""
-    calibration = []
+def calibration_images(tasks: list[Task], images: int, seed: int) -> list[Tensor]:
+    """Per task a stratified draw of unlabelled images."""
+    drawn = []
     for t, task in enumerate(tasks):
         chosen = torch.as_tensor(stratified_sample(task.train[1].numpy(), images, seed * 100 + t))
-        calibration.append(task.train[0][chosen])
+        drawn.append(task.train[0][chosen])
+    return drawn
+
+
+def task_errors(network: torch.nn.Module, tasks: list[Task]) -> list[float]:
+    """Test error in % of a network that answers all tasks."""
+    return [
+        error_rate(lambda x, k=k: network(x, task=k), *task.test, batch_size=512, device=CPU)
+        for k, task in enumerate(tasks)
+    ]
+
+
+def zipped_errors(tasks: list[Task], spec: ZipSpec, images: int, seed: int) -> tuple[list[float], float, float]:
+    """Test errors in %, size relative to the smallest parent, and seconds of one zip."""
+    calibration = calibration_images(tasks, images, seed)
     start = time.perf_counter()
     spec = spec.model_copy(update={"seed": seed})
     result = zip_networks([t.module for t in tasks], calibration, spec, retraining=[t.train for t in tasks])
     seconds = time.perf_counter() - start
-    errors = [
-        error_rate(lambda x, k=k: result.network(x, task=k), *task.test, batch_size=512, device=CPU)
-        for k, task in enumerate(tasks)
-    ]
-    return errors, result.counts.versus_smallest, seconds
+    return task_errors(result.network, tasks), result.counts.versus_smallest, seconds
 
 
 def compare(title: str, names: list[str], methods: dict[str, dict[str, Any]], root: Path | None, draws: int) -> None:
@@ -75,11 +85,12 @@ def compare(title: str, names: list[str], methods: dict[str, dict[str, Any]], ro
         columns = [[errors[t] for errors, _, _ in outcomes] for t in range(len(tasks))]
         increase = [statistics.fmean(errors) - statistics.fmean(parents) for errors, _, _ in outcomes]
         seconds = statistics.fmean(s for _, _, s in outcomes)
-        rows.append([method, *map(_spread, columns), _spread(increase), f"{outcomes[0][1]:.3f}×", f"{seconds:.1f}"])
+        rows.append([method, *map(spread, columns), spread(increase), f"{outcomes[0][1]:.3f}×", f"{seconds:.1f}"])
     print(table(["method", *(f"{n}, error %" for n in names), "mean increase", "size", "seconds"], rows))
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
     return f"{statistics.fmean(values):.2f} ± {statistics.pstdev(values):.2f}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from benchmarks import difference
+from benchmarks import difference, linear, memory, residual, streams, subsets
 from benchmarks.machine import describe, table
+from mtz_core import ZipSpec
 
 
 def test_difference_benchmark_prints_its_table(
@@ -32,3 +35,73 @@ def test_an_unknown_benchmark_is_refused() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nonsense"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "same-task" in done.stderr
+
+
+def _header(printed: str) -> list[list[str]]:
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_residual_benchmark_compares_zipping_with_its_rivals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(residual, "SETS", {"a pair": ("mnist-0", "mnist-1")})
+    residual.run(None, 1, images=60, steps=2, architecture="lenet300")
+    rows = {row[0]: row[1:] for row in _header(capsys.readouterr().out)}
+    assert [row[3] for name, row in rows.items() if name.startswith("MTZ")] == ["1.004×", "1.221×", "1.530×", "1.004×"]
+    assert rows["activation matching, permute + reset"][3] == "1.004×"
+    assert float(rows["parents"][0]) < float(rows["plain averaging"][0].split()[0])
+
+
+@pytest.mark.parametrize(("benchmark", "field"), [(subsets, "sharing"), (streams, "streams")])
+def test_a_benchmark_of_an_absent_field_says_so(
+    benchmark: Any, field: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "available", lambda: False)
+    benchmark.run(None, 1)
+    assert f'no ZipSpec field "{field}"' in capsys.readouterr().out
+
+
+def test_subsets_benchmark_bisects_to_equal_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the field taken out, both zips are the same: the share found is the share asked for."""
+    monkeypatch.setattr(subsets, "available", lambda: True)
+    monkeypatch.setattr(subsets, "specification", lambda sharing, **fields: ZipSpec(**fields))
+    monkeypatch.setattr(subsets, "SHARES", (0.5,))
+    subsets.run(None, 1, images=40, architecture="lenet300", halvings=2)
+    rows = _header(capsys.readouterr().out)
+    assert [row[:3] for row in rows[2:]] == [["all or nothing", "0.50", rows[2][2]], ["subsets", "0.50", rows[2][2]]]
+
+
+def test_least_share_is_found_or_reported_missing() -> None:
+    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 750) == 0.5
+    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 400) is None
+
+
+def test_streams_benchmark_prints_its_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(streams, "available", lambda: True)
+    monkeypatch.setattr(streams, "specification", lambda streams, **fields: ZipSpec(**fields))
+    monkeypatch.setattr(streams, "SETS", (("mnist-0", "mnist-1"),))
+    streams.run(None, 1, images=40, architecture="lenet300")
+    rows = _header(capsys.readouterr().out)
+    assert [row[1:3] for row in rows[2:]] == [["1.0", "first"], ["1.0", "all"], ["0.5", "first"], ["0.5", "all"]]
+
+
+def test_linear_benchmark_prints_three_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    linear.run(counts=(20, 40), depths=(2, 4), residual=(1,), images=20)
+    rows = _header(capsys.readouterr().out)
+    assert [row[0] for row in rows if row[0].isdigit() or row[0].startswith("depth")] == [
+        *("20", "40", "2", "4", "depth 6·1 + 2")
+    ]
+
+
+def test_memory_benchmark_measures_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    memory.run(("squeezenet1_1",), images=4, side=32)
+    row = _header(capsys.readouterr().out)[-1]
+    assert row[0] == "squeezenet1_1"
+    assert 0.1 < float(row[1]) < 16

@@ -20,8 +20,8 @@ class Heads(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, L, heads · d)."""
-        split = [x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v)]
-        return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        q, k, v = (x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class _PlainEncoderLayer(nn.Module):

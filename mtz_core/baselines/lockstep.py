@@ -1,0 +1,109 @@
+"""Several networks side by side on one batch: all stop before each weight layer, and go on from what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+from torch import Tensor, nn
+
+from mtz_core.errors import SpecError
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
+from mtz_core.graph.execution import Program, State, advance, layer_input, start
+
+Walk = Generator[tuple[int, list[Tensor]], list[Tensor], list[Tensor]]
+"""Yields a call's number and what it reads in every network, is sent what it writes there; returns the outputs."""
+Step = Callable[[int, list[Tensor]], list[Tensor]]
+
+
+class Lockstep:
+    """Programs of corresponding networks, their calls of weight layers aligned.
+
+    `order[c]` is the number of the layer that call c runs.
+
+    Args:
+        graphs: channel graphs, corresponding layer by layer.
+        programs: the networks' computations, in the same order.
+
+    Raises:
+        SpecError: the networks call their layers in different orders, or their feature maps differ in size.
+    """
+
+    def __init__(self, graphs: Sequence[ChannelGraph], programs: Sequence[Program]) -> None:
+        self.programs = list(programs)
+        calls = [_calls(graph, program) for graph, program in zip(graphs, programs, strict=True)]
+        self.order = [index for index, _ in calls[0]]
+        for t, mine in enumerate(calls):
+            if [index for index, _ in mine] != self.order:
+                raise SpecError(f"networks 0 and {t} do not call the same weight layers in the same order")
+        self.places = [tuple(place for _, place in per_task) for per_task in zip(*calls, strict=True)]
+        for index, places in zip(self.order, self.places, strict=True):
+            sizes = [_space(graph, program, p) for graph, program, p in zip(graphs, programs, places, strict=True)]
+            if len(set(sizes)) > 1:
+                name = graphs[0].layers[index].name
+                raise SpecError(f"the feature maps of {name} differ in size: {sizes}; prepare all images alike")
+
+    def module(self, call: int, task: int = 0) -> nn.Module:
+        """The module that a network runs in a call, for its stride and padding."""
+        program = self.programs[task]
+        return program.module.get_submodule(str(program.nodes[self.places[call][task]].target))
+
+    def walk(self, x: Tensor) -> Walk:
+        """Run all networks on inputs `x` (N, ...), call by call."""
+        states = [start(program, x) for program in self.programs]
+        for call, places in enumerate(self.places):
+            for program, state, place in zip(self.programs, states, places, strict=True):
+                advance(program, state, _unused, stop=place)
+            given = [layer_input(program, state) for program, state in zip(self.programs, states, strict=True)]
+            written = yield call, given
+            for program, state, y in zip(self.programs, states, written, strict=True):
+                _put(program, state, y)
+        return [advance(program, state, _unused).result for program, state in zip(self.programs, states, strict=True)]
+
+    def run(self, x: Tensor, step: Step) -> list[Tensor]:
+        """Outputs of all networks for inputs `x` (N, ...), with `step` in the place of every call."""
+        walk = self.walk(x)
+        try:
+            call, given = next(walk)
+            while True:
+                call, given = walk.send(step(call, given))
+        except StopIteration as stop:
+            outputs: list[Tensor] = stop.value
+            return outputs
+
+
+def channel_axis(layer: WeightLayer, x: Tensor) -> int:
+    """Axis of a weight layer's input or output along which channels lie."""
+    return 1 if layer.kernel else x.ndim - 1
+
+
+def as_samples(x: Tensor, layer: WeightLayer) -> Tensor:
+    """One row per image and place, one column per channel, (N · places, channels)."""
+    moved = x.movedim(channel_axis(layer, x), -1)
+    return moved.reshape(-1, moved.shape[-1])
+
+
+def _calls(graph: ChannelGraph, program: Program) -> list[tuple[int, int]]:
+    """(layer number, position of the call) in order of execution."""
+    number = {node: index for index, layer in enumerate(graph.layers) for node in layer.nodes}
+    return [(number[node.name], place) for place, node in enumerate(program.nodes) if node.name in number]
+
+
+def _space(graph: ChannelGraph, program: Program, place: int) -> tuple[int, ...]:
+    """Axes of what a call writes, without images and channels."""
+    shape = graph.network.shapes[program.nodes[place].name]
+    module = program.module.get_submodule(str(program.nodes[place].target))
+    return shape[1:-1] if isinstance(module, nn.Linear) else shape[2:]
+
+
+def _put(program: Program, state: State, value: Tensor) -> None:
+    """Stand in for the node about to run."""
+    node = program.nodes[state.position]
+    state.values[node] = value
+    for source in node.all_input_nodes:
+        if program.last_use[source] == state.position:
+            state.values.pop(source, None)
+    state.position += 1
+
+
+def _unused(name: str) -> Tensor:
+    raise AssertionError(f"{name} is run by the caller")

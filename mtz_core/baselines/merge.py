@@ -1,0 +1,196 @@
+"""Merge networks in the manner of weight averaging, Git Re-Basin, REPAIR and ZipIt!, for comparison with zipping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from mtz_core.baselines.lockstep import Lockstep
+from mtz_core.baselines.matching import Slots, by_index, permute, zipped
+from mtz_core.baselines.merged import MergedNetwork
+from mtz_core.baselines.observation import Observation, observe
+from mtz_core.baselines.reset import reset_statistics
+from mtz_core.data_input import as_images, network_dtype
+from mtz_core.errors import DataError, SpecError
+from mtz_core.graph.channels import HEAD, ChannelGraph, channel_graph
+from mtz_core.graph.rules import callee
+from mtz_core.graph.trace import NORM_MODULES
+from mtz_core.structure import ParameterCounts, shared_count
+from mtz_core.zipped import ZippedNetwork
+
+Method = Literal["average", "permute", "zip"]
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """A merged network, called as `network(x, task=t)`, its size, and the seconds that it took."""
+
+    network: MergedNetwork
+    counts: ParameterCounts
+    seconds: float
+
+
+def merge_networks(
+    networks: Sequence[nn.Module],
+    calibration: Sequence[Any],
+    method: Method = "permute",
+    share: float = 1.0,
+    reset: bool = True,
+    rescale: bool = False,
+    within: float = 1.0,
+) -> BaselineResult:
+    """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
+
+    All parents run on the same images, the union of all tasks' calibration images. Heads stay per task.
+
+    Args:
+        networks: the parents, never modified. Apart from their weights they should do the same: where operations
+            between two layers differ, those of the first network in which a feature occurs are used.
+        calibration: per task unlabelled inputs, as for `zip_networks`.
+        method: `"average"` averages channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv
+            2203.05482; meant for networks with a common beginning); `"permute"` aligns channels first, see
+            `matching.permute`; `"zip"` merges features across and within networks, see `matching.zipped`.
+        share: at 1, n features are left of every T·n channels; below, round(share · n) features are merged of T
+            channels each (`"zip"`: as many merges are done) and the other channels stay alone.
+        reset: give merged features of layers that had a BatchNorm the average statistics of their channels, see
+            `reset`.
+        rescale: do so in hidden layers without BatchNorm, too (REPAIR's proposal for such networks).
+        within: at most this part of the merges of `"zip"` may join two features of one network.
+
+    Raises:
+        GraphError: a network cannot be traced, or the networks do not correspond.
+        SpecError, DataError: the networks, the arguments or the data are outside what these methods support.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        >>> result = merge_networks([a, b], [torch.randn(200, 4), torch.randn(200, 4)], "zip")
+        >>> result.network(torch.randn(5, 4), task=1).shape
+        torch.Size([5, 3])
+    """
+    _check(networks, calibration, method, share, within)
+    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
+    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
+        raise DataError(
+            "these methods run the same images through all networks, but the tasks' inputs have "
+            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
+        )
+    begin = time.perf_counter()
+    graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
+    private = ZippedNetwork(networks, graphs)
+    _check_graphs(graphs)
+    union = torch.cat(images)
+    lockstep = Lockstep(graphs, [private.program(t) for t in range(len(graphs))])
+    hidden = [g for g in range(len(graphs[0].groups)) if all(graph.groups[g].frozen is None for graph in graphs)]
+    observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [])
+    slots = [
+        _group_slots(graphs, g, method, share, within, observation) if g in hidden else by_index(_widths(graphs, g), 0)
+        for g in range(len(graphs[0].groups))
+    ]
+    network = MergedNetwork(private, slots)
+    wanted = {
+        index: observation.outputs[index]
+        for index, layer in enumerate(graphs[0].layers)
+        if graphs[0].groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, index)))
+    }
+    if wanted:
+        reset_statistics(network, wanted, union, BATCH)
+    return BaselineResult(network, network.counts(), time.perf_counter() - begin)
+
+
+def _check(networks: Sequence[nn.Module], calibration: Sequence[Any], method: str, share: float, within: float) -> None:
+    if len(networks) < 2:
+        raise SpecError(f"merging needs two or more networks, got {len(networks)}")
+    if len(calibration) != len(networks):
+        raise DataError(f"calibration holds data of {len(calibration)} tasks for {len(networks)} networks")
+    if method not in get_args(Method):
+        raise SpecError(f"method is {method!r}; choose from {', '.join(map(repr, get_args(Method)))}")
+    for name, ratio in (("share", share), ("within", within)):
+        if not 0.0 <= ratio <= 1.0:
+            raise SpecError(f"{name} is {ratio}; give a ratio in [0, 1]")
+
+
+def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
+    """Refuse what the definition of these methods does not cover."""
+    for t, graph in enumerate(graphs):
+        for layer in graph.layers:
+            if layer.width == 0 or not layer.nodes:
+                raise SpecError(f"network {t} lacks layer {layer.name}; these methods need networks of one depth")
+            if getattr(graph.network.module.get_submodule(layer.name), "groups", 1) != 1:
+                raise SpecError(f"{layer.name} of network {t} is a grouped convolution; these methods know none")
+        for node in graph.network.module.graph.nodes:
+            called = callee(node, graph.network.module) if isinstance(node, fx.Node) else None
+            if isinstance(called, NORM_MODULES) or called is torch.nn.functional.batch_norm:
+                raise SpecError(
+                    f"{node.name} of network {t} is a BatchNorm that cannot be folded into the layer before it; "
+                    "these methods have no rule for it"
+                )
+
+
+def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
+    """Whether a BatchNorm was folded into the layer in every network."""
+    return all(graph.network.sources[graph.layers[index].name].norm is not None for graph in graphs)
+
+
+def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
+    return [graph.groups[group].width for graph in graphs]
+
+
+def _group_slots(
+    graphs: Sequence[ChannelGraph], group: int, method: Method, share: float, within: float, observation: Observation
+) -> Slots:
+    """Features of one channel group, kind by kind; channels of a kind that another network lacks stay alone."""
+    widths = _widths(graphs, group)
+    starts = np.cumsum([0, *widths])
+    slots = [np.full(width, -1, dtype=np.int64) for width in widths]
+    following = 0
+    for channels in channel_kinds(graphs, group):
+        sizes = [len(mine) for mine in channels]
+        k = shared_count(float(share), sizes)
+        if method == "average":
+            found = by_index(sizes, k)
+        else:
+            where = torch.as_tensor(np.concatenate([a + mine for a, mine in zip(starts[:-1], channels, strict=True)]))
+            covariance = observation.covariances[group][where][:, where]
+            found = permute(covariance, sizes, k) if method == "permute" else zipped(covariance, sizes, k, within)
+        for mine, own, numbers in zip(slots, channels, found, strict=True):
+            mine[own] = following + numbers
+        following = 1 + max(int(mine.max()) for mine in slots)
+    for mine in slots:
+        alone = np.flatnonzero(mine < 0)
+        mine[alone] = following + np.arange(len(alone))
+        following += len(alone)
+    return slots
+
+
+def channel_kinds(graphs: Sequence[ChannelGraph], group: int) -> list[list[NDArray[np.int64]]]:
+    """Channels of a group sorted by which layers write and read them: per kind, each network's channels of it.
+
+    A channel that a residual stream gets where it widens may not become one with a channel that was there before:
+    other layers write it. Kinds that some network lacks are left out.
+    """
+    marks = [_marks(graph, group) for graph in graphs]
+    common = set.intersection(*(set(mine) for mine in marks))
+    return [
+        [np.array([c for c, mine in enumerate(own) if mine == mark], dtype=np.int64) for own in marks]
+        for mark in sorted(common, key=marks[0].index)
+    ]
+
+
+def _marks(graph: ChannelGraph, group: int) -> list[bytes]:
+    """For every channel, how often each weight layer writes and reads it."""
+    table = np.zeros((graph.groups[group].width, 2, len(graph.layers)), dtype=np.int64)
+    for index, layer in enumerate(graph.layers):
+        if layer.group == group:
+            np.add.at(table[:, 0, index], layer.rows, 1)
+        np.add.at(table[:, 1, index], layer.column_channels[layer.column_groups == group], 1)
+    return [row.tobytes() for row in table]
