@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mtz_core.errors import MTZError
     from mtz_core.merging import merge_weights
     from mtz_core.pairing import pair_neurons
+    from mtz_core.selfcheck import Preflight, preflight
     from mtz_core.spec import RetrainSpec, RunSpec, ZipSpec
     from mtz_core.zipped import ZippedNetwork
     from mtz_core.zipper import Zipper
@@ -29,6 +30,8 @@ _HOME = {
     "MTZError": "errors",
     "merge_weights": "merging",
     "pair_neurons": "pairing",
+    "Preflight": "selfcheck",
+    "preflight": "selfcheck",
     "RetrainSpec": "spec",
     "RunSpec": "spec",
     "ZipSpec": "spec",
@@ -40,6 +43,7 @@ _HOME = {
 __all__ = [
     "LayerResult",
     "MTZError",
+    "Preflight",
     "RetrainSpec",
     "RunSpec",
     "ZipResult",
@@ -51,6 +55,7 @@ __all__ = [
     "load_parent",
     "merge_weights",
     "pair_neurons",
+    "preflight",
     "zip_networks",
 ]
 

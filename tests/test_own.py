@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mtz_core.errors import CheckpointError, DataError, SpecError
-from mtz_core.graph.channels import channel_graph
 from mtz_core.graph.exported import read_exported
+from mtz_core.graph.propagation import channel_graph
 from mtz_core.own import pretrained, registered
 from mtz_core.own.adding import add_network
 from mtz_core.own.architectures import build_empty

@@ -19,7 +19,8 @@ from mtz_core.baselines.observation import Observation, observe
 from mtz_core.baselines.reset import reset_statistics
 from mtz_core.data_input import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
-from mtz_core.graph.channels import HEAD, ChannelGraph, channel_graph
+from mtz_core.graph.channels import HEAD, ChannelGraph
+from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.rules import callee
 from mtz_core.graph.trace import NORM_MODULES
 from mtz_core.structure import ParameterCounts, shared_count

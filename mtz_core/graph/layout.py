@@ -70,7 +70,8 @@ def slice_axis(layout: Layout, index: Sequence[Any]) -> Layout:
     for size, part in zip(layout.shape, index, strict=False):
         unvaried = 0 if isinstance(part, int) else slice(None)
         picked.append(unvaried if size == 1 else part)
-    return layout[tuple(picked)]
+    sliced: Layout = layout[tuple(picked)]
+    return sliced
 
 
 def part(layout: Layout, axis: int, size: int, first: int, count: int) -> Layout:

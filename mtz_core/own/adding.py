@@ -10,7 +10,7 @@ import torch
 from mtz_core.data.imageset import shuffled
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.errors import DataError
-from mtz_core.graph.channels import channel_graph
+from mtz_core.graph.propagation import channel_graph
 from mtz_core.own.networks import BuiltNetwork, Say, build_network, outputs_of
 from mtz_core.own.registry import OwnNetwork, network_name, remember
 from mtz_core.spec import NetworkSpec
