@@ -90,7 +90,9 @@ def compare(title: str, names: list[str], methods: dict[str, dict[str, Any]], ro
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation; of a single value, which has no spread, the value."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{statistics.fmean(values):.2f} ± {statistics.pstdev(values):.2f}"
 
 

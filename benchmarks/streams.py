@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,5 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
                     losses.append(sum(layer.predicted for layer in result.layers))
                     errors.append(task_errors(result.network, tasks))
                 each = " / ".join(spread([found[t] for found in errors]) for t in range(len(tasks)))
-                mean = f"{statistics.fmean(losses):.3f} ± {statistics.pstdev(losses):.3f}"
-                lines.append([" + ".join(names), f"{share:.1f}", streams, mean, each])
+                lines.append([" + ".join(names), f"{share:.1f}", streams, spread(losses), each])
     print(table(["tasks", "share", "paired by", "predicted loss, all layers", "test errors, %"], lines), flush=True)

@@ -24,6 +24,8 @@ Costs = Mapping[tuple[int, int], NDArray[np.floating]]
 """(t, u) with t < u → (n_t, n_u) functional difference, with the weights of t and u relative to each other."""
 SWEEPS = 20
 MOVES = 64
+GROWN_UP_TO = 600
+"""Channels of all tasks up to which slots are also grown from single channels, which takes a cubic time."""
 FORBIDDEN = 1e30
 
 
@@ -58,19 +60,18 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
         return problem.rematched(slots, widths, full=True)
-    slots = np.concatenate([slots, _left_over(slots, widths)])
-    slots = problem.thinned(slots, savings)
-    slots = problem.rematched(slots, widths, full=False)
-    for _ in range(SWEEPS):
-        moves = 0
-        while moves < MOVES and (better := problem.moved(slots)) is not None:
-            slots, moves = better, moves + 1
-        if not moves:
-            break
-        slots = problem.rematched(slots, widths, full=False)
+    starts = [problem.thinned(np.concatenate([slots, _left_over(slots, widths)]), savings)]
+    if sum(widths) <= GROWN_UP_TO and (grown := problem.grown(widths, savings)) is not None:
+        starts.append(grown)
+    improved = [problem.improved(start, widths) for start in starts]
+    slots = min(improved, key=lambda each: float(problem.slot_costs(each).sum()))
     slots = slots[(slots >= 0).sum(1) > 1]
     ordered: Table = slots[np.argsort(problem.slot_costs(slots), kind="stable")]
     return ordered
+
+
+def _joined(slots: Table, a: int, b: int) -> Table:
+    return np.concatenate([np.delete(slots, [a, b], axis=0), np.maximum(slots[a], slots[b])[None]])
 
 
 def _left_over(slots: Table, widths: Sequence[int]) -> Table:
@@ -148,6 +149,28 @@ class _Problem:
             alone.append(single)
         return np.concatenate([slots, *alone])
 
+    def grown(self, widths: Sequence[int], savings: int) -> Table | None:
+        """Begin with every channel alone and join the cheapest until `savings` are saved; `None` if that gets stuck."""
+        slots = _left_over(np.empty((0, self.tasks), dtype=np.int64), widths)
+        for _ in range(savings):
+            found = self._cheapest(slots)
+            if found is None:
+                return None
+            slots = _joined(slots, found[0], found[1])
+        return slots
+
+    def improved(self, slots: Table, widths: Sequence[int]) -> Table:
+        """Place channels anew and move memberships until neither lowers the cost."""
+        slots = self.rematched(slots, widths, full=False)
+        for _ in range(SWEEPS):
+            moves = 0
+            while moves < MOVES and (better := self.moved(slots)) is not None:
+                slots, moves = better, moves + 1
+            if not moves:
+                break
+            slots = self.rematched(slots, widths, full=False)
+        return slots
+
     def _dearest(self, slots: Table) -> tuple[int, int, float]:
         """The membership whose end saves most: slot, task, saving."""
         costs = self.slot_costs(slots)
@@ -204,9 +227,7 @@ class _Problem:
         found = self._cheapest(without)
         if found is None or found[2] >= saved * (1.0 - 1e-9):
             return None
-        a, b, _ = found
-        merged = np.maximum(without[a], without[b])
-        return np.concatenate([np.delete(without, [a, b], axis=0), merged[None]])
+        return _joined(without, found[0], found[1])
 
     def _cheapest(self, slots: Table) -> tuple[int, int, float] | None:
         """The single channel and the slot whose union costs least."""

@@ -52,7 +52,8 @@ def pooled_map(
     """Return a layer's whole map, pooled; `attempt` and the number of pairs key the cache: both can change."""
     arrays = frame.store().layer_arrays(run_id, layer)
     difference = arrays[f"difference_{couple[0]}_{couple[1]}"]
-    rows, columns = orders(difference.shape, arrays["pairs"][:, list(couple)] if pairs else NO_PAIRS, order)
+    chosen = draw.shared_by(arrays, couple)["pairs"][:, list(couple)] if pairs else NO_PAIRS
+    rows, columns = orders(difference.shape, chosen, order)
     return pooling.pool_minimum(difference[np.ix_(rows, columns)], LIMIT)
 
 
@@ -446,6 +447,7 @@ with frame.problems():
     with top[2]:
         couple = choose_tasks(arrays, labels)
     difference = arrays[f"difference_{couple[0]}_{couple[1]}"]
+    arrays = draw.shared_by(arrays, couple)
     pairs = arrays["pairs"][:, list(couple)] if "pairs" in arrays else NO_PAIRS
     summary = layer_summary(run, layer)
     if summary is not None and summary["scale"]:

@@ -16,7 +16,7 @@ from mtz_core.baselines.lockstep import Lockstep
 from mtz_core.baselines.matching import by_index, permute, zipped
 from mtz_core.baselines.merge import channel_kinds
 from mtz_core.baselines.observation import observe
-from mtz_core.errors import DataError, GraphError, SpecError
+from mtz_core.errors import DataError, SpecError
 from mtz_core.graph import ChannelGraph, channel_graph
 from mtz_core.graph.execution import Program
 from mtz_core.zoo.architectures import LeNet5, ResNet14
@@ -305,7 +305,7 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([a, b], [images()])
     with pytest.raises(DataError, match="same images"):
         merge_networks([a, b], [images(), images().view(-1, 1, 4, 16)])
-    with pytest.raises(GraphError):
+    with pytest.raises(SpecError, match="same weight layers"):
         merge_networks([a, randomised(convolutional(), 1)], [images()] * 2)
     apart = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 3)).double().eval()
     with pytest.raises(SpecError, match="cannot be folded"):

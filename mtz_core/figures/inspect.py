@@ -179,6 +179,18 @@ def cell_facts(difference: Floats, pairs: Integers, i: int, j: int) -> CellFacts
     )
 
 
+def shared_by(arrays: Mapping[str, Any], couple: tuple[int, int]) -> Mapping[str, Any]:
+    """Return a layer's arrays with only the merged neurons, and the shared inputs, that both tasks have a part in."""
+    if "pairs" not in arrays or bool((arrays["pairs"] >= 0).all()):
+        return arrays
+    found = {name: arrays[name] for name in arrays if not name.startswith("difference")}
+    rows = (found["pairs"][:, list(couple)] >= 0).all(axis=1)
+    columns = np.logical_and.reduce([found[f"columns_{t}"] >= 0 for t in couple])
+    found |= {"pairs": found["pairs"][rows], "costs": found["costs"][rows], "merged": found["merged"][rows][:, columns]}
+    found |= {f"columns_{t}": found[f"columns_{t}"][columns] for t in couple}
+    return found
+
+
 def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Return one record per chosen pair, cheapest first: rank, a neuron per task, cost, sum so far, rank in its row.
 
@@ -190,7 +202,7 @@ def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: 
     for k in np.argsort(costs, kind="stable"):
         total += float(costs[k])
         row: dict[str, Any] = {"pair": len(rows) + 1}
-        row |= {name: int(neuron) for name, neuron in zip(names, pairs[k], strict=True)}
+        row |= {name: int(n) if n >= 0 else None for name, n in zip(names, pairs[k], strict=True)}
         row |= {"cost": float(costs[k]), "sum of costs": total}
         if difference is not None:
             facts = cell_facts(difference, pairs[:, :2], int(pairs[k, 0]), int(pairs[k, 1]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from mtz_core.events import Event, LayerFinished, LayerZipped, RetrainStep, Started
+from mtz_core.events import Event, LayerFinished, LayerZipped, LookedAhead, RetrainStep, Started
 from mtz_core.runs.records import RunRecord
 
 BAR = 24
@@ -99,6 +99,8 @@ def describe(event: Event) -> str:
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
         case RetrainStep():
             return f"{layer or 'all layers'}: retraining, step {event.step}, loss {sum(event.losses):.3f}"
+        case LookedAhead():
+            return f"{layer}: differences in {event.producer}"
         case LayerFinished():
             return f"{layer}: done"
     names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}

@@ -102,6 +102,8 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             say(f"{len(story.layers)} layers to zip: {', '.join(story.layers)}")
         case "LayerCalibrated":
             say(f"{data['layer']}: {' + '.join(f'{rows:,}' for rows in data['rows'])} inputs seen")
+        case "LookedAhead":
+            say(f"{data['layer']}: compared in {data['producer']}, which writes the same channels")
         case "DifferenceComputed":
             say(f"{data['layer']}: all pairs of neurons compared, ridge {data['ridge']:.1g}")
         case "LayerZipped":
