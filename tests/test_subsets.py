@@ -10,6 +10,7 @@ import torch
 
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.bankwork import BankMoments, BankWork
+from mtz_core.figures.inspect import pair_rows, shared_by
 from mtz_core.linalg import DenseGram, RowGram
 from mtz_core.matching import block_costs, match_subsets
 from mtz_core.merging import merge
@@ -128,6 +129,24 @@ def test_twins_among_three_tasks_share_everything_and_keep_their_answers() -> No
     with torch.no_grad():
         for task, parent in enumerate((twin, twin, stranger)):
             torch.testing.assert_close(result.network(x, task=task), parent(x), rtol=1e-3, atol=1e-4)
+
+
+def test_two_of_three_tasks_are_looked_at_by_what_they_share() -> None:
+    arrays = {
+        "difference_0_1": np.ones((3, 3)),
+        "pairs": np.array([[0, 1, -1], [2, 0, 1], [-1, 2, 0]]),
+        "costs": np.array([0.1, 0.2, 0.3]),
+        "merged": np.arange(12.0).reshape(3, 4),
+        "columns_0": np.array([0, 1, -1, 2]),
+        "columns_1": np.array([0, -1, 1, 2]),
+        "columns_2": np.array([0, 1, 2, 3]),
+    }
+    seen = shared_by(arrays, (0, 1))
+    assert seen["pairs"].tolist() == [[0, 1, -1], [2, 0, 1]]
+    assert seen["merged"].tolist() == [[0.0, 3.0], [4.0, 7.0]]
+    assert [seen[f"columns_{t}"].tolist() for t in range(2)] == [[0, 2], [0, 2]]
+    records = pair_rows(None, arrays["pairs"], arrays["costs"], ["a", "b", "c"])
+    assert records[0]["c neuron"] is None
 
 
 def test_blocks_are_paired_as_wholes() -> None:
