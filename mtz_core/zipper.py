@@ -244,8 +244,8 @@ class Zipper:
                         yield ev.LookedAhead(**self._clock.now(), layer=name, producer=producer)
             loop.decide(index, fresh, loop.slots(index, costs, fresh, seen, network.tables))
         paired = loop.rows(index)
-        if isinstance(seen.work, BankWork):
-            seen.work.choose_ridge(paired)
+        if isinstance(seen.work, BankWork) or not any(len(channels) for channels in fresh.values()):
+            seen.work.choose_ridge(paired)  # the pairing came from elsewhere: judge the ridge by it
         outcome = seen.work.merge(paired)
         network.merge(index, outcome.weights)
         self._clock.advance(("merge", index))
