@@ -137,9 +137,7 @@ class Zipper:
 
     def _teacher(self, t: int) -> Any:
         """The parent itself, as a function: its traced copy with its own weights."""
-        graph, program = self.network.graphs[t], self.network.program(t)
-        matrices = {layer.name: graph.matrix(layer) for layer in graph.layers if layer.width}
-        return lambda x: execute(program, x, matrices.__getitem__)
+        return self.network.graphs[t].network.module.to(self.device)
 
     def _split(self, t: int) -> Tensor:
         """Half 0 or 1 of every calibration image: a seeded, balanced, random split."""

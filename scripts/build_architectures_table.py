@@ -93,6 +93,8 @@ def row(name: str) -> tuple[str, list[str]]:
         expected = first(test)
     same = zip_networks([first, copy.deepcopy(first)], [x, x], spec)
     itself = max(furthest(lambda z, t=t: same.network(z, task=t), expected, test) for t in (0, 1))
+    size = same.counts.versus_smallest
+    del same  # large networks fill the memory
     twins = zip_networks([first, second], [x, x], spec)
     with torch.no_grad():
         answer = twins.network(test, task=1)
@@ -104,7 +106,7 @@ def row(name: str) -> tuple[str, list[str]]:
         str(facts.groups),
         f"{100 * facts.share:.1f} %",
         f"{report.checks[0].deviation:.0e}",
-        f"{itself:.0e}, {same.counts.versus_smallest:.3f}×",
+        f"{itself:.0e}, {size:.3f}×",
         f"{twins.counts.versus_smallest:.3f}×, {apart:.0e}",
     ]
     hidden = facts.sharable + sum(facts.private.values())
