@@ -1,17 +1,19 @@
 """The command line: zip networks described by a YAML file, and look after runs.
 
-Exit codes: 0 done, 1 the run failed, 2 the request makes no sense (one line per problem on stderr), 130 cancelled.
+Exit codes: 0 done, 1 the run or the preflight failed, 2 the request makes no sense (one line per problem on
+stderr), 130 cancelled.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtz_core.errors import MTZError, RunError, SpecError
+from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.own.registered import register
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
@@ -185,6 +187,32 @@ def _parents(options: argparse.Namespace) -> int:
     return 0
 
 
+def _preflight(options: argparse.Namespace) -> int:
+    import torch
+
+    from mtz_core.own.networks import build_network
+    from mtz_core.preflights import report_data, report_text
+    from mtz_core.selfcheck import preflight
+
+    if options.spec is not None:
+        spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
+        _check_parents(spec)
+        specs = spec.networks
+    else:
+        specs = tuple(NetworkSpec(parent=name) for name in options.parents)
+    networks = [build_network(network) for network in specs]
+    random = torch.Generator().manual_seed(0)
+    shapes = [(n.transform.channels, n.transform.size, n.transform.size) for n in networks]
+    try:
+        found = preflight([n.module for n in networks], [torch.randn(2, *s, generator=random) for s in shapes])
+    except GraphError as error:
+        print(error, file=sys.stderr)
+        return 1
+    report = report_data(found, [network.title for network in specs])
+    print(json.dumps(report) if options.json else report_text(report))
+    return 0 if found.green else 1
+
+
 def _extract(options: argparse.Namespace) -> int:
     record = _store(options).get(options.run)
     task = _task_number(record, options.task)
@@ -255,6 +283,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
+    command = commands.add_parser("preflight", help="say what of given networks can be zipped, and check it on them")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
+    which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.set_defaults(command=_preflight)
     command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
     command.add_argument("--task", required=True, help="number (from 0) or name of the task")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")

@@ -10,7 +10,7 @@ from mtz_core.own.registry import own_networks
 from mtz_core.text import bytes_text, count_text, error_text
 from mtz_core.zoo.catalog import catalog, predictions
 from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import bring, frame, samples, setup
+from pages.ui import bring, frame, preflight, samples, setup
 
 TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "letters": "letters A to J"}
 
@@ -69,6 +69,8 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
         elif info.nonzero_parameters < 0.9 * info.parameters:
             st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")
 
+place = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
+
 st.subheader("Layers", anchor=False)
 frame.show(
     network_drawing(networks, tasks=tasks, mode=mode),
@@ -112,3 +114,7 @@ for name, task in zip(parents, tasks, strict=True):
     st.markdown(f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test images are answered wrong")
     st.html(samples.sample_grid(images[chosen], labels[chosen], answers[chosen], class_names(data)))
 st.caption("✓ right, ✗ wrong with the true class below it.")
+
+if len(parents) >= 2:
+    with place:
+        preflight.area(parents, tasks)
