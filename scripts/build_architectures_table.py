@@ -1,10 +1,10 @@
 """Write `docs/architectures.md`: what of torchvision's networks can be zipped, with the self-checks.
 
-    python scripts/build_architectures_table.py [NAME …]
+    python scripts/build_architectures_table.py [--examine-only] [NAME …]
 
 Every network gets random weights, with normalisation statistics as if it had been trained. It is examined at its own
 input size, then zipped with itself and with a differently seeded twin, fully shared, on a few small random images.
-Takes about a quarter of an hour on two cores; needs no download.
+With names, prints their rows and leaves the page alone. All of it takes about an hour on two cores; needs no download.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +83,11 @@ def furthest(answer: Callable[[Tensor], Tensor], expected: Tensor, x: Tensor) ->
         return float((answer(x) - expected).abs().max() / expected.abs().max())
 
 
-def row(name: str) -> tuple[str, list[str]]:
+def row(name: str, zipping: bool = True) -> tuple[str, list[str]]:
     """One line of the table, and reasons for what can't be shared."""
     report = preflight(build(name, 0, 224, 1000), images(2, 224, 0))
     facts = report.networks[0]
-    first, second = build(name, 0, SMALL, CLASSES), build(name, 1, SMALL, CLASSES)
-    x, test = images(IMAGES, SMALL, 1), images(4, SMALL, 2)
-    spec = ZipSpec(positions=4, batch_size=IMAGES)
-    with torch.no_grad():
-        expected = first(test)
-    same = zip_networks([first, copy.deepcopy(first)], [x, x], spec)
-    itself = max(furthest(lambda z, t=t: same.network(z, task=t), expected, test) for t in (0, 1))
-    size = same.counts.versus_smallest
-    del same  # large networks fill the memory
-    twins = zip_networks([first, second], [x, x], spec)
-    with torch.no_grad():
-        answer = twins.network(test, task=1)
-    apart = furthest(twins.network.extract(1), answer, test)
+    itself, twin = zipped(name) if zipping else ("–", "–")
     cells = [
         f"`{name}`{'' if report.green else ' (**not green**)'}",
         str(facts.nodes),
@@ -106,24 +95,43 @@ def row(name: str) -> tuple[str, list[str]]:
         str(facts.groups),
         f"{100 * facts.share:.1f} %",
         f"{report.checks[0].deviation:.0e}",
-        f"{itself:.0e}, {size:.3f}×",
-        f"{twins.counts.versus_smallest:.3f}×, {apart:.0e}",
+        itself,
+        twin,
     ]
     hidden = facts.sharable + sum(facts.private.values())
     reasons = [f"`{name}`: {100 * size / hidden:.2f} % — {why}." for why, size in facts.private.items()]
     return f"| {' | '.join(cells)} |", reasons
 
 
+def zipped(name: str) -> tuple[str, str]:
+    """How a zip with itself, and one with a twin, turn out."""
+    first, second = build(name, 0, SMALL, CLASSES), build(name, 1, SMALL, CLASSES)
+    x, test = images(IMAGES, SMALL, 1), images(4, SMALL, 2)
+    spec = ZipSpec(positions=4, batch_size=IMAGES)
+    with torch.no_grad():
+        expected = first(test)
+    same = zip_networks([first, copy.deepcopy(first)], [x, x], spec)
+    network, size = same.network, same.counts.versus_smallest
+    itself = max(furthest(partial(network, task=t), expected, test) for t in (0, 1))
+    del same, network  # large networks fill the memory
+    twins = zip_networks([first, second], [x, x], spec)
+    with torch.no_grad():
+        answer = twins.network(test, task=1)
+    apart = furthest(twins.network.extract(1), answer, test)
+    return f"{itself:.0e}, {size:.3f}×", f"{twins.counts.versus_smallest:.3f}×, {apart:.0e}"
+
+
 def main() -> None:
     """Write the page, or print the rows of the named networks."""
     warnings.simplefilter("ignore")
     lines, reasons = [], []
-    for name in sys.argv[1:] or NAMES:
-        line, why = row(name)
+    zipping, names = "--examine-only" not in sys.argv, [name for name in sys.argv[1:] if not name.startswith("-")]
+    for name in names or NAMES:
+        line, why = row(name, zipping)
         print(line, *why, sep="\n", flush=True)
         lines.append(line)
         reasons += why
-    if not sys.argv[1:]:
+    if not names:
         text = HEADING.format(classes=CLASSES, small=SMALL) + "\n".join(lines) + "\n\n## What stays private\n\n"
         text += "\n".join(f"- {reason}" for reason in reasons) + "\n"
         PAGE.write_text(text, encoding="utf-8")
