@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.pairing import pair_neurons
-from mtz_core.slots import Table
+from mtz_core.slots import Table, complete, private_table
 
 Costs = Mapping[tuple[int, int], NDArray[np.floating]]
 """(t, u) with t < u → (n_t, n_u) functional difference, with the weights of t and u relative to each other."""
@@ -60,7 +60,7 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
         return problem.rematched(slots, widths, full=True)
-    starts = [problem.thinned(np.concatenate([slots, _left_over(slots, widths)]), savings)]
+    starts = [problem.thinned(complete(slots, widths), savings)]
     if sum(widths) <= GROWN_UP_TO and (grown := problem.grown(widths, savings)) is not None:
         starts.append(grown)
     improved = [problem.improved(start, widths) for start in starts]
@@ -72,17 +72,6 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
 
 def _joined(slots: Table, a: int, b: int) -> Table:
     return np.concatenate([np.delete(slots, [a, b], axis=0), np.maximum(slots[a], slots[b])[None]])
-
-
-def _left_over(slots: Table, widths: Sequence[int]) -> Table:
-    """A slot of its own for every channel that no slot holds."""
-    parts = [np.empty((0, len(widths)), dtype=np.int64)]
-    for t, width in enumerate(widths):
-        rest = np.setdiff1d(np.arange(width), slots[:, t])
-        alone = np.full((len(rest), len(widths)), -1, dtype=np.int64)
-        alone[:, t] = rest
-        parts.append(alone)
-    return np.concatenate(parts)
 
 
 class _Problem:
@@ -151,7 +140,7 @@ class _Problem:
 
     def grown(self, widths: Sequence[int], savings: int) -> Table | None:
         """Begin with every channel alone and join the cheapest until `savings` are saved; `None` if that gets stuck."""
-        slots = _left_over(np.empty((0, self.tasks), dtype=np.int64), widths)
+        slots = private_table(widths)
         for _ in range(savings):
             found = self._cheapest(slots)
             if found is None:
