@@ -51,7 +51,9 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
     print(f"No retraining, {images:,} calibration images per task, mean ± standard deviation over {draws} draws.\n")
     lines = []
     for share in SHARES:
-        both, found, sizes = ([], []), [], ([], [])  # type: ignore[var-annotated]
+        both: tuple[list[float], list[float]] = ([], [])
+        sizes: tuple[list[float], list[float]] = ([], [])
+        found: list[float | None] = []
         for seed in range(draws):
             known = _Zips(tasks, images, seed)
             whole = known.zip(share, "all")
