@@ -298,7 +298,8 @@ def test_a_kill_at_any_moment_leaves_runs_whose_every_array_loads(store: RunStor
             assert writer.stdout is not None
             writer.stdout.close()
         arrays += _read_everything(store)
-        assert all(not record.status.active for record in store.list())
+        # A writer that was killed between creating and claiming a run leaves it queued, for whoever claims it next.
+        assert all(record.pid is None or not record.status.active for record in store.list())
     assert arrays > 50
     with sqlite3.connect(store.root / "runs.sqlite3") as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
