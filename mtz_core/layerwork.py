@@ -70,11 +70,6 @@ class Work(ABC):
     def power(self, t: int) -> float:
         """Task-weighted half mean square of the layer's outputs, summed over its rows."""
 
-    def between(self, t: int, u: int) -> tuple[float, float]:
-        """Weights of two tasks relative to each other."""
-        total = self.alphas[t] + self.alphas[u]
-        return self.alphas[t] / total, self.alphas[u] / total
-
 
 @dataclass
 class LayerWork(Work):

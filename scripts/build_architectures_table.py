@@ -43,7 +43,9 @@ What `mtz_core.preflight` says of torchvision's networks, and what happens when 
   places.
 - *With itself*: the same after zipping the network with itself, fully shared, and the size of the result relative to
   one network ({classes} classes, images of {small} × {small}).
-- *Twin*: size after zipping with a twin of another seed, and how far the extracted network is from the zipped one.
+- *Twin*: size after zipping with a twin of another seed, and how far the extracted network is from the zipped one, in
+  single precision (a merge of so few samples can be badly conditioned).
+- –: examined only.
 
 | network | nodes | layers | channel groups | shareable | permuted | with itself | twin |
 | --- | --- | --- | --- | --- | --- | --- | --- |

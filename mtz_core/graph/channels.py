@@ -9,7 +9,7 @@ that meet an operation without a rule are frozen, with the reason: both stay pri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -171,8 +171,3 @@ def channel_roles(
         for c in np.unique(layer.column_channels[layer.column_groups == group]):
             roles[int(c)].append(2 * k + 1)
     return [tuple(role) for role in roles]
-
-
-def hidden_layers(graph: ChannelGraph) -> Iterator[WeightLayer]:
-    """Layers whose neurons can be shared, in order of execution."""
-    return (layer for layer in graph.layers if layer.width and graph.groups[layer.group].frozen is None)

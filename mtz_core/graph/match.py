@@ -52,11 +52,6 @@ def correspond(graphs: Sequence[ChannelGraph]) -> tuple[ChannelGraph, ...]:
     return tuple(_renumbered(graphs, layers, groups, t) for t in range(len(graphs)))
 
 
-def unmatched(graphs: Sequence[ChannelGraph]) -> tuple[tuple[str, ...], ...]:
-    """Names of each network's layers (as `correspond` returned it) that no other network has."""
-    return tuple(tuple(layer.name for layer in graph.layers if layer.name in graph.alone) for graph in graphs)
-
-
 def _signature(graph: ChannelGraph, layer: WeightLayer) -> tuple[Any, ...]:
     shape = graph.network.shapes[layer.nodes[0]]
     space = shape[1:-1] if layer.kind in ("linear", "lstm", "gru") else shape[2:]
