@@ -75,9 +75,10 @@ class LayerZipped(Event):
     `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first, -1 where a task has no part;
     `costs` (k,) the functional difference of each. `predicted` is the cross-validated loss of the merged neurons,
     `measured` their loss on the evaluation images where there are any (else on the calibration images): both are
-    Σ_neurons Σ_t α_t ½ E(w·x - w_t·x)². `scale` is the same sum for w = 0, so `predicted / scale` is relative.
-    `weights[t]` (n_t, d_t) are the incoming weights before merging (the parents' own unless layers before were
-    retrained), `merged` (k, d) the shared neurons' over the shared
+    Σ_neurons Σ_t α_t ½ E(w·x - y_t)², where y_t is what the neuron puts out in the parent, and private neurons count,
+    too; without compensation y_t = w_t·x. `scale` is the same sum for w = 0, so `predicted / scale` is relative.
+    `weights[t]` (n_t, d_t) are the incoming weights that were compared (the parents' own, compensated or retrained
+    where layers before were merged), `merged` (k, d) the shared neurons' over the shared
     input columns; `columns[t]` (d,) says which column of parent t each of these is, -1 for none. In a grouped
     convolution columns count from the start of each neuron's own group.
     `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
@@ -98,6 +99,20 @@ class LayerZipped(Event):
     columns: tuple[Integers, ...] = field(repr=False)
     top_images: tuple[Integers, ...] = field(repr=False)
     top_values: tuple[Floats, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCompensated(Event):
+    """A layer that shares nothing (a head, a frozen layer) was fitted to its parent's outputs.
+
+    The numbers mean the same as in `LayerZipped`, summed over all its neurons.
+    """
+
+    layer: str
+    predicted: float
+    measured: float
+    scale: float
+    measured_on: Literal["evaluation", "calibration"]
 
 
 @dataclass(frozen=True, kw_only=True)

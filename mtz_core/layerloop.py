@@ -17,17 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.bankwork import BankMoments, BankWork
-from mtz_core.calibration import Calibrated, calibrate_layer
+from mtz_core.bankwork import BankWork
+from mtz_core.calibration import LayerSamples
 from mtz_core.folding import pair_tasks
 from mtz_core.graph.channels import WeightLayer, channel_roles
-from mtz_core.layerwork import LayerWork, Work
+from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks
-from mtz_core.moments import Moments
+from mtz_core.moments import BankMoments, Moments
 from mtz_core.shares import participants
 from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
-from mtz_core.stream import Stream
+from mtz_core.stream import Twin
+from mtz_core.work import Outcome, Work
 from mtz_core.zipped import ZippedNetwork
 
 Fresh = dict[int, NDArray[np.int64]]
@@ -39,9 +40,10 @@ class Measured:
     """A layer's work, its rows by channel, and what calibration saw."""
 
     work: Work
-    calibrated: Mapping[int, Calibrated]
+    samples: Mapping[int, LayerSamples]
+    top_images: Mapping[int, NDArray[np.int64]]
+    top_values: Mapping[int, NDArray[np.float32]]
     differences: dict[tuple[int, int], NDArray[np.floating]]
-    matrices: list[Tensor]
 
 
 @dataclass
@@ -75,6 +77,12 @@ class LayerLoop:
         named = [k for k in every if groups[self.network.graphs[0].layers[k].group].name in self.shares]
         return [k for k in named if len(self.tasks(k)) > 1]
 
+    def stations(self) -> list[int]:
+        """Layers at which something is done, in order: those that are zipped, and with compensation all others."""
+        layers = zip(*(graph.layers for graph in self.network.graphs), strict=True)
+        present = [k for k, per_task in enumerate(layers) if any(layer.width for layer in per_task)]
+        return present if self.spec.compensate else self.hidden()
+
     def ahead(self, index: int) -> list[int]:
         """Layers through which images are sent ahead before the channels of layer `index` are paired."""
         if self.spec.streams == "first" or self.spec.pairing == "random":
@@ -104,44 +112,51 @@ class LayerLoop:
         asked = self.shares[self.network.graphs[0].groups[group].name]
         return min(round(asked * min(widths) / max(1, narrowest)), *widths)
 
-    def measure(self, index: int, streams: Sequence[Stream], tables: Sequence[Table], peaks: bool = True) -> Measured:
-        """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare its neurons."""
-        network, tasks = self.network, self.tasks(index)
+    def measure(self, index: int, streams: Sequence[Twin], tables: Sequence[Table], peaks: bool = True) -> Measured:
+        """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare its neurons.
+
+        Without compensation only what the tasks share there is looked at.
+        """
+        network, compared = self.network, self.tasks(index) if index in self.hidden() else ()
         layers = [graph.layers[index] for graph in network.graphs]
-        columns = column_table(layers, tables, network.widths)
-        absent = [t for t in range(network.tasks) if t not in tasks]
-        columns[:, absent] = -1
-        columns = shared_rows(columns)
-        calibrated = {}
+        tasks = tuple(t for t, layer in enumerate(layers) if layer.width) if self.spec.compensate else compared
+        inputs = column_table(layers, tables, network.widths)
+        inputs[:, [t for t in range(network.tasks) if t not in tasks]] = -1
+        if not self.spec.compensate:
+            inputs = shared_rows(inputs)
+        matrices = [network.matrix(index, t).detach() for t in range(network.tasks)]
+        samples, images, values = {}, {}, {}
         for t in tasks:
-            seed = self.spec.seed + 1_000_003 * (index * network.tasks + t + 1)
-            calibrated[t] = calibrate_layer(
+            samples[t] = LayerSamples(
                 network.graphs[t],
                 layers[t],
                 streams[t],
-                network.matrices(t),
-                columns[columns[:, t] >= 0, t],
+                matrices[t],
+                inputs[inputs[:, t] >= 0, t],
                 self.halves[t],
                 self.spec.positions,
-                torch.Generator().manual_seed(seed),
-                peaks,
+                self.spec.seed + 1_000_003 * (index * network.tasks + t + 1),
+                self.spec.activation_budget // (2 * len(tasks)) if peaks else 0,
             )
-        matrices = [network.matrix(index, t).detach() for t in range(network.tasks)]
+            images[t], values[t] = samples[t].calibrate(peaks)
+        found = {t: each.moments for t, each in samples.items()}
         work: Work
         if layers[tasks[0]].groups > 1:
-            banks = {t: c.moments for t, c in calibrated.items() if isinstance(c.moments, BankMoments)}
+            banks = {t: m for t, m in found.items() if isinstance(m, BankMoments)}
             entries = network.entries(index, tables)
             depthwise = layers[tasks[0]].depthwise
             work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, self.alphas, self.spec)
+            work.compensate()
         else:
             masks = [network.mask(index, t) for t in range(network.tasks)]
-            moments = {t: c.moments for t, c in calibrated.items() if isinstance(c.moments, Moments)}
-            work = LayerWork.prepare(tasks, matrices, masks, columns, moments, self.alphas, self.spec)
-            fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in tasks}
-            if all(len(rows) for rows in fresh.values()) and len(columns):
+            moments = {t: m for t, m in found.items() if isinstance(m, Moments)}
+            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, self.alphas, self.spec)
+            work.compensate()
+            fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in compared}
+            if fresh and all(len(rows) for rows in fresh.values()) and len(work.columns):
                 work.choose_ridge(work.provisional(fresh))
-        differences = {(t, u): _numpy(work.difference(t, u)) for t, u in combinations(tasks, 2)}
-        return Measured(work, calibrated, differences, matrices)
+        differences = {(t, u): _numpy(work.difference(t, u)) for t, u in combinations(compared, 2)}
+        return Measured(work, samples, images, values, differences)
 
     def costs(self, index: int, measured: Measured, fresh: Fresh) -> dict[tuple[int, int], NDArray[np.float64]]:
         """Difference of every pair of fresh channels in layer `index`: the sum over the rows that write them."""
@@ -186,7 +201,7 @@ class LayerLoop:
         if not isinstance(work, LayerWork):
             rng = np.random.default_rng(self.spec.seed)
             return np.stack([rng.permutation(len(channels))[:wanted] for channels in fresh.values()], axis=1)
-        weights, grams = work.common()
+        weights, grams = work.common(tuple(fresh))
         rows = {t: first_rows(self.network.graphs[t].layers[index], fresh[t]) for t in fresh}
         chosen = [weights[t][torch.as_tensor(rows[t], device=weights[t].device)] for t in fresh]
         pairs, _ = pair_tasks(chosen, [grams[t] for t in fresh], wanted, self.spec.pairing, self.spec.seed)
@@ -245,7 +260,7 @@ class LayerLoop:
         return partner
 
     def look_ahead(
-        self, index: int, measured: Measured, fresh: Fresh, streams: Sequence[Stream]
+        self, index: int, measured: Measured, fresh: Fresh, streams: Sequence[Twin]
     ) -> Iterator[tuple[str, Costs]]:
         """Yield, for every later layer that writes the fresh channels, its name and the costs summed so far.
 
@@ -302,6 +317,22 @@ class LayerLoop:
         for t, channels in fresh.items():
             self.decided[group][t].update(int(c) for c in channels)
         self.network.pair(group, slots)
+
+    def merge(self, measured: Measured, rows: Table) -> Outcome:
+        """Merge the rows (K, T) of a layer.
+
+        Where a ReLU follows, targets are renewed for the weights so found, `spec.relu_rounds` times.
+        """
+        work = measured.work
+        bounded = [t for t, samples in measured.samples.items() if samples.bounded]
+        for _ in range(self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0):
+            weights = work.merged_weights(rows)
+            for t in bounded:
+                measured.samples[t].renew(weights[t])
+            work.renew({t: measured.samples[t].moments for t in bounded})
+        for samples in measured.samples.values():
+            samples.forget()
+        return work.merge(rows)
 
     def rows(self, index: int) -> Table:
         """Rows of layer `index` that two or more tasks share, (K, T)."""

@@ -1,11 +1,9 @@
-"""The numbers of one layer: shared weights, Grams, ridge, differences, merging, predicted and measured loss."""
+"""The numbers of a layer whose neurons all read the same inputs: differences and merged weights."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,82 +11,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.difference import euclidean_gram, pairwise_difference
-from mtz_core.linalg import DenseGram, Gram, same_kind, to_dense
-from mtz_core.moments import Moments
+from mtz_core.linalg import DenseGram, Gram, RowGram, same_kind
+from mtz_core.moments import SOURCES, BankMoments, Moments, Source
+from mtz_core.objective import LayerObjective, Objective
 from mtz_core.pairing import pair_neurons
 from mtz_core.partial import merge_partial
-from mtz_core.slots import Members, Table, by_members
+from mtz_core.slots import Members, Table, shared_rows
 from mtz_core.spec import ZipSpec
-from mtz_core.validation import RIDGES, START, walk_downhill
+from mtz_core.work import Part, Work
 
 EXACT_UP_TO = 2048
 """Layers of at most this many inputs are solved in double precision; wider ones in single, for memory and speed
 (the difference then is within 1e-6 of the exact one, relative to the largest)."""
-JUDGED_SLOTS = 256
-"""How many merged neurons, evenly spread, judge a ridge."""
-
-Source = Literal["half 0", "half 1", "calibration", "evaluation"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
-
-    `weights` are every task's (n_t, d_t) matrices after merging, over all columns.
-    """
-
-    pairs: Table
-    costs: Tensor
-    merged: Tensor
-    columns: Table
-    predicted: float
-    measured: float
-    scale: float
-    measured_on: Literal["evaluation", "calibration"]
-    weights: tuple[Tensor, ...] = field(repr=False)
-
-
-class Work(ABC):
-    """What the zipper needs of one layer, whatever kind the layer is of."""
-
-    alphas: tuple[float, ...]
-    ridge: float = START
-
-    @abstractmethod
-    def difference(self, t: int, u: int) -> Tensor:
-        """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
-
-    @abstractmethod
-    def choose_ridge(self, rows: Table) -> None:
-        """Settle the ridge for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
-
-    @abstractmethod
-    def merge(self, rows: Table) -> Outcome:
-        """Merge the rows `rows` (k, T); -1 where a task has no part in a slot."""
-
-    @abstractmethod
-    def power(self, t: int) -> float:
-        """Task-weighted half mean square of the layer's outputs, summed over its rows."""
 
 
 @dataclass
 class LayerWork(Work):
     """A layer whose neurons all read the same inputs.
 
-    `columns` (U, T) are the layer's columns that two or more of `tasks` share. Weights (n_t, d_t), masks and Grams of
-    task t are over its own d_t of these, which stand at `places[t]` (d_t,) among the U.
+    `inputs` (U, T) are the columns that take part: those that two or more tasks share, and with compensation all.
+    Weights of task t are over its own d_t of these, which stand at `places[t]` (d_t,) among the U.
     """
 
-    tasks: Members
-    columns: Table
-    places: dict[int, Tensor]
-    matrices: list[Tensor]
-    weights: dict[int, Tensor]
-    masks: dict[int, Tensor]
-    grams: dict[Source, dict[int, Gram]]
-    alphas: tuple[float, ...]
-    spec: ZipSpec
-    ridge: float = START
+    inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
+    places: dict[int, Tensor] = field(default_factory=dict)
+    base: dict[int, Tensor] = field(default_factory=dict)
+    dense: bool = True
 
     @classmethod
     def prepare(
@@ -96,81 +44,89 @@ class LayerWork(Work):
         tasks: Members,
         matrices: Sequence[Tensor],
         masks: Sequence[Tensor | None],
-        columns: Table,
+        inputs: Table,
         moments: Mapping[int, Moments],
         alphas: tuple[float, ...],
         spec: ZipSpec,
     ) -> LayerWork:
-        """Restrict everything to the shared columns (U, T) and bring it to one precision."""
+        """Restrict everything to the columns `inputs` (U, T) and bring it to one precision."""
         device = matrices[tasks[0]].device
-        double = len(columns) <= EXACT_UP_TO and device.type != "mps"
+        double = len(inputs) <= EXACT_UP_TO and device.type != "mps"
         dtype = torch.float64 if double else torch.float32
-        own = {t: columns[columns[:, t] >= 0, t] for t in tasks}
+        own = {t: inputs[inputs[:, t] >= 0, t] for t in tasks}
 
         def cut(source: Tensor, t: int) -> Tensor:
             return source[:, torch.as_tensor(own[t], device=device)]
 
-        grams: dict[Source, dict[int, Gram]] = {
-            "half 0": {t: moments[t].half(0).to(device, dtype) for t in tasks},
-            "half 1": {t: moments[t].half(1).to(device, dtype) for t in tasks},
-            "calibration": {t: moments[t].calibration().to(device, dtype) for t in tasks},
-        }
-        if isinstance(same_kind([grams["calibration"][t] for t in tasks])[0], DenseGram):
-            # With as many rows as inputs the matrices are cheaper; build them once, not in every product.
-            grams = {source: {t: to_dense(g) for t, g in each.items()} for source, each in grams.items()}
-        held_out = {t: moments[t].evaluation() for t in tasks}
-        known = {t: g.to(device, dtype) for t, g in held_out.items() if g is not None}
-        if len(known) == len(tasks):
-            grams["evaluation"] = known
-        return cls(
+        base = {t: cut(matrices[t].detach(), t).to(dtype) for t in tasks}
+        whole = [moments[t].parts[k].gram() for t in tasks for k in range(2)]
+        work = cls(
             tasks=tasks,
-            columns=columns,
-            places={t: torch.as_tensor(np.flatnonzero(columns[:, t] >= 0), device=device) for t in tasks},
             matrices=[matrix.detach() for matrix in matrices],
-            weights={t: cut(matrices[t].detach(), t).to(dtype) for t in tasks},
-            masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
-            grams=grams,
+            own=own,
+            objectives={},
             alphas=alphas,
             spec=spec,
+            masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
+            inputs=inputs,
+            places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
+            base=base,
+            dense=not all(isinstance(gram, RowGram) for gram in whole) or isinstance(same_kind(whole)[0], DenseGram),
         )
+        for source in SOURCES:
+            found = {t: o for t in tasks if (o := work.objective(source, t, moments[t])) is not None}
+            if len(found) == len(tasks):
+                work.objectives[source] = found
+        return work
 
-    def _weighted(self, source: Source, t: int, ridge: float) -> Gram:
-        return self.grams[source][t].relative_ridge(ridge).scaled(self.alphas[t])
+    def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
+        assert isinstance(moments, Moments)
+        moment, base = moments.mean(source), self.base[t]
+        if moment is None:
+            return None
+        moment = moment.to(base.device, base.dtype)
+        # With as many rows as inputs the matrices are cheaper; build them once, not in every product.
+        return LayerObjective(moment.dense() if self.dense and source != "evaluation" else moment, base)
+
+    @property
+    def columns(self) -> Table:
+        return shared_rows(self.inputs)
+
+    def _gram(self, source: Source, t: int, ridge: float) -> Gram:
+        """Task-weighted Gram of task t over its own inputs."""
+        objective = self.objectives[source][t]
+        assert isinstance(objective, LayerObjective)
+        return objective.moment.gram.relative_ridge(ridge).scaled(self.alphas[t])
+
+    def _inside(self, t: int, chosen: NDArray[np.bool_]) -> Tensor | None:
+        """Numbers of task t's own inputs among the `chosen` (U,); `None`: all of them."""
+        kept = chosen[self.places[t].cpu().numpy()]
+        return None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
+
+    def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
+        """Weights and Gram of task t over `chosen` inputs, all its other weights free to follow."""
+        inside, weights = self._inside(t, chosen), self.best("calibration", t)
+        gram = self._gram("calibration", t, self.ridge)
+        if inside is not None:
+            weights = weights[:, inside]
+            gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
+        return weights, euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
 
     def difference(self, t: int, u: int) -> Tensor:
+        both = (self.inputs[:, t] >= 0) & (self.inputs[:, u] >= 0)
+        (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
-        both = (self.columns[:, t] >= 0) & (self.columns[:, u] >= 0)
-        sides = []
-        for task in (t, u):
-            place = self.places[task]
-            inside = torch.as_tensor(both, device=place.device)[place]
-            gram = self._weighted("calibration", task, self.ridge).scaled(1.0 / total)
-            weights = self.weights[task]
-            if not bool(inside.all()):
-                chosen = torch.nonzero(inside)[:, 0]
-                gram, weights = gram.select(chosen), weights[:, chosen]
-            sides.append((weights, euclidean_gram(gram, 0.5) if self.spec.metric == "euclidean" else gram))
-        return pairwise_difference(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+        return pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
 
-    def common(self) -> tuple[dict[int, Tensor], dict[int, Gram]]:
-        """Weights and weighted Grams of every task over the columns that all tasks share."""
-        everywhere = (self.columns[:, self.tasks] >= 0).all(axis=1)
-        weights, grams = {}, {}
-        for t in self.tasks:
-            place = self.places[t]
-            chosen = torch.nonzero(torch.as_tensor(everywhere, device=place.device)[place])[:, 0]
-            gram = self._weighted("calibration", t, self.ridge).select(chosen)
-            weights[t] = self.weights[t][:, chosen]
-            grams[t] = euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
-        return weights, grams
-
-    def power(self, t: int) -> float:
-        weights = self.weights[t]
-        return float(self.grams["calibration"][t].scaled(self.alphas[t]).loss(weights).sum())
+    def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
+        """Weights and weighted Grams of `tasks` over the columns that all of them share."""
+        everywhere = (self.inputs[:, tasks] >= 0).all(axis=1)
+        found = {t: self._over(t, everywhere) for t in tasks}
+        return {t: w for t, (w, _) in found.items()}, {t: gram for t, (_, gram) in found.items()}
 
     def provisional(self, fresh: Mapping[int, NDArray[np.int64]]) -> Table:
         """A quick pairing of the rows `fresh[t]` of the first two tasks, to judge a ridge by."""
-        t, u = self.tasks[:2]
+        t, u = list(fresh)[:2]
         count = min(len(fresh[t]), len(fresh[u]))
         difference = self.difference(t, u).cpu().numpy()[np.ix_(fresh[t], fresh[u])]
         local = pair_neurons(difference, count, "greedy")
@@ -178,111 +134,60 @@ class LayerWork(Work):
         rows[:, t], rows[:, u] = fresh[t][local[:, 0]], fresh[u][local[:, 1]]
         return rows
 
-    def choose_ridge(self, rows: Table) -> None:
-        if self.spec.ridge != "auto":
-            self.ridge = float(self.spec.ridge)
-        elif len(rows) and len(self.columns):
-            chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
-            parts = self._parts(chosen)
-            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self._cross_validated(parts, ridge))
+    def _used(self, part: Part) -> NDArray[np.bool_]:
+        """Inputs (U,) whose weights may change: with compensation all that the members have, else what they share."""
+        counts: NDArray[np.int64] = (self.inputs[:, part.members] >= 0).sum(axis=1)
+        return counts > (0 if self.spec.compensate else 1)
 
-    def _parts(self, rows: Table) -> list[_Part]:
-        return [self._part(members, rows[slots], slots) for members, slots in by_members(rows)]
-
-    def _part(self, members: Members, rows: Table, slots: NDArray[np.int64]) -> _Part:
-        """The rows that exactly `members` share, over the inputs that at least two of these have."""
-        used = (self.columns[:, members] >= 0).sum(axis=1) > 1
-        compact = np.cumsum(used) - 1
-        inside: dict[int, Tensor | None] = {}
-        places: list[Tensor] = []
-        for t in members:
-            place = self.places[t].cpu().numpy()
-            kept = used[place]
-            inside[t] = None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
-            places.append(torch.as_tensor(compact[place[kept]], device=self.places[t].device))
-        weights = [_columns(self.weights[t][self._index(rows, t)], inside[t]) for t in members]
+    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
+        rows = [self.index(part.rows, t) for t in part.members]
+        best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
+        if len(part.members) == 1:
+            return best
+        used = self._used(part)
+        compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
+        insides = [self._inside(t, used) for t in part.members]
+        places, weights, grams = [], [], []
         union = None
         if self.masks:
-            union = torch.zeros(len(rows), int(used.sum()), dtype=torch.bool, device=weights[0].device)
-            for t, where in zip(members, places, strict=True):
-                union[:, where] |= _columns(self.masks[t][self._index(rows, t)], inside[t])
-        return _Part(members, rows, slots, np.flatnonzero(used), weights, inside, places, union)
+            union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
+        for t, w, row, inside in zip(part.members, best, rows, insides, strict=True):
+            place, gram = self.places[t], self._gram(source, t, ridge)
+            mask = self.masks[t][row] if t in self.masks else None
+            if inside is not None:
+                place, w, gram = place[inside], w[:, inside], gram.select(inside)
+                mask = None if mask is None else mask[:, inside]
+            places.append(compact[place])
+            weights.append(w)
+            grams.append(gram)
+            if union is not None:
+                union[:, places[-1]] |= True if mask is None else mask
+        merged = merge_partial(weights, grams, places, int(used.sum()), union)
+        values = []
+        for w, place, inside in zip(best, places, insides, strict=True):
+            if inside is None:
+                values.append(merged[:, place])
+            else:
+                values.append(w.clone())
+                values[-1][:, inside] = merged[:, place]
+        return values
 
-    def _index(self, rows: Table, t: int) -> Tensor:
-        return torch.as_tensor(rows[:, t], device=self.matrices[t].device)
-
-    def _solve(self, part: _Part, source: Source, ridge: float) -> Tensor:
-        grams = [part.view(t, self._weighted(source, t, ridge)) for t in part.members]
-        return merge_partial(part.weights, grams, part.places, len(part.used), part.union)
-
-    def _loss(self, part: _Part, merged: Tensor, source: Source, ridge: float) -> Tensor:
+    def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
-            part.view(t, self._weighted(source, t, ridge)).loss(merged[:, place] - w)
-            for t, w, place in zip(part.members, part.weights, part.places, strict=True)
+            self._gram("calibration", t, self.ridge).loss(w - self.best("calibration", t)[self.index(part.rows, t)])
+            for t, w in zip(part.members, values, strict=True)
         ]
         return torch.stack(losses).sum(0)
 
-    def _cross_validated(self, parts: Sequence[_Part], ridge: float) -> float:
-        """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
-        total = 0.0
-        for part in parts:
-            total += float(self._loss(part, self._solve(part, "half 0", ridge), "half 1", 0.0).sum()) / 2
-            total += float(self._loss(part, self._solve(part, "half 1", ridge), "half 0", 0.0).sum()) / 2
-        return total
-
-    def merge(self, rows: Table) -> Outcome:
-        measured_on: Literal["evaluation", "calibration"] = (
-            "evaluation" if "evaluation" in self.grams else "calibration"
-        )
-        matrices = [matrix.clone() for matrix in self.matrices]
-        some = self.weights[self.tasks[0]]
-        costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(self.columns))
-        measured = scale = 0.0
-        parts = self._parts(rows)
-        for part in parts:
-            values = self._solve(part, "calibration", self.ridge)
-            where = torch.as_tensor(part.slots, device=some.device)
-            costs[where] = self._loss(part, values, "calibration", self.ridge)
-            merged[where[:, None], torch.as_tensor(part.used, device=some.device)] = values
-            measured += float(self._loss(part, values, measured_on, 0.0).sum())
-            scale += float(self._loss(part, torch.zeros_like(values), "calibration", 0.0).sum())
-            for t, place in zip(part.members, part.places, strict=True):
-                own = self.columns[part.used[place.cpu().numpy()], t]
-                columns = torch.as_tensor(own, device=some.device)
-                matrices[t][self._index(part.rows, t)[:, None], columns] = values[:, place].to(matrices[t])
-        predicted = self._cross_validated(parts, self.ridge)
-        order = torch.argsort(costs, stable=True)
-        return Outcome(
-            rows[order.cpu().numpy()],
-            costs[order],
-            merged[order],
-            self.columns,
-            predicted,
-            measured,
-            scale,
-            measured_on,
-            tuple(matrices),
-        )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows (k, T) that the same tasks share: their weights over the inputs `used`, and where each task's stand."""
-
-    members: Members
-    rows: Table
-    slots: NDArray[np.int64]
-    used: NDArray[np.int64]
-    weights: list[Tensor]
-    inside: Mapping[int, Tensor | None]
-    places: list[Tensor]
-    union: Tensor | None
-
-    def view(self, t: int, gram: Gram) -> Gram:
-        """A Gram of task t over the inputs in use."""
-        chosen = self.inside[t]
-        return gram if chosen is None else gram.select(chosen)
-
-
-def _columns(matrix: Tensor, chosen: Tensor | None) -> Tensor:
-    return matrix if chosen is None else matrix[:, chosen]
+    def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        several = (self.inputs >= 0).sum(axis=1) > 1
+        number = np.cumsum(several) - 1
+        mine = several & ((self.inputs[:, part.members] >= 0).sum(axis=1) > 1)
+        merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
+        compact = np.cumsum(mine) - 1
+        for t, w in zip(part.members, values, strict=True):
+            place = self.places[t].cpu().numpy()
+            kept = np.flatnonzero(mine[place])
+            target = torch.as_tensor(compact[place[kept]], device=merged.device)
+            merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
+        return merged, torch.as_tensor(number[mine], device=merged.device)

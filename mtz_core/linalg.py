@@ -48,6 +48,10 @@ class Gram(ABC):
         """Gram of the inputs `columns` (k,) only."""
 
     @abstractmethod
+    def schur(self, kept: Tensor) -> Gram:
+        """Gram of the inputs `kept` (k,) when the weights of all others are free: H_ss - H_sp H_pp⁻¹ H_ps."""
+
+    @abstractmethod
     def apply(self, vectors: Tensor) -> Tensor:
         """Return `vectors` (n, d) times H, shape (n, d)."""
 
@@ -87,6 +91,13 @@ class DenseGram(Gram):
 
     def select(self, columns: Tensor) -> DenseGram:
         return replace(self, matrix=self.matrix[columns][:, columns])
+
+    def schur(self, kept: Tensor) -> DenseGram:
+        free = _rest(kept, self.dimension)
+        whole = self.full()
+        crossed = whole[free][:, kept]
+        half = torch.linalg.solve_triangular(cholesky(whole[free][:, free]), crossed, upper=False)
+        return DenseGram(whole[kept][:, kept] - half.mT @ half)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = vectors @ self.matrix
@@ -128,6 +139,15 @@ class RowGram(Gram):
     def select(self, columns: Tensor) -> RowGram:
         return replace(self, rows=self.rows[:, columns])
 
+    def schur(self, kept: Tensor) -> RowGram:
+        """With rows [X_s X_p], c = ridge: c I + X_sᵀ (c A⁻¹) X_s, where A = (c / scale) I + X_p X_pᵀ."""
+        ridge = max(self.ridge, torch.finfo(self.rows.dtype).eps * self.mean_diagonal())
+        free = self.rows[:, _rest(kept, self.dimension)]
+        kernel = free @ free.mT
+        kernel.diagonal().add_(ridge / self.scale)
+        rows = torch.linalg.solve_triangular(cholesky(kernel), self.rows[:, kept], upper=False)
+        return RowGram(rows, ridge, self.ridge)
+
     def apply(self, vectors: Tensor) -> Tensor:
         product = ((vectors @ self.rows.mT) * self.scale) @ self.rows
         return product.add_(vectors, alpha=self.ridge) if self.ridge else product
@@ -147,6 +167,12 @@ class RowGram(Gram):
     def dense(self) -> DenseGram:
         """The same Gram with its d×d matrix built."""
         return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
+
+
+def _rest(chosen: Tensor, size: int) -> Tensor:
+    free = torch.ones(size, dtype=torch.bool, device=chosen.device)
+    free[chosen] = False
+    return torch.nonzero(free)[:, 0]
 
 
 def as_gram(gram: Gram | Tensor) -> Gram:

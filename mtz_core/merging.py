@@ -123,8 +123,14 @@ def _merge_masked(weights: Sequence[Tensor], grams: Sequence[Gram], mask: Tensor
         total.add_(gram.matrix, alpha=gram.scale)
         total.diagonal().add_(gram.ridge)
         pull += gram.apply(w)
+    return solve_masked(DenseGram(total), pull, mask)
+
+
+def solve_masked(gram: DenseGram, pull: Tensor, mask: Tensor) -> Tensor:
+    """Return w (k, d) with (H w)_i = pull_i where the mask (k, d) of a row is true, and w_i = 0 elsewhere."""
+    total = gram.full()
     total.diagonal().add_(torch.finfo(total.dtype).eps * 8 * total.diagonal().mean())
-    merged = torch.zeros_like(weights[0])
+    merged = torch.zeros_like(pull)
     width = int(mask.sum(1).max()) if len(mask) else 0
     if width == 0:
         return merged

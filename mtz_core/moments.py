@@ -6,7 +6,9 @@ positions per image, strongly alike, so a few are sampled. A constant one is app
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +17,58 @@ from torch import Tensor, nn
 from mtz_core.errors import DataError
 from mtz_core.graph.channels import WeightLayer
 from mtz_core.graph.recurrent import Recurrence
-from mtz_core.linalg import DenseGram, Gram, RowGram, add
+from mtz_core.linalg import DenseGram, Gram, RowGram
+from mtz_core.objective import Moment, mean_of
 
+Source = Literal["half 0", "half 1", "calibration", "evaluation"]
+SOURCES: tuple[Source, ...] = ("half 0", "half 1", "calibration", "evaluation")
 CHUNK = 4096
 """Rows per product. Products of one chunk run in the rows' own precision or better, sums in double precision."""
+
+
+def sample_places(
+    layer: WeightLayer, module: nn.Module, x: Tensor, positions: int | None, generator: torch.Generator
+) -> Tensor | None:
+    """Choose output positions of a layer that reads `x`: (N, P) numbers, or `None` for all of a Linear layer.
+
+    Args:
+        layer: the weight layer, `module` its Linear or convolution (for stride, padding, dilation).
+        x: the activation that it reads, (N, C, *space) for a convolution, (N, ..., d) for a Linear layer.
+        positions: how many to sample per image, without replacement; `None` takes all.
+        generator: source of the sample, on the CPU.
+    """
+    if isinstance(module, nn.Linear | Recurrence):
+        total = x[0].numel() // x.shape[-1] if isinstance(module, nn.Linear) else math.prod(x.shape[1:-1])
+        if positions is None or total <= positions:
+            return None
+        return _sample(len(x), total, positions, generator).to(x.device)
+    total = math.prod(output_space(module, x))
+    if positions is None or positions >= total:
+        return torch.arange(total, device=x.device).expand(len(x), -1)
+    return _sample(len(x), total, positions, generator).to(x.device)
+
+
+def rows_at(
+    layer: WeightLayer, module: nn.Module, x: Tensor, places: Tensor | None, matrix: Tensor | None = None
+) -> Tensor:
+    """Return the layer's input rows at `places`, (N, P, d), or (N, P, groups, d) for a grouped convolution.
+
+    `matrix` are the weights of the recurrent part of an LSTM or GRU, which make its own inputs.
+    """
+    if isinstance(module, Recurrence):
+        assert matrix is not None
+        x = module.run(x, matrix, layer.bias)[1]
+    if isinstance(module, nn.Linear | Recurrence):
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        if places is not None:
+            rows = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
+    else:
+        assert places is not None
+        rows = _receptive_fields(module, x, places)
+    if layer.groups > 1:
+        rows = rows.reshape(*rows.shape[:2], layer.groups, -1)
+        return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
+    return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
 
 
 def input_rows(
@@ -29,30 +79,17 @@ def input_rows(
     generator: torch.Generator,
     matrix: Tensor | None = None,
 ) -> Tensor:
-    """Return the layer's input rows for a batch, (N, P, d), or (N, P, groups, d) for a grouped convolution.
+    """`rows_at` for places chosen by `sample_places`."""
+    return rows_at(layer, module, x, sample_places(layer, module, x, positions, generator), matrix)
 
-    Args:
-        layer: the weight layer, `module` its Linear or convolution (for stride, padding, dilation).
-        x: the activation that it reads, (N, C, *space) for a convolution, (N, ..., d) for a Linear layer.
-        positions: how many output positions to sample per image, without replacement; `None` takes all.
-        generator: source of the sample, on the CPU.
-        matrix: weights of the recurrent part of an LSTM or GRU, which make its own inputs.
-    """
-    if isinstance(module, Recurrence):
-        assert matrix is not None
-        x = module.run(x, matrix, layer.bias)[1]
-    flat = isinstance(module, nn.Linear | Recurrence)
-    rows = x.reshape(len(x), -1, x.shape[-1]) if flat else x
-    if flat:
-        if positions is not None and rows.shape[1] > positions:
-            chosen = _sample(len(x), rows.shape[1], positions, generator).to(x.device)
-            rows = rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
+
+def values_at(module: nn.Module, values: Tensor, places: Tensor | None) -> Tensor:
+    """Return what has the shape of a layer's output, (N, n, *space) or (N, ..., n), at `places`: (N, P, n)."""
+    if isinstance(module, nn.Linear | Recurrence):
+        rows = values.reshape(len(values), -1, values.shape[-1])
     else:
-        rows = _receptive_fields(module, x, positions, generator)
-    if layer.groups > 1:
-        rows = rows.reshape(*rows.shape[:2], layer.groups, -1)
-        return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
-    return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
+        rows = values.flatten(2).mT
+    return rows if places is None else rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
 def _sample(images: int, total: int, count: int, generator: torch.Generator) -> Tensor:
@@ -60,22 +97,32 @@ def _sample(images: int, total: int, count: int, generator: torch.Generator) -> 
     return torch.rand(images, total, generator=generator).topk(count, dim=1).indices
 
 
-def _receptive_fields(module: nn.Module, x: Tensor, positions: int | None, generator: torch.Generator) -> Tensor:
+def _window(module: nn.Module) -> list[tuple[int, ...]]:
+    """Kernel, stride and dilation of a convolution in two dimensions."""
+    convolution = cast(Any, module)
+    found = [tuple(v) for v in (convolution.kernel_size, convolution.stride, convolution.dilation)]
+    return [(1, *v) if len(v) == 1 else v for v in found]
+
+
+def output_space(module: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Height and width of a convolution's output for an input `x` (N, C, *space)."""
+    kernel, stride, dilation = _window(module)
+    pads = list(cast(Any, module)._reversed_padding_repeated_twice)
+    height, width = (1, x.shape[2]) if x.ndim == 3 else x.shape[2:]
+    width += pads[0] + pads[1]
+    height += pads[2] + pads[3] if x.ndim == 4 else 0
+    down = (height - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    return down, (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+
+
+def _receptive_fields(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     convolution = cast(Any, module)
     mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
     padded = F.pad(x, convolution._reversed_padding_repeated_twice, mode=mode)
-    kernel, stride, dilation = (tuple(v) for v in (convolution.kernel_size, convolution.stride, convolution.dilation))
-    if padded.ndim == 3:
-        padded = padded[:, :, None, :]
-        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
-    n, _, height, width = padded.shape
-    down = (height - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    across = (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    if positions is None or positions >= down * across:
-        places = torch.arange(down * across).expand(n, -1)
-    else:
-        places = _sample(n, down * across, positions, generator)
-    places = places.to(x.device)
+    kernel, stride, dilation = _window(module)
+    across = output_space(module, x)[1]
+    padded = padded[:, :, None, :] if padded.ndim == 3 else padded
+    n = len(padded)
     y = (places // across * stride[0])[:, :, None, None] + (torch.arange(kernel[0], device=x.device) * dilation[0])[
         :, None
     ]
@@ -90,46 +137,92 @@ def _receptive_fields(module: nn.Module, x: Tensor, positions: int | None, gener
 class Accumulator:
     """Streaming E[x xᵀ] of rows (m, d): the rows themselves while they are fewer than d, a d×d matrix after that.
 
-    The matrix is summed in double precision: thousands of nearly equal terms would otherwise lose the small
-    directions that decide between similar neurons.
+    Residuals (m, n) may come with the rows, always or never; then E[r xᵀ] and E[r²] are kept, too. Matrices are
+    summed in double precision: thousands of nearly equal terms would otherwise lose the small directions that decide
+    between similar neurons.
     """
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.count = 0
         self._rows: list[Tensor] | None = []
+        self._residuals: list[Tensor] = []
         self._matrix: Tensor | None = None
+        self._cross: Tensor | None = None
+        self._power: Tensor | None = None
 
-    def add(self, rows: Tensor) -> None:
-        """Add rows (m, d). Raises `DataError` if one is NaN or infinite."""
-        if not bool(torch.isfinite(rows).all()):
-            raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+    def add(self, rows: Tensor, residuals: Tensor | None = None) -> None:
+        """Add rows (m, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
+        for values in (rows, residuals):
+            if values is not None and not bool(torch.isfinite(values).all()):
+                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
         self.count += len(rows)
+        if residuals is not None:
+            squares = residuals.to(_sum_dtype(rows.device)).square().sum(0)
+            self._power = squares if self._power is None else self._power + squares
         if self._rows is not None:
             self._rows.append(rows)
+            self._residuals += [] if residuals is None else [residuals]
             if self.count <= self.dimension:
                 return
             pending, self._rows = self._rows, None
-            self._matrix = torch.zeros(
-                self.dimension, self.dimension, dtype=_sum_dtype(rows.device), device=rows.device
-            )
+            kept, self._residuals = self._residuals, []
+            dtype = _sum_dtype(rows.device)
+            self._matrix = torch.zeros(self.dimension, self.dimension, dtype=dtype, device=rows.device)
+            if residuals is not None:
+                self._cross = torch.zeros(residuals.shape[1], self.dimension, dtype=dtype, device=rows.device)
         else:
-            pending = [rows]
+            pending, kept = [rows], [] if residuals is None else [residuals]
+        self._sum(pending, kept)
+
+    def _sum(self, blocks: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
         assert self._matrix is not None
-        for block in pending:
-            for chunk in torch.split(block, CHUNK):
+        for k, block in enumerate(blocks):
+            parts = torch.split(residuals[k], CHUNK) if residuals else [None] * len(block)
+            for chunk, part in zip(torch.split(block, CHUNK), parts, strict=False):
                 exact = chunk.to(self._matrix.dtype)
                 self._matrix.addmm_(exact.mT, exact)
+                if self._cross is not None and part is not None:
+                    self._cross.addmm_(part.to(exact.dtype).mT, exact)
+
+    def renewed(self) -> Accumulator:
+        """An accumulator of the same rows whose residuals are still to come (`add_residuals`)."""
+        twin = Accumulator(self.dimension)
+        twin.count, twin._matrix = self.count, self._matrix
+        twin._rows = None if self._rows is None else list(self._rows)
+        return twin
+
+    def add_residuals(self, rows: Tensor, residuals: Tensor) -> None:
+        """Add residuals (m, n) of rows (m, d) that the Gram holds already."""
+        squares = residuals.to(_sum_dtype(rows.device)).square().sum(0)
+        self._power = squares if self._power is None else self._power + squares
+        if self._matrix is None:
+            self._residuals.append(residuals)
+            return
+        exact = self._matrix.dtype
+        if self._cross is None:
+            shape = (residuals.shape[1], self.dimension)
+            self._cross = torch.zeros(shape, dtype=exact, device=rows.device)
+        for chunk, part in zip(torch.split(rows, CHUNK), torch.split(residuals, CHUNK), strict=True):
+            self._cross.addmm_(part.to(exact).mT, chunk.to(exact))
 
     def gram(self) -> Gram:
         """The mean over all rows so far. Raises `DataError` if there are none."""
+        return self.moment().gram
+
+    def moment(self) -> Moment:
+        """The means over all rows and residuals so far. Raises `DataError` if there are none."""
         if self.count == 0:
             raise DataError("a half of the calibration set is empty; give at least two images per task")
+        power = None if self._power is None else self._power / self.count
         if self._matrix is not None:
-            return DenseGram(self._matrix, 1.0 / self.count)
+            cross = None if self._cross is None else self._cross / self.count
+            return Moment(DenseGram(self._matrix, 1.0 / self.count), None, cross, power)
         assert self._rows is not None
         self._rows = [torch.cat(self._rows)]
-        return RowGram(self._rows[0], 1.0 / self.count)
+        self._residuals = [torch.cat(self._residuals)] if self._residuals else []
+        gram = RowGram(self._rows[0], 1.0 / self.count)
+        return Moment(gram, self._residuals[0] if self._residuals else None, None, power)
 
 
 def _sum_dtype(device: torch.device) -> torch.dtype:
@@ -137,7 +230,7 @@ def _sum_dtype(device: torch.device) -> torch.dtype:
 
 
 class Moments:
-    """Grams of one layer's inputs in one task: two halves of the calibration set, and the evaluation images."""
+    """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images."""
 
     def __init__(self, dimension: int) -> None:
         self.parts = [Accumulator(dimension) for _ in range(3)]
@@ -147,14 +240,74 @@ class Moments:
         """Calibration rows so far."""
         return self.parts[0].count + self.parts[1].count
 
-    def half(self, index: int) -> Gram:
-        """Gram of half 0 or 1."""
-        return self.parts[index].gram()
+    def renewed(self) -> Moments:
+        """Moments of the same rows whose residuals are still to come."""
+        twin = Moments(self.parts[0].dimension)
+        twin.parts = [part.renewed() for part in self.parts]
+        return twin
 
-    def calibration(self) -> Gram:
-        """Gram of both halves."""
-        return add([part.gram().scaled(part.count / self.rows) for part in self.parts[:2]])
+    def mean(self, source: Source) -> Moment | None:
+        """Means over one part's rows; `None` for evaluation images if there are none."""
+        if source == "evaluation":
+            return self.parts[2].moment() if self.parts[2].count else None
+        if source == "calibration":
+            return mean_of([(part.moment(), part.count / self.rows) for part in self.parts[:2]])
+        return self.parts[0 if source == "half 0" else 1].moment()
 
-    def evaluation(self) -> Gram | None:
-        """Gram of the evaluation images, `None` without any."""
-        return self.parts[2].gram() if self.parts[2].count else None
+
+class BankMoments:
+    """The same of a grouped convolution: Grams (B, d, d) of its banks, cross-moments (n, d), residual powers (n,)."""
+
+    def __init__(self) -> None:
+        self.counts = [0, 0, 0]
+        self.sums: list[tuple[Tensor, ...] | None] = [None, None, None]
+
+    def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
+        """Add rows (m, B, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
+        for values in (rows, residuals):
+            if values is not None and not bool(torch.isfinite(values).all()):
+                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        exact = rows.permute(1, 0, 2).to(_sum_dtype(rows.device))
+        sums: tuple[Tensor, ...] = (exact.mT @ exact,)
+        if residuals is not None:
+            sums = (*sums, *_crossed(exact, residuals))
+        known = self.sums[part]
+        self.sums[part] = sums if known is None else tuple(a + b for a, b in zip(known, sums, strict=True))
+        self.counts[part] += len(rows)
+
+    def renewed(self) -> BankMoments:
+        """Moments of the same rows whose residuals are still to come."""
+        twin = BankMoments()
+        twin.counts, twin.sums = list(self.counts), [None if s is None else s[:1] for s in self.sums]
+        return twin
+
+    def add_residuals(self, part: int, rows: Tensor, residuals: Tensor) -> None:
+        """Add residuals (m, n) of rows (m, B, d) that the Grams hold already."""
+        known = self.sums[part]
+        assert known is not None
+        more = _crossed(rows.permute(1, 0, 2).to(known[0].dtype), residuals)
+        rest = more if len(known) == 1 else tuple(a + b for a, b in zip(known[1:], more, strict=True))
+        self.sums[part] = (known[0], *rest)
+
+    @property
+    def rows(self) -> int:
+        """Calibration rows so far, of each bank."""
+        return self.counts[0] + self.counts[1]
+
+    def mean(self, source: Source) -> tuple[Tensor, ...] | None:
+        """Gram, and cross-moment and power if there are residuals; `None` for evaluation images if there are none."""
+        parts = {"half 0": (0,), "half 1": (1,), "calibration": (0, 1), "evaluation": (2,)}[source]
+        sums = [s for k in parts if (s := self.sums[k]) is not None]
+        if len(sums) == len(parts):
+            count = sum(self.counts[k] for k in parts)
+            return tuple(torch.stack(values).sum(0) / count for values in zip(*sums, strict=True))
+        if source == "evaluation":
+            return None
+        raise DataError("a half of the calibration set is empty; give at least two images per task")
+
+
+def _crossed(exact: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-moments (n, d) and powers (n,) of residuals (m, n) with a grouped convolution's rows (B, m, d)."""
+    left = residuals.to(exact.dtype)
+    by_bank = left.reshape(len(left), len(exact), -1).permute(1, 2, 0)
+    return (by_bank @ exact).flatten(0, 1), left.square().sum(0)

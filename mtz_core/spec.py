@@ -83,6 +83,10 @@ class ZipSpec(_Strict):
             are paired by the differences of `"all"` these layers, or of the `"first"` one only.
         ridge: added to every Gram's diagonal, relative to its mean diagonal; `"auto"` chooses it per layer by
             cross-validation between two halves of the calibration set.
+        compensate: aim at what each layer puts out in its own parent, so that merged weights, private weights and
+            heads make up for the merges before them; without it (the paper) only shared weights change.
+        relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
+            negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
         sparse: keep the parents' zeros (`"auto"`: where more than 1 % of a weight's entries are exactly zero).
         retrain: `None` never retrains.
@@ -95,6 +99,8 @@ class ZipSpec(_Strict):
     sharing: Literal["subsets", "all"] = "subsets"
     streams: Literal["all", "first"] = "all"
     ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
+    compensate: bool = True
+    relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
     sparse: Literal["auto", "yes", "no"] = "auto"
     retrain: RetrainSpec | None = None

@@ -8,11 +8,14 @@ before it; retraining does, and then the walk starts again (`restart`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from mtz_core.graph.execution import Program, State, advance, layer_input, start
+from mtz_core.graph.execution import Matrices, Program, State, advance, layer_input, start
+from mtz_core.graph.sequel import Sequel
 
 
 class Stream:
@@ -47,8 +50,10 @@ class Stream:
                 twin.states[first] = State(state.position, dict(state.values), state.result)
         return twin
 
-    def inputs(self, node: str, matrices: Callable[[str], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        """Yield for every batch which images it holds and what the layer called at `node` reads."""
+    def inputs(
+        self, node: str, matrices: Matrices, summand: fx.Node | None = None
+    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor | None]]]:
+        """Yield for every batch which images it holds, what the layer called at `node` reads, and `summand`'s value."""
         position = self.program.position(node)
         for first in self.starts:
             where = slice(first, min(first + self.batch_size, len(self.images)))
@@ -57,6 +62,48 @@ class Stream:
                 state = start(self.program, self.images[where].to(self.device))
             with torch.no_grad():
                 advance(self.program, state, matrices, stop=position)
-            yield where, layer_input(self.program, state)
+            other = None if summand is None else cast(Tensor, state.values.get(summand))
+            yield where, (layer_input(self.program, state), other)
             if sum(kept.bytes() for kept in self.states.values()) + state.bytes() <= self.budget:
                 self.states[first] = state
+
+
+@dataclass
+class Twin:
+    """The same images on their way through the partly zipped network and, for compensation, through the parent.
+
+    `matrices()` gives the zipped network's weights as they are now, `original` the parent's.
+    """
+
+    zipped: Stream
+    matrices: Callable[[], Matrices]
+    parent: Stream | None
+    original: Matrices
+
+    def restart(self) -> None:
+        """Forget activations of the zipped network: weights upstream have changed."""
+        self.zipped.restart()
+
+    def fork(self, count: int) -> Twin:
+        """Streams of the first `count` images that start where these are and go their own way."""
+        parent = None if self.parent is None else self.parent.fork(count)
+        return Twin(self.zipped.fork(count), self.matrices, parent, self.original)
+
+    def sequel(self, node: str) -> Sequel:
+        """What becomes of the output of the layer called at `node`."""
+        return self.zipped.program.sequel(node)
+
+    def inputs(
+        self, node: str, summand: fx.Node | None = None
+    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None] | None]]:
+        """Yield for every batch which images it holds, and what the layer called at `node` reads beside `summand`.
+
+        First in the zipped network, then in the parent (`None` without compensation).
+        """
+        zipped = self.zipped.inputs(node, self.matrices(), summand)
+        if self.parent is None:
+            yield from ((where, found, None) for where, found in zipped)
+            return
+        before = self.parent.inputs(node, self.original, summand)
+        for (where, found), (_, original) in zip(zipped, before, strict=True):
+            yield where, found, original

@@ -175,6 +175,10 @@ class ZippedNetwork(nn.Module):
         self.merged[index] = True
         self._rebuild(index, matrices)
 
+    def set_weights(self, index: int, matrices: Sequence[Tensor]) -> None:
+        """Change the weights of a layer, shared as before; the tasks' matrices must agree where they share."""
+        self._rebuild(index, matrices)
+
     def _rebuild(self, index: int, matrices: Sequence[Tensor]) -> None:
         block = self._blocks()[index]
         masks = [cast(Tensor, block.mask(t)) for t in range(self.tasks)] if block.masked else None

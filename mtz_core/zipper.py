@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,15 @@ from mtz_core.bankwork import BankWork
 from mtz_core.data_input import as_images, as_labelled, check_shapes, network_dtype
 from mtz_core.errors import CheckpointError, DataError, SpecError
 from mtz_core.evaluation import error_rate
-from mtz_core.graph.channels import HEAD
-from mtz_core.graph.execution import execute
+from mtz_core.graph.channels import HEAD, ChannelGraph
+from mtz_core.graph.execution import Matrices, execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
 from mtz_core.matching import Costs
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
-from mtz_core.stream import Stream
+from mtz_core.stream import Stream, Twin
 from mtz_core.structure import effective_shares
 from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
@@ -105,9 +106,10 @@ class Zipper:
         self._decided: dict[int, list[set[int]]] = {}
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
+        self.stations = self.loop.stations()
         self._steps = 0
         ahead = {index: self.loop.ahead(index) for index in self._first_producers()}
-        self._clock = WorkClock(spec, self.network, self.hidden, ahead, [len(images) for images in self.images])
+        self._clock = WorkClock(spec, self.network, self.stations, ahead, [len(images) for images in self.images])
 
     def _first_producers(self) -> list[int]:
         """The first layer of every channel group that is zipped."""
@@ -160,7 +162,7 @@ class Zipper:
             network = checkpoint.meta["network"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint is damaged ({error}); start the run again") from error
-        if finished != self.hidden[: len(finished)]:
+        if finished != self.stations[: len(finished)]:
             raise CheckpointError("the checkpoint belongs to another specification; start the run again")
         self.network.restore(network, checkpoint.tensors)
         self.network.to(self.device)
@@ -192,13 +194,18 @@ class Zipper:
         )
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
-        for position, index in enumerate(self.hidden):
+        for index in self.stations:
             if index in self._finished:
+                continue
+            if index not in self.hidden:
+                yield from self._compensate_layer(index, streams)
+                self._finished.append(index)
+                yield ev.LayerFinished(**self._clock.now(), layer=layers[index].name)
                 continue
             yield from self._zip_layer(index, streams)
             yield self._evaluated("zipped", layers[index].name)
             if retraining is not None and retraining.schedule == "layerwise":
-                steps = _portion(retraining.steps, len(self.hidden), position)
+                steps = _portion(retraining.steps, len(self.hidden), self.hidden.index(index))
                 if steps:
                     yield from self._retrain(retraining, steps, layers[index].name)
                     for stream in streams:
@@ -209,23 +216,45 @@ class Zipper:
             yield from self._retrain(retraining, retraining.steps, None)
         yield from self._finish()
 
-    def _streams(self) -> list[Stream]:
+    def _streams(self) -> list[Twin]:
         """Calibration images, then the evaluation images on which each layer's loss is measured."""
         spec, streams = self.spec, []
+        shares = len(self.images) * (2 if spec.compensate else 1)
         for t, images in enumerate(self.images):
             live = self.live[t]
             extra = images[:0] if live is None else live[0][: len(images)]
-            budget = spec.activation_budget // len(self.images)
-            program = self.network.program(t)
-            streams.append(Stream(program, torch.cat([images, extra]), spec.batch_size, budget, self.device))
+            budget = spec.activation_budget // shares
+            program, graph = self.network.program(t), self.network.graphs[t]
+            both = torch.cat([images, extra])
+            zipped, parent = (Stream(program, both, spec.batch_size, budget, self.device) for _ in range(2))
+            original = _matrices(graph, self.device)
+            now = partial(self.network.matrices, t)
+            streams.append(Twin(zipped, now, parent if spec.compensate else None, original))
         return streams
 
-    def _zip_layer(self, index: int, streams: Sequence[Stream]) -> Iterator[ev.Event]:
+    def _compensate_layer(self, index: int, streams: Sequence[Twin]) -> Iterator[ev.Event]:
+        """A layer that shares nothing makes up for what the merges before it have changed."""
+        name = self.network.graphs[0].layers[index].name
+        seen = self.loop.measure(index, streams, self.network.tables, peaks=False)
+        self._clock.advance(("calibrate", index))
+        outcome = self.loop.merge(seen, np.empty((0, self.network.tasks), dtype=np.int64))
+        self.network.set_weights(index, outcome.weights)
+        self._clock.advance(("merge", index))
+        yield ev.LayerCompensated(
+            **self._clock.now(),
+            layer=name,
+            predicted=outcome.predicted,
+            measured=outcome.measured,
+            scale=outcome.scale,
+            measured_on=outcome.measured_on,
+        )
+
+    def _zip_layer(self, index: int, streams: Sequence[Twin]) -> Iterator[ev.Event]:
         network, loop = self.network, self.loop
         per_task = [graph.layers[index] for graph in network.graphs]
         name, group = per_task[0].name, per_task[0].group
         seen = loop.measure(index, streams, network.tables)
-        rows = tuple(seen.calibrated[t].moments.rows if t in seen.calibrated else 0 for t in range(network.tasks))
+        rows = tuple(seen.samples[t].moments.rows if t in seen.samples else 0 for t in range(network.tasks))
         self._clock.advance(("calibrate", index))
         yield ev.LayerCalibrated(**self._clock.now(), layer=name, rows=rows)
         shown = {pair: _shown(difference) for pair, difference in seen.differences.items()}
@@ -244,7 +273,7 @@ class Zipper:
         paired = loop.rows(index)
         if isinstance(seen.work, BankWork) or not any(len(channels) for channels in fresh.values()):
             seen.work.choose_ridge(paired)  # the pairing came from elsewhere: judge the ridge by it
-        outcome = seen.work.merge(paired)
+        outcome = loop.merge(seen, paired)
         network.merge(index, outcome.weights)
         self._clock.advance(("merge", index))
         nothing = np.empty((0, 0))
@@ -260,16 +289,11 @@ class Zipper:
             measured_on=outcome.measured_on,
             ridge=seen.work.ridge,
             counts=network.counts(),
-            weights=tuple(_numpy(m) for m in seen.matrices),
+            weights=tuple(_numpy(seen.work.compared(t)) for t in range(network.tasks)),
             merged=_numpy(outcome.merged),
             columns=tuple(outcome.columns[:, t] for t in range(network.tasks)),
-            top_images=tuple(
-                seen.calibrated[t].top_images if t in seen.calibrated else nothing.astype(np.int64)
-                for t in range(network.tasks)
-            ),
-            top_values=tuple(
-                seen.calibrated[t].top_values if t in seen.calibrated else nothing for t in range(network.tasks)
-            ),
+            top_images=tuple(seen.top_images.get(t, nothing.astype(np.int64)) for t in range(network.tasks)),
+            top_values=tuple(seen.top_values.get(t, nothing) for t in range(network.tasks)),
         )
         if any(len(layer.nodes) > 1 for layer in per_task):
             for stream in streams:
@@ -342,6 +366,11 @@ class Zipper:
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
         return tuple(dict.fromkeys(notes))
+
+
+def _matrices(graph: ChannelGraph, device: torch.device) -> Matrices:
+    """The parent's own weights by layer name, each assembled when it is needed."""
+    return lambda name: graph.matrix(graph.layer(name)).to(device)
 
 
 def _portion(total: int, parts: int, index: int) -> int:

@@ -162,7 +162,7 @@ def test_blocks_are_paired_as_wholes() -> None:
 
 def test_banks_merge_like_dense_layers() -> None:
     generator = torch.Generator().manual_seed(0)
-    moments = {t: BankMoments(3, 4) for t in range(2)}
+    moments = {t: BankMoments() for t in range(2)}
     x = {t: torch.randn(40, 3, 4, dtype=torch.float64, generator=generator) for t in range(2)}
     for t in range(2):
         moments[t].add(0, x[t][:20])

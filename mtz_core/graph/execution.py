@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from mtz_core.graph.channels import WeightLayer
 from mtz_core.graph.recurrent import Recurrence
+from mtz_core.graph.sequel import Sequel, eager, sequel
 
 Matrices = Callable[[str], Tensor]
 """Layer name → weight matrix (n, d)."""
@@ -29,7 +30,7 @@ class Program:
     def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...]) -> None:
         self.module = module
         self.layers = {node: layer for layer in layers for node in layer.nodes}
-        self.nodes = list(module.graph.nodes)
+        self.nodes = eager(list(module.graph.nodes), self.layers)
         self.last_use = {}
         for position, node in enumerate(self.nodes):
             for source in node.all_input_nodes:
@@ -38,6 +39,11 @@ class Program:
     def position(self, node_name: str) -> int:
         """Index of a node in the order of execution."""
         return next(k for k, node in enumerate(self.nodes) if node.name == node_name)
+
+    def sequel(self, node_name: str) -> Sequel:
+        """What becomes of the output of the weight layer called at a node."""
+        position = {node: k for k, node in enumerate(self.nodes)}
+        return sequel(self.module, self.nodes[self.position(node_name)], position)
 
 
 @dataclass

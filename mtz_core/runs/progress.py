@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from mtz_core.events import Event, LayerFinished, LayerZipped, LookedAhead, RetrainStep, Started
+from mtz_core.events import Event, LayerCompensated, LayerFinished, LayerZipped, LookedAhead, RetrainStep, Started
 from mtz_core.runs.records import RunRecord
 
 BAR = 24
@@ -97,6 +97,9 @@ def describe(event: Event) -> str:
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
+        case LayerCompensated():
+            relative = event.predicted / event.scale if event.scale else 0.0
+            return f"{layer}: fitted to its parents, relative loss {relative:.3f}"
         case RetrainStep():
             return f"{layer or 'all layers'}: retraining, step {event.step}, loss {sum(event.losses):.3f}"
         case LookedAhead():

@@ -110,6 +110,8 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.stages.append(data["layer"])
             story.sizes.append(counts_from_event(data["counts"]))
             say(_zipped(story, data))
+        case "LayerCompensated":
+            say(_compensated(data))
         case "Evaluated":
             measurement = Measurement.from_event(data)
             story.measurements.append(measurement)
@@ -134,12 +136,20 @@ def _zipped(story: Story, data: dict[str, Any]) -> str:
     count = story.shared.get(data.get("group") or data["layer"])
     what = "pairs" if len(story.tasks) == 2 else "groups of neurons"
     merged = f"{count} {what} merged" if count is not None else "zipped"
+    return f"{data['layer']}: {merged}{_loss_text(data)}"
+
+
+def _compensated(data: dict[str, Any]) -> str:
+    return f"{data['layer']}: shares nothing, fitted to its parents{_loss_text(data)}"
+
+
+def _loss_text(data: dict[str, Any]) -> str:
     scale = data.get("scale")
     if not scale:
-        return f"{data['layer']}: {merged}"
+        return ""
     predicted, measured = (percent_text((data.get(k) or 0.0) / scale, 1) for k in ("predicted", "measured"))
     where = "test images" if data.get("measured_on") == "evaluation" else "the calibration images"
-    return f"{data['layer']}: {merged}, predicted loss {predicted} of the signal, measured {measured} on {where}"
+    return f", predicted loss {predicted} of the signal, measured {measured} on {where}"
 
 
 def _evaluated(story: Story, m: Measurement) -> str:

@@ -1,0 +1,203 @@
+"""What a layer's weights are judged by: how closely they reproduce the outputs that its parent's layer had.
+
+For a neuron with weights w + δ, inputs x in the partly zipped network and wanted output y (its *target*), the loss is
+
+    ½ E (y - (w + δ) x)² = ½ δ H δᵀ - δ · g + ½ p,    H = E[x xᵀ],  g = E[r x],  p = E[r²],  r = y - w x.
+
+With y = w x (the original formula of Multi-Task Zipping: each layer as if nothing had happened before it) r is zero.
+With y = w x⁰, where x⁰ is what the layer reads in the parent, g pulls the weights to where they make up for what the
+merges before them have changed: *compensation*.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mtz_core.errors import NumericalError
+from mtz_core.linalg import Gram, RowGram, add, cholesky, to_dense
+from mtz_core.merging import solve_masked
+
+BYTES = 128 * 2**20
+"""Memory for small systems that are solved at once."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Means over input rows x (d,) and residuals r (n,) of one layer in one task.
+
+    A Gram that is kept as rows has the residuals of these rows beside it, (m, n), weighted alike; a matrix has the
+    cross-moment E[r xᵀ], (n, d). Both are `None` where all residuals are zero.
+    """
+
+    gram: Gram
+    residuals: Tensor | None = None
+    cross: Tensor | None = None
+    power: Tensor | None = None
+    """E[r²], (n,)."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Moment:
+        """The same moments on another device, in another precision."""
+        cast = [None if x is None else x.to(device, dtype) for x in (self.residuals, self.cross, self.power)]
+        return Moment(self.gram.to(device, dtype), *cast)
+
+    def dense(self) -> Moment:
+        """The same moments with matrices built."""
+        if isinstance(self.gram, RowGram) and self.residuals is not None:
+            cross = (self.residuals.mT @ self.gram.rows).mul_(self.gram.scale)
+            return Moment(to_dense(self.gram), None, cross, self.power)
+        return replace(self, gram=to_dense(self.gram))
+
+
+def mean_of(parts: list[tuple[Moment, float]]) -> Moment:
+    """Weighted mean of moments; weights sum to one."""
+    if len(parts) == 1:
+        return parts[0][0]
+    gram = add([moment.gram.scaled(weight) for moment, weight in parts])
+    powers = [(moment.power, weight) for moment, weight in parts]
+    if any(power is None for power, _ in powers):
+        return Moment(gram)
+    power = torch.stack([p * weight for p, weight in powers if p is not None]).sum(0)
+    if isinstance(gram, RowGram):
+        weighted = [
+            moment.residuals * (moment.gram.scale * weight) ** 0.5
+            for moment, weight in parts
+            if moment.residuals is not None and isinstance(moment.gram, RowGram)
+        ]
+        return Moment(gram, torch.cat(weighted), None, power)
+    crosses = [(moment.dense().cross, weight) for moment, weight in parts]
+    return Moment(gram, None, torch.stack([c * weight for c, weight in crosses if c is not None]).sum(0), power)
+
+
+class Objective(ABC):
+    """Loss of every neuron of a layer in one task; `base` (n, d) are the weights that the layer has now."""
+
+    base: Tensor
+
+    @property
+    @abstractmethod
+    def compensated(self) -> bool:
+        """Whether targets differ from what the weights give now."""
+
+    @abstractmethod
+    def loss(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Loss (k,) of weights `values` (k, d) for the neurons `rows` (k,)."""
+
+    @abstractmethod
+    def fit(self, ridge: float, mask: Tensor | None = None) -> Tensor:
+        """Weights (n, d) of least loss plus ½ λ |δ|², λ = `ridge` times the Gram's mean diagonal.
+
+        `mask` (n, d) is true where a weight may differ from zero.
+        """
+
+
+@dataclass(frozen=True)
+class LayerObjective(Objective):
+    """Of a layer whose neurons all read the same inputs."""
+
+    moment: Moment
+    base: Tensor
+
+    @property
+    def compensated(self) -> bool:
+        return self.moment.power is not None and bool((self.moment.power > 0).any())
+
+    def loss(self, values: Tensor, rows: Tensor) -> Tensor:
+        delta = values - self.base[rows]
+        gram = self.moment.gram
+        if self.moment.residuals is not None and isinstance(gram, RowGram):
+            left = self.moment.residuals[:, rows] - gram.rows @ delta.mT
+            return 0.5 * gram.scale * left.square().sum(0)
+        loss = gram.loss(delta)
+        if self.moment.cross is not None and self.moment.power is not None:
+            loss = loss - (self.moment.cross[rows] * delta).sum(1) + 0.5 * self.moment.power[rows]
+        return loss.clamp_(min=0.0)
+
+    def fit(self, ridge: float, mask: Tensor | None = None) -> Tensor:
+        if not self.compensated:
+            return self.base
+        moment, gram = self.moment, self.moment.gram
+        if isinstance(gram, RowGram) and moment.residuals is not None and mask is None:
+            floor = torch.finfo(self.base.dtype).eps
+            kernel = (gram.rows @ gram.rows.mT).mul_(gram.scale)
+            kernel.diagonal().add_(max(ridge, floor) * gram.mean_diagonal())
+            solved = torch.cholesky_solve(moment.residuals, cholesky(kernel))
+            return self.base + (solved.mT @ gram.rows).mul_(gram.scale)
+        moment = moment.dense()
+        assert moment.cross is not None
+        ridged = to_dense(moment.gram.relative_ridge(ridge))
+        if mask is not None:
+            delta = solve_masked(ridged, moment.cross, mask)
+            return self.base + delta
+        return self.base + torch.cholesky_solve(moment.cross.mT, cholesky(ridged.full())).mT
+
+
+@dataclass(frozen=True)
+class BankObjective(Objective):
+    """Of a grouped convolution: Grams (B, d, d); neuron i belongs to bank i // (n / B).
+
+    `cross` (n, d) and `power` (n,) as in `Moment`.
+    """
+
+    gram: Tensor
+    base: Tensor
+    cross: Tensor | None = None
+    power: Tensor | None = None
+
+    @property
+    def compensated(self) -> bool:
+        return self.power is not None and bool((self.power > 0).any())
+
+    def bank(self, rows: Tensor) -> Tensor:
+        """Bank of each of the neurons `rows`."""
+        return rows // max(1, len(self.base) // len(self.gram))
+
+    def ridged(self, ridge: float) -> Tensor:
+        """Grams (B, d, d), each with its own relative ridge."""
+        diagonal = self.gram.diagonal(dim1=1, dim2=2)
+        added = ridge * diagonal.mean(1, keepdim=True) if ridge else torch.zeros_like(diagonal[:, :1])
+        return self.gram + torch.diag_embed(added.expand_as(diagonal))
+
+    def loss(self, values: Tensor, rows: Tensor) -> Tensor:
+        delta = values - self.base[rows]
+        loss = delta.new_zeros(len(delta))
+        for chunk in chunks(len(delta), delta.shape[1]):
+            picked = self.gram[self.bank(rows[chunk])]
+            loss[chunk] = 0.5 * torch.einsum("ki,kij,kj->k", delta[chunk], picked, delta[chunk])
+        if self.cross is not None and self.power is not None:
+            loss = loss - (self.cross[rows] * delta).sum(1) + 0.5 * self.power[rows]
+        return loss.clamp_(min=0.0)
+
+    def fit(self, ridge: float, mask: Tensor | None = None) -> Tensor:
+        if not self.compensated or self.cross is None:
+            return self.base
+        total = self.ridged(ridge)
+        wanted = self.cross.reshape(len(total), -1, self.cross.shape[1])
+        return self.base + torch.cholesky_solve(wanted.mT, factored(total)).mT.reshape_as(self.base)
+
+
+def chunks(count: int, width: int) -> list[slice]:
+    """Rows whose systems of `width` unknowns fit into memory together."""
+    step = max(1, BYTES // max(1, 8 * width * width))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def factored(systems: Tensor) -> Tensor:
+    """Cholesky factors of small systems (k, d, d), which are changed; a channel that never fires gets the identity.
+
+    Raises:
+        NumericalError: a system is singular.
+    """
+    diagonal = systems.diagonal(dim1=1, dim2=2)
+    dead = diagonal.mean(1) < 1e-200
+    jitter = torch.finfo(systems.dtype).eps * 1e3
+    diagonal.add_(jitter * diagonal.mean(1, keepdim=True) + torch.finfo(systems.dtype).tiny)
+    if bool(dead.any()):
+        systems[dead] = torch.eye(systems.shape[1], dtype=systems.dtype, device=systems.device)
+    factor, info = torch.linalg.cholesky_ex(systems)
+    if bool(info.any()):
+        raise NumericalError("a grouped layer's Gram is singular on some channel; set a ridge, e.g. 1e-3")
+    return factor

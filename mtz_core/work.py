@@ -1,0 +1,248 @@
+"""The numbers of one layer, whatever its kind: ridges, merging, predicted and measured loss.
+
+Rows (neurons) that several tasks share get one set of weights over the inputs that these share; weights from a task's
+own inputs into a shared neuron, and all weights of its own neurons, stay its own. With compensation all of them move
+to where they best reproduce the parent's outputs; without, only shared weights do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.moments import BankMoments, Moments, Source
+from mtz_core.objective import Objective
+from mtz_core.slots import Members, Table, by_members
+from mtz_core.spec import ZipSpec
+from mtz_core.validation import RIDGES, START, walk_downhill
+
+JUDGED_SLOTS = 256
+"""How many merged neurons, evenly spread, judge a ridge."""
+OTHER: Mapping[Source, Source] = {"half 0": "half 1", "half 1": "half 0"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
+
+    `weights` are every task's (n_t, d_t) matrices after merging, over all columns.
+    """
+
+    pairs: Table
+    costs: Tensor
+    merged: Tensor
+    columns: Table
+    predicted: float
+    measured: float
+    scale: float
+    measured_on: Literal["evaluation", "calibration"]
+    weights: tuple[Tensor, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `rows` (k, T) that exactly the tasks `members` share; `slots` (k,) are their numbers among all rows."""
+
+    members: Members
+    rows: Table
+    slots: NDArray[np.int64]
+
+
+@dataclass
+class Work(ABC):
+    """What the zipper needs of one layer.
+
+    `matrices` are all tasks' weights now; `objectives[source][t]` judges task t's weights, over the columns
+    `own[t]` of its matrix.
+    """
+
+    tasks: Members
+    matrices: list[Tensor]
+    own: Mapping[int, NDArray[np.int64]]
+    objectives: dict[Source, dict[int, Objective]]
+    alphas: tuple[float, ...]
+    spec: ZipSpec
+    masks: Mapping[int, Tensor] = field(default_factory=dict)
+    ridge: float = START
+    own_ridge: dict[int, float] = field(default_factory=dict)
+    """Ridge of each task's compensation."""
+    _best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
+
+    @abstractmethod
+    def difference(self, t: int, u: int) -> Tensor:
+        """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
+
+    @abstractmethod
+    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
+        """Weights (k, d_t) of every member's rows once these are merged."""
+
+    @abstractmethod
+    def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
+        """Functional difference (k,) of the merged rows: what merging adds to the loss, ridge included."""
+
+    @abstractmethod
+    def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Merged weights over the shared columns (k, c), and which of `columns` these are (k, c) or (c,)."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> Table:
+        """Columns (U, T) that two or more tasks share."""
+
+    def power(self, t: int) -> float:
+        """Task-weighted half mean square of the layer's wanted outputs, summed over its rows."""
+        objective = self.objectives["calibration"][t]
+        return self.alphas[t] * float(objective.loss(torch.zeros_like(objective.base), self._every(t)).sum())
+
+    def _every(self, t: int) -> Tensor:
+        return torch.arange(len(self.objectives["calibration"][t].base), device=self.matrices[t].device)
+
+    def best(self, source: Source, t: int) -> Tensor:
+        """Weights (n_t, d_t) of task t alone that reproduce its parent best, by the moments of `source`."""
+        if (source, t) not in self._best:
+            ridge = self.own_ridge.get(t, START)
+            self._best[source, t] = self.objectives[source][t].fit(ridge, self.masks.get(t))
+        return self._best[source, t]
+
+    def compared(self, t: int) -> Tensor:
+        """Weights (n_t, d_t) of task t that pairing compares: its own, compensated if asked for."""
+        matrix = self.matrices[t].clone()
+        if t in self.tasks:
+            place = torch.as_tensor(self.own[t], device=matrix.device)
+            matrix[:, place] = self.best("calibration", t).to(matrix)
+        return matrix
+
+    def compensate(self, tasks: Sequence[int] | None = None) -> None:
+        """Settle the ridge of each task's compensation by the loss on the other half of the calibration set."""
+        for t in self.tasks if tasks is None else tasks:
+            if not self.objectives["calibration"][t].compensated:
+                continue
+            if self.spec.ridge != "auto":
+                self.own_ridge[t] = float(self.spec.ridge)
+                continue
+            known: dict[float, dict[Source, Tensor]] = {}
+
+            def loss(ridge: float, t: int = t, known: dict[float, dict[Source, Tensor]] = known) -> float:
+                known[ridge] = {s: self.objectives[s][t].fit(ridge, self.masks.get(t)) for s in OTHER}
+                judged = (self.objectives[OTHER[s]][t].loss(w, self._every(t)) for s, w in known[ridge].items())
+                return sum(float(each.sum()) for each in judged)
+
+            self.own_ridge[t] = walk_downhill(RIDGES, START, loss)
+            self._best |= {(s, t): w for s, w in known[self.own_ridge[t]].items()}
+
+    def choose_ridge(self, rows: Table) -> None:
+        """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
+        if self.spec.ridge != "auto":
+            self.ridge = float(self.spec.ridge)
+        elif len(rows):
+            chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
+            parts = parts_of(chosen)
+            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self.cross_validated(parts, ridge))
+
+    def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
+        """Task-weighted loss (k,) of weights `values` of the part's rows."""
+        losses = [
+            self.alphas[t] * self.objectives[source][t].loss(w, self.index(part.rows, t))
+            for t, w in zip(part.members, values, strict=True)
+        ]
+        return torch.stack(losses).sum(0)
+
+    def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
+        """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
+        total = 0.0
+        for part in parts:
+            for half, other in OTHER.items():
+                total += float(self.loss(part, self.solve(part, half, ridge), other).sum()) / 2
+        return total
+
+    def index(self, rows: Table, t: int) -> Tensor:
+        """Rows of task t as a tensor."""
+        return torch.as_tensor(rows[:, t], device=self.matrices[t].device)
+
+    def private(self, rows: Table) -> list[Part]:
+        """Rows of every task that `rows` do not hold, if these can move."""
+        parts = []
+        for t in self.tasks:
+            if not self.objectives["calibration"][t].compensated:
+                continue
+            rest = np.setdiff1d(np.arange(len(self.matrices[t])), rows[:, t])
+            if len(rest):
+                table = np.full((len(rest), len(self.matrices)), -1, dtype=np.int64)
+                table[:, t] = rest
+                parts.append(Part((t,), table, np.arange(0)))
+        return parts
+
+    @property
+    def compensated(self) -> bool:
+        """Whether some task's layer does not give what it should any more."""
+        return any(self.objectives["calibration"][t].compensated for t in self.tasks)
+
+    @abstractmethod
+    def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
+        """What task t's weights are judged by, given new moments."""
+
+    def renew(self, moments: Mapping[int, Moments | BankMoments]) -> None:
+        """Judge the weights of some tasks by new targets."""
+        self._best.clear()
+        for source, objectives in self.objectives.items():
+            changed = {t: found for t, m in moments.items() if (found := self.objective(source, t, m)) is not None}
+            self.objectives[source] = {**objectives, **changed}
+        self.compensate([t for t in moments if t not in self.own_ridge])
+
+    def merged_weights(self, rows: Table) -> list[Tensor]:
+        """All tasks' matrices once `rows` (k, T) are merged."""
+        matrices = [matrix.clone() for matrix in self.matrices]
+        for part in [*parts_of(rows), *self.private(rows)]:
+            self._write(matrices, part, self.solve(part, "calibration", self.ridge))
+        return matrices
+
+    def _write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
+        for t, w in zip(part.members, values, strict=True):
+            place = torch.as_tensor(self.own[t], device=w.device)
+            matrices[t][self.index(part.rows, t)[:, None], place] = w.to(matrices[t])
+
+    def merge(self, rows: Table) -> Outcome:
+        """Merge the rows `rows` (k, T), -1 where a task has no part in a slot, and compensate all others."""
+        measured_on: Literal["evaluation", "calibration"] = (
+            "evaluation" if "evaluation" in self.objectives else "calibration"
+        )
+        matrices = [matrix.clone() for matrix in self.matrices]
+        some = self.objectives["calibration"][self.tasks[0]].base
+        columns = self.columns
+        costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
+        measured = scale = 0.0
+        parts = [*parts_of(rows), *self.private(rows)]
+        for part in parts:
+            values = self.solve(part, "calibration", self.ridge)
+            measured += float(self.loss(part, values, measured_on).sum())
+            scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
+            self._write(matrices, part, values)
+            if len(part.slots):
+                where = torch.as_tensor(part.slots, device=some.device)
+                costs[where] = self.cost(part, values)
+                weights, places = self.shared(part, values)
+                merged[where[:, None], places] = weights
+        order = torch.argsort(costs, stable=True)
+        return Outcome(
+            rows[order.cpu().numpy()],
+            costs[order],
+            merged[order],
+            columns,
+            self.cross_validated(parts, self.ridge),
+            measured,
+            scale,
+            measured_on,
+            tuple(matrices),
+        )
+
+
+def parts_of(rows: Table) -> list[Part]:
+    """Rows (k, T) by the tasks that share them."""
+    return [Part(members, rows[slots], slots) for members, slots in by_members(rows)]
