@@ -64,6 +64,8 @@ class LayerSamples:
     seed: int
     budget: int
     moments: Moments | BankMoments = field(init=False)
+    spread: float = 1.0
+    """Variance of the wanted outputs on the calibration images, mean over neurons."""
     floor: float | None = None
     """Outputs below it count as if they were equal to it (a ReLU follows), those above `ceiling` likewise."""
     ceiling: float | None = None
@@ -75,10 +77,13 @@ class LayerSamples:
         self.moments = Moments(len(self.columns)) if layer.groups == 1 else BankMoments()
         pool = min(TOP_POOL, len(self.halves)) if peaks else 0
         best_values = torch.full((pool, layer.width), -torch.inf)
+        count, total, squares = 0, torch.zeros(layer.width), torch.zeros(layer.width)
         for batch in self._keeping():
             residuals = None
             if batch.goal is not None:
                 residuals = batch.goal - self._sum(batch, self.matrix)
+                seen = batch.goal[(batch.part != EVALUATION).to(batch.goal.device)].flatten(0, 1).double().cpu()
+                count, total, squares = count + len(seen), total + seen.sum(0), squares + seen.square().sum(0)
             for k, rows, left in self._by_part(batch, residuals):
                 if isinstance(self.moments, BankMoments):
                     self.moments.add(k, rows, left)
@@ -89,6 +94,8 @@ class LayerSamples:
             if len(shown):
                 known = best_values[where.start : where.start + len(shown)]
                 known.copy_(torch.maximum(known, _outputs(shown, self.matrix).amax(1).float().cpu()))
+        if count:
+            self.spread = float((squares / count - (total / count).square()).mean())
         if not pool:
             nothing = np.empty((layer.width, 0), dtype=np.int64)
             return nothing, nothing.astype(np.float32)

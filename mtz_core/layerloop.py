@@ -120,7 +120,7 @@ class LayerLoop:
         network, compared = self.network, self.tasks(index) if index in self.hidden() else ()
         layers = [graph.layers[index] for graph in network.graphs]
         tasks = tuple(t for t, layer in enumerate(layers) if layer.width) if self.spec.compensate else compared
-        inputs = column_table(layers, tables, network.widths)
+        inputs = column_table(layers, tables, network.widths, network.own_bias)
         inputs[:, [t for t in range(network.tasks) if t not in tasks]] = -1
         if not self.spec.compensate:
             inputs = shared_rows(inputs)
@@ -140,21 +140,23 @@ class LayerLoop:
             )
             images[t], values[t] = samples[t].calibrate(peaks)
         found = {t: each.moments for t, each in samples.items()}
+        alphas, unit = self._weights(samples)
         work: Work
         if layers[tasks[0]].groups > 1:
             banks = {t: m for t, m in found.items() if isinstance(m, BankMoments)}
             entries = network.entries(index, tables)
             depthwise = layers[tasks[0]].depthwise
-            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, self.alphas, self.spec)
+            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, alphas, self.spec)
             work.compensate()
         else:
             masks = [network.mask(index, t) for t in range(network.tasks)]
             moments = {t: m for t, m in found.items() if isinstance(m, Moments)}
-            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, self.alphas, self.spec)
+            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, self.spec)
             work.compensate()
             fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in compared}
             if fresh and all(len(rows) for rows in fresh.values()) and len(work.columns):
                 work.choose_ridge(work.provisional(fresh))
+        work.unit = unit
         differences = {(t, u): _numpy(work.difference(t, u)) for t, u in combinations(compared, 2)}
         return Measured(work, samples, images, values, differences)
 
@@ -167,8 +169,21 @@ class LayerLoop:
             total = np.zeros((len(rows_t), len(rows_u)))
             for k in range(min(rows_t.shape[1], rows_u.shape[1])):
                 total += difference[np.ix_(rows_t[:, k], rows_u[:, k])]
-            costs[t, u] = total
+            costs[t, u] = total * measured.work.unit
         return costs
+
+    def _weights(self, samples: Mapping[int, LayerSamples]) -> tuple[tuple[float, ...], float]:
+        """Task weights for one layer, and the unit of its losses.
+
+        A network with large outputs would otherwise count for more than one with small ones, and a layer for more
+        than another.
+        """
+        if not (self.spec.compensate and self.spec.normalise):
+            return self.alphas, 1.0
+        relative = [a / s.spread if (s := samples.get(t)) and s.spread > 0 else 0.0 for t, a in enumerate(self.alphas)]
+        relative = [r or max(relative) for r in relative]
+        total = sum(relative)
+        return (tuple(r / total for r in relative), total) if total > 0 else (self.alphas, 1.0)
 
     def slots(self, index: int, costs: Costs, fresh: Fresh, measured: Measured, tables: Sequence[Table]) -> Table:
         """Choose slots among the fresh channels of layer `index`, as channels of its group (S, T)."""
@@ -187,7 +202,7 @@ class LayerLoop:
         else:
             widths = [len(fresh[t]) for t in tasks]
             numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in allowed.items()}
-            weights = [self.alphas[t] for t in tasks]
+            weights = [measured.work.alphas[t] for t in tasks]
             saved = wanted * (len(tasks) - 1)
             local = match_subsets(numbered, widths, weights, saved, self.spec.sharing == "all")
         slots = np.full((len(local), network.tasks), -1, dtype=np.int64)

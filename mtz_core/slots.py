@@ -56,13 +56,18 @@ def row_table(layers: Sequence[WeightLayer], table: Table, widths: Sequence[int]
     return _align(row_keys(layers, table, widths))
 
 
-def column_keys(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> list[Table]:
+def column_keys(
+    layers: Sequence[WeightLayer],
+    tables: Sequence[Table],
+    widths: Sequence[Sequence[int]],
+    own_bias: bool = False,
+) -> list[Table]:
     """A number for every input column of a layer in every task; -1 for columns that are never shared.
 
     A column's identity is the slot of the channel that it reads, which of that channel's positions it is, and the
     kernel position. Raw inputs are common to all tasks, and so is the one channel that a neuron of a depthwise
     convolution reads, wherever the neuron itself is shared. For a grouped convolution these are the columns of all
-    its groups, one after the other. The bias has a number of its own (`BIAS`).
+    its groups, one after the other. The bias has a number of its own (`BIAS`), -1 if every task keeps its bias.
     """
     offsets = np.cumsum([0] + [len(table) for table in tables])
     keys: list[Table] = []
@@ -78,13 +83,18 @@ def column_keys(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: 
         key = _with_occurrence(slots)
         kernel = np.arange(layer.kernel_size)
         expanded = np.where(key[:, None] >= 0, key[:, None] * layer.kernel_size + kernel, -1).reshape(-1)
-        keys.append(np.append(expanded, BIAS) if layer.bias else expanded)
+        keys.append(np.append(expanded, -1 if own_bias else BIAS) if layer.bias else expanded)
     return keys
 
 
-def column_table(layers: Sequence[WeightLayer], tables: Sequence[Table], widths: Sequence[Sequence[int]]) -> Table:
+def column_table(
+    layers: Sequence[WeightLayer],
+    tables: Sequence[Table],
+    widths: Sequence[Sequence[int]],
+    own_bias: bool = False,
+) -> Table:
     """Slot table of a layer's columns; `tables[g]` and `widths[t][g]` belong to channel group g (see `column_keys`)."""
-    return _align(column_keys(layers, tables, widths))
+    return _align(column_keys(layers, tables, widths, own_bias))
 
 
 def _with_occurrence(slots: Table) -> Table:

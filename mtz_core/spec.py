@@ -85,6 +85,9 @@ class ZipSpec(_Strict):
             cross-validation between two halves of the calibration set.
         compensate: aim at what each layer puts out in its own parent, so that merged weights, private weights and
             heads make up for the merges before them; without it (the paper) only shared weights change.
+        bias: with compensation, whether every task keeps its `"own"` bias for shared neurons (one number per neuron and
+            task), or it is `"shared"` like the other weights.
+        normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
@@ -100,6 +103,8 @@ class ZipSpec(_Strict):
     streams: Literal["all", "first"] = "all"
     ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     compensate: bool = True
+    bias: Literal["own", "shared"] = "own"
+    normalise: bool = True
     relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
     sparse: Literal["auto", "yes", "no"] = "auto"
@@ -127,6 +132,11 @@ class ZipSpec(_Strict):
         if alpha is not None and len(alpha) < 2:
             raise ValueError(f"one weight per task is needed (two or more), got {len(alpha)}")
         return alpha
+
+    @property
+    def own_bias(self) -> bool:
+        """Whether shared neurons have a bias for each task."""
+        return self.compensate and self.bias == "own"
 
     def task_weights(self, tasks: int) -> tuple[float, ...]:
         """Return the normalised task weights (sum one). Raises `SpecError` when their number differs from `tasks`."""

@@ -112,13 +112,16 @@ def effective_shares(structures: Sequence[NetworkStructure], shared: Mapping[str
     return effective
 
 
-def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int]) -> ParameterCounts:
+def plan_counts(
+    structures: Sequence[NetworkStructure], shared: Mapping[str, int], own_bias: bool = False
+) -> ParameterCounts:
     """Count the parameters of a zip before it is made.
 
     Args:
         structures: one per task, corresponding layer by layer (dense weights are assumed).
         shared: group name of the first structure → number of channels shared by all tasks. Groups that are not
             named share none.
+        own_bias: whether shared neurons have a bias for each task.
 
     Returns:
         Exact counts for dense parents: a weight is shared if its row and its column are. Where a layer writes or
@@ -133,6 +136,7 @@ def plan_counts(structures: Sequence[NetworkStructure], shared: Mapping[str, int
             continue
         rows = round(shared.get(layer.group, 0) * layer.width / first.group(layer.group).width)
         private = sum((first.group(name).width - shared.get(name, 0)) * per for name, per in layer.inputs.items())
-        common += rows * (layer.columns - layer.unexplained - round(private))
+        apart = layer.unexplained + round(private) + int(own_bias and layer.bias)
+        common += rows * (layer.columns - apart)
     parents = tuple(structure.parameters for structure in structures)
     return ParameterCounts(common, tuple(size - common for size in parents), parents)

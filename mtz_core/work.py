@@ -70,6 +70,8 @@ class Work(ABC):
     alphas: tuple[float, ...]
     spec: ZipSpec
     masks: Mapping[int, Tensor] = field(default_factory=dict)
+    unit: float = 1.0
+    """What one unit of this layer's loss is worth beside other layers'."""
     ridge: float = START
     own_ridge: dict[int, float] = field(default_factory=dict)
     """Ridge of each task's compensation."""

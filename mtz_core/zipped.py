@@ -41,17 +41,23 @@ class ZippedNetwork(nn.Module):
         graphs: their channel graphs, in the same order.
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
+        own_bias: whether every task keeps a bias of its own for shared neurons.
 
     Raises:
         GraphError: the networks have no hidden layer in common.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph], sparse: str | Sequence[bool] = "auto"
+        self,
+        networks: Sequence[nn.Module],
+        graphs: Sequence[ChannelGraph],
+        sparse: str | Sequence[bool] = "auto",
+        own_bias: bool = False,
     ) -> None:
         super().__init__()
         self.graphs = graphs = correspond(graphs)
         self.tasks = len(graphs)
+        self.own_bias = own_bias
         self._parents = tuple(networks)
         self.widths = [[group.width for group in graph.groups] for graph in graphs]
         self.tables: list[Table] = [
@@ -71,7 +77,7 @@ class ZippedNetwork(nn.Module):
         self.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
-        twin = ZippedNetwork(self._parents, self.graphs, [block.masked for block in self._blocks()])
+        twin = ZippedNetwork(self._parents, self.graphs, [block.masked for block in self._blocks()], self.own_bias)
         twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
         memo[id(self)] = twin
         return twin
@@ -103,7 +109,7 @@ class ZippedNetwork(nn.Module):
         `tables` are the slot tables of all channel groups, the network's own if omitted.
         """
         layers = self._of_task(index)
-        keys = column_keys(layers, self.tables if tables is None else tables, self.widths)
+        keys = column_keys(layers, self.tables if tables is None else tables, self.widths, self.own_bias)
         return [own_entries(layer, k) for layer, k in zip(layers, keys, strict=True)]
 
     def _of_task(self, index: int) -> list[WeightLayer]:
@@ -121,7 +127,7 @@ class ZippedNetwork(nn.Module):
         return row_table(self._of_task(index), self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
 
     def _columns(self, index: int) -> Table:
-        return column_table(self._of_task(index), self.tables, self.widths)
+        return column_table(self._of_task(index), self.tables, self.widths, self.own_bias)
 
     def shared_columns(self, index: int) -> Table:
         """Columns of the layer that two or more tasks share, (k, T) column numbers; -1 where a task has none."""
@@ -227,6 +233,7 @@ class ZippedNetwork(nn.Module):
             "examples": [list(graph.network.example.shape) for graph in self.graphs],
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
+            "own_bias": self.own_bias,
             "sparse": [block.masked for block in self._blocks()],
             "parents": list(self.parent_sizes),
         }
@@ -249,6 +256,7 @@ class ZippedNetwork(nn.Module):
                     f"these have {len(self.layers)}"
                 )
             self.merged = [bool(m) for m in description["merged"]]
+            self.own_bias = bool(description.get("own_bias", False))
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]
                 table = np.asarray(shared, dtype=np.int64).reshape(-1, self.tasks)

@@ -83,7 +83,7 @@ class Zipper:
         self.images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
         self.alphas = spec.task_weights(len(networks))
         graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
-        self.network = ZippedNetwork(networks, graphs, spec.sparse)
+        self.network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         graphs = list(self.network.graphs)
         asked = resolve_shares(spec.share, graphs)
         effective = effective_shares([graph.structure() for graph in graphs], asked)
