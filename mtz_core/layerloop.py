@@ -85,7 +85,7 @@ class LayerLoop:
 
     def ahead(self, index: int) -> list[int]:
         """Layers through which images are sent ahead before the channels of layer `index` are paired."""
-        if self.spec.streams == "first" or self.spec.pairing == "random":
+        if not self.spec.looks_ahead or self.spec.pairing == "random":
             return []
         hidden, group = self.hidden(), self.network.graphs[0].layers[index].group
         later = [k for k in hidden if k > index and self.network.graphs[0].layers[k].group == group]

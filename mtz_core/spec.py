@@ -80,7 +80,8 @@ class ZipSpec(_Strict):
         sharing: with three or more tasks, whether a neuron may be shared by any `"subsets"` of them, or by `"all"` or
             none. A share ratio then stands for the neurons saved: as many as if that share had all tasks in it.
         streams: channels that several layers write (a residual stream, the channels around a depthwise convolution)
-            are paired by the differences of `"all"` these layers, or of the `"first"` one only.
+            are paired by the differences of `"all"` these layers, or of the `"first"` one only; `"auto"` is `"first"`
+            with compensation, where looking ahead cost more error than it saved, and `"all"` without.
         ridge: added to every Gram's diagonal, relative to its mean diagonal; `"auto"` chooses it per layer by
             cross-validation between two halves of the calibration set.
         compensate: aim at what each layer puts out in its own parent, so that merged weights, private weights and
@@ -100,7 +101,7 @@ class ZipSpec(_Strict):
     pairing: Pairing = "optimal"
     metric: Metric = "functional"
     sharing: Literal["subsets", "all"] = "subsets"
-    streams: Literal["all", "first"] = "all"
+    streams: Literal["auto", "all", "first"] = "auto"
     ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     compensate: bool = True
     bias: Literal["own", "shared"] = "own"
@@ -137,6 +138,11 @@ class ZipSpec(_Strict):
     def own_bias(self) -> bool:
         """Whether shared neurons have a bias for each task."""
         return self.compensate and self.bias == "own"
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether all layers that write the same channels decide how these are paired."""
+        return self.streams == "all" or (self.streams == "auto" and not self.compensate)
 
     def task_weights(self, tasks: int) -> tuple[float, ...]:
         """Return the normalised task weights (sum one). Raises `SpecError` when their number differs from `tasks`."""
