@@ -197,6 +197,7 @@ def factored(systems: Tensor) -> Tensor:
     diagonal.add_(jitter * diagonal.mean(1, keepdim=True) + torch.finfo(systems.dtype).tiny)
     if bool(dead.any()):
         systems[dead] = torch.eye(systems.shape[1], dtype=systems.dtype, device=systems.device)
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(systems)
     if bool(info.any()):
         raise NumericalError("a grouped layer's Gram is singular on some channel; set a ridge, e.g. 1e-3")

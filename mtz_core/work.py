@@ -32,7 +32,7 @@ OTHER: Mapping[Source, Source] = {"half 0": "half 1", "half 1": "half 0"}
 class Outcome:
     """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
 
-    `weights` are every task's (n_t, d_t) matrices after merging, over all columns.
+    `weights` are every task's (n_t, d_t) matrices after merging, over all columns, scales included.
     """
 
     pairs: Table
@@ -44,6 +44,8 @@ class Outcome:
     scale: float
     measured_on: Literal["evaluation", "calibration"]
     weights: tuple[Tensor, ...] = field(repr=False)
+    scales: tuple[Tensor, ...] | None = field(default=None, repr=False)
+    """Factors (n_t,) of the weights that are shared; `None`: one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Part:
     members: Members
     rows: Table
     slots: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Merged rows: weights (k, d_t) of every member, and the scales (k,) of what they share (`None`: one)."""
+
+    values: list[Tensor]
+    scales: Sequence[Tensor] | None = None
 
 
 @dataclass
@@ -77,13 +87,18 @@ class Work(ABC):
     """Ridge of each task's compensation."""
     _best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
 
+    @property
+    def scaled(self) -> bool:
+        """Whether every task has a scale of its own for what its neurons share."""
+        return False
+
     @abstractmethod
     def difference(self, t: int, u: int) -> Tensor:
         """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
 
     @abstractmethod
-    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
-        """Weights (k, d_t) of every member's rows once these are merged."""
+    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
+        """Every member's rows once these are merged; `scaled` overrules whether tasks have scales of their own."""
 
     @abstractmethod
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
@@ -91,7 +106,7 @@ class Work(ABC):
 
     @abstractmethod
     def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Merged weights over the shared columns (k, c), and which of `columns` these are (k, c) or (c,)."""
+        """Merged weights over the shared columns (k, c), for scales of one, and which of `columns` these are (c,)."""
 
     @property
     @abstractmethod
@@ -146,7 +161,7 @@ class Work(ABC):
         elif len(rows):
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
-            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self.cross_validated(parts, ridge))
+            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self.cross_validated(parts, ridge, scaled=False))
 
     def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
         """Task-weighted loss (k,) of weights `values` of the part's rows."""
@@ -156,12 +171,12 @@ class Work(ABC):
         ]
         return torch.stack(losses).sum(0)
 
-    def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
+    def cross_validated(self, parts: Sequence[Part], ridge: float, scaled: bool | None = None) -> float:
         """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
         total = 0.0
         for part in parts:
             for half, other in OTHER.items():
-                total += float(self.loss(part, self.solve(part, half, ridge), other).sum()) / 2
+                total += float(self.loss(part, self.solve(part, half, ridge, scaled).values, other).sum()) / 2
         return total
 
     def index(self, rows: Table, t: int) -> Tensor:
@@ -202,7 +217,7 @@ class Work(ABC):
         """All tasks' matrices once `rows` (k, T) are merged."""
         matrices = [matrix.clone() for matrix in self.matrices]
         for part in [*parts_of(rows), *self.private(rows)]:
-            self._write(matrices, part, self.solve(part, "calibration", self.ridge))
+            self._write(matrices, part, self.solve(part, "calibration", self.ridge).values)
         return matrices
 
     def _write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
@@ -216,16 +231,20 @@ class Work(ABC):
             "evaluation" if "evaluation" in self.objectives else "calibration"
         )
         matrices = [matrix.clone() for matrix in self.matrices]
+        scales = [matrix.new_ones(len(matrix)) for matrix in matrices]
         some = self.objectives["calibration"][self.tasks[0]].base
         columns = self.columns
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0
         parts = [*parts_of(rows), *self.private(rows)]
         for part in parts:
-            values = self.solve(part, "calibration", self.ridge)
+            solution = self.solve(part, "calibration", self.ridge)
+            values = solution.values
             measured += float(self.loss(part, values, measured_on).sum())
             scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
             self._write(matrices, part, values)
+            for t, factor in zip(part.members, solution.scales or (), strict=False):
+                scales[t][self.index(part.rows, t)] = factor.to(scales[t])
             if len(part.slots):
                 where = torch.as_tensor(part.slots, device=some.device)
                 costs[where] = self.cost(part, values)
@@ -242,6 +261,7 @@ class Work(ABC):
             scale,
             measured_on,
             tuple(matrices),
+            tuple(scales) if self.scaled else None,
         )
 
 
