@@ -340,11 +340,14 @@ class LayerLoop:
         """
         work = measured.work
         bounded = [t for t, samples in measured.samples.items() if samples.bounded]
-        for _ in range(self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0):
+        for number in range(self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0):
             weights = work.merged_weights(rows)
             for t in bounded:
                 measured.samples[t].renew(weights[t])
             work.renew({t: measured.samples[t].moments for t in bounded})
+            if number == 1:
+                work.compensate(bounded)
+                work.choose_ridge(rows)
         for samples in measured.samples.values():
             samples.forget()
         return work.merge(rows)

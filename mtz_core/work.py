@@ -151,8 +151,13 @@ class Work(ABC):
                 judged = (self.objectives[OTHER[s]][t].loss(w, self._every(t)) for s, w in known[ridge].items())
                 return sum(float(each.sum()) for each in judged)
 
-            self.own_ridge[t] = walk_downhill(RIDGES, START, loss)
-            self._best |= {(s, t): w for s, w in known[self.own_ridge[t]].items()}
+            before = self.own_ridge.get(t)
+            found = walk_downhill(RIDGES, START if before is None else before, loss)
+            if before is not None and found <= before:
+                continue
+            self.own_ridge[t] = found
+            self._best.pop(("calibration", t), None)
+            self._best |= {(s, t): w for s, w in known[found].items()}
 
     def choose_ridge(self, rows: Table) -> None:
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
@@ -161,7 +166,7 @@ class Work(ABC):
         elif len(rows):
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
-            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self.cross_validated(parts, ridge, scaled=False))
+            self.ridge = walk_downhill(RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge, scaled=False))
 
     def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
         """Task-weighted loss (k,) of weights `values` of the part's rows."""
