@@ -116,7 +116,7 @@ class LayerWork(Work):
         return weights, euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
 
     def difference(self, t: int, u: int) -> Tensor:
-        both = (self.inputs[:, t] >= 0) & (self.inputs[:, u] >= 0)
+        both: NDArray[np.bool_] = (self.inputs[:, [t, u]] >= 0).all(axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
         return pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))

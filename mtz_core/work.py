@@ -166,7 +166,9 @@ class Work(ABC):
         elif len(rows):
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
-            self.ridge = walk_downhill(RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge, scaled=False))
+            self.ridge = walk_downhill(
+                RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge, scaled=False)
+            )
 
     def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
         """Task-weighted loss (k,) of weights `values` of the part's rows."""
