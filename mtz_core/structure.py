@@ -7,11 +7,12 @@ the bias) are common to all tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mtz_core.alignment import Alignment, Place, align
 
+HEAD = "task head"
 NO_PARTNER = "no other network has layers that correspond"
 
 
@@ -109,12 +110,15 @@ def absent_name(name: str, task: int) -> str:
 class JointGroup:
     """Channel groups of several networks that correspond: `members` is task → group, `name` that of the first network.
 
-    `sharing` are the tasks whose channels in it can be shared: two or more, or none.
+    `sharing` are the tasks whose channels in it can be shared: two or more, or none. Of these, `pairing` are those in
+    which the same layers read it: where another layer comes between in a deeper network, its channels play another
+    part, and are not paired.
     """
 
     name: str
     members: Mapping[int, GroupSummary]
     sharing: tuple[int, ...]
+    pairing: tuple[int, ...]
 
     @property
     def widths(self) -> list[int]:
@@ -144,7 +148,7 @@ class JointStructure:
 
     def own_shares(self, task: int, shared: Mapping[str, int]) -> dict[str, int]:
         """Shared channels by the task's own group names, from those by the joint groups' names."""
-        taking = (group for group in self.groups if task in group.sharing)
+        taking = (group for group in self.groups if task in group.pairing)
         return {group.members[task].name: shared.get(group.name, 0) for group in taking}
 
     def raw(self, layer: JointLayer) -> int:
@@ -156,8 +160,8 @@ class JointStructure:
         """The joint groups that a layer reads, with columns per channel for each task that shares them."""
         found = []
         for group in self.groups:
-            sharing = [t for t in group.sharing if t in layer.members]
-            columns = {t: layer.members[t].inputs.get(group.members[t].name, 0) for t in sharing}
+            pairing = [t for t in group.pairing if t in layer.members]
+            columns = {t: layer.members[t].inputs.get(group.members[t].name, 0) for t in pairing}
             if any(columns.values()):
                 found.append((group, {t: per for t, per in columns.items() if per}))
         return found
@@ -209,9 +213,23 @@ def _exists(networks: Sequence[NetworkStructure], found: Alignment, group: int) 
 def _joint_group(networks: Sequence[NetworkStructure], found: Alignment, group: int) -> JointGroup:
     members = {t: networks[t].groups[own] for t, own in found.groups[group].items()}
     u, first = min(members.items())
-    sharing = tuple(t for t, own in sorted(members.items()) if own.frozen in (None, NO_PARTNER))
+    sharing = [t for t, own in sorted(members.items()) if own.frozen in (None, NO_PARTNER)]
     name = first.name if u == 0 else absent_name(first.name, u)
-    return JointGroup(name, members, sharing if len(sharing) > 1 else ())
+    if len(sharing) < 2:
+        return JointGroup(name, members, (), ())
+    pairing: list[int] = []
+    for t in sharing:
+        if all(_readers(networks, found, members, t, v) == _readers(networks, found, members, v, t) for v in pairing):
+            pairing.append(t)
+    return JointGroup(name, members, tuple(sharing), tuple(pairing) if len(pairing) > 1 else ())
+
+
+def _readers(
+    networks: Sequence[NetworkStructure], found: Alignment, members: Mapping[int, GroupSummary], t: int, other: int
+) -> list[int]:
+    """Which of the layers that networks t and `other` both have read the group in network t."""
+    both = (k for k, layer in enumerate(found.layers) if t in layer and other in layer)
+    return [k for k in both if members[t].name in networks[t].layers[found.layers[k][t]].inputs]
 
 
 def _raw(network: NetworkStructure, layer: LayerSummary) -> int:
@@ -284,31 +302,47 @@ def plan_range(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) 
     least = most = 0
     for layer in joint.layers:
         rows, writing = _rows(joint, layer, shared)
-        a = max(0, len(writing) - 1) * rows
-        least += a * (joint.raw(layer) + _bias(layer))
-        most += a * (joint.raw(layer) + _bias(layer))
+        target = joint.groups[layer.group]
+        part = next(own.width / target.members[t].width for t, own in sorted(layer.members.items()))
+        if len(writing) < 2:
+            continue
+        low, high = _saved(target, rows, writing, part)
+        common = joint.raw(layer) + _bias(layer)
+        least, most = least + low * common, most + high * common
         for group, per in joint.reads(layer):
-            tasks = sorted(writing & per.keys())
+            tasks = writing & frozenset(per)
             if len(tasks) < 2:
                 continue
-            s = shared.get(group.name, 0)
-            if len(writing) == len(per) == len(tasks) == 2:
-                saved = rows * round(s * min(per.values()))
-                least, most = least + saved, most + saved
-                continue
-            b = (len(per) - 1) * s
-            n = [layer.members[t].width for t in sorted(writing)]
-            m = [group.members[t].width for t in sorted(per)]
-            if len(writing) == len(per) == len(tasks):
-                stored = (sum(n) - a) * (sum(m) - b)
-                low = max(0, sum(x * y for x, y in zip(n, m, strict=True)) - stored)
-            else:
-                low = 0
-            high = min(a * min(b, sum(m) - b), b * min(a, sum(n) - a), b * sorted(n)[-2], a * sorted(m)[-2])
-            least += round(low * min(per.values()))
-            most += round(high * min(per.values()))
+            a, b = _saved(target, rows, tasks, part), _saved(group, shared.get(group.name, 0), tasks, 1.0)
+            n, m = _widths(target, tasks, part), _widths(group, tasks, 1.0)
+            low, high = _saved_weights(a, b, n, m)
+            least, most = least + round(low * min(per.values())), most + round(high * min(per.values()))
     total = sum(network.parameters for network in networks)
     return total - most, total - least
+
+
+def _widths(group: JointGroup, tasks: Iterable[int], part: float) -> list[int]:
+    """Widths of the tasks, of a layer that writes this part of the group."""
+    return [round(group.members[t].width * part) for t in sorted(tasks)]
+
+
+def _saved(group: JointGroup, count: int, tasks: frozenset[int], part: float) -> tuple[int, int]:
+    """Bounds of the channels saved among some of the tasks that share `count` channels in a group."""
+    saved = (len(group.pairing) - 1) * count
+    if len(tasks) == len(group.pairing):
+        return saved, saved
+    others = sum(_widths(group, set(group.pairing) - tasks, part))
+    return max(0, saved - others), min(saved, (len(tasks) - 1) * sorted(_widths(group, tasks, part))[-2])
+
+
+def _saved_weights(a: tuple[int, int], b: tuple[int, int], n: list[int], m: list[int]) -> tuple[int, int]:
+    """Bounds of the weights saved where rows of widths n save a channels and columns of widths m save b."""
+    if len(n) == 2:
+        return a[0] * b[0], a[1] * b[1]
+    low = sum(x * y for x, y in zip(n, m, strict=True)) - (sum(n) - a[0]) * (sum(m) - b[0])
+    most_rows, most_columns = min(a[1], sum(n) - a[0]), min(b[1], sum(m) - b[0])
+    high = min(a[1] * most_columns, b[1] * most_rows, b[1] * sorted(n)[-2], a[1] * sorted(m)[-2])
+    return max(0, low), high
 
 
 def _rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -> tuple[int, frozenset[int]]:
@@ -316,7 +350,7 @@ def _rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -
     group = joint.groups[layer.group]
     u, first = min(layer.members.items())
     return round(shared.get(group.name, 0) * first.width / group.members[u].width), frozenset(
-        t for t in group.sharing if t in layer.members
+        t for t in group.pairing if t in layer.members
     )
 
 

@@ -85,7 +85,7 @@ def test_a_network_that_was_brought_is_checked_and_a_link_shows_the_report(visit
     assert table(app, "sharable")["architecture"] == ["LeNet5", "LeNet300"]
     shared = table(app, "shared")["shared"]
     assert "✗ not shared: no other network has layers that correspond" in shared
-    assert any("Zip these with the command line" in str(e.value) for e in app.info)
+    assert any("read nothing in common" in str(e.value) for e in app.info)
 
 
 def test_networks_that_do_not_correspond_are_red_with_the_reason(visit: Open) -> None:

@@ -21,27 +21,31 @@ def layer_label(layer: LayerSummary) -> str:
 
 
 def shared_neurons(layer: LayerSummary, shared: Mapping[str, int]) -> int:
-    """Return how many neurons of a layer all tasks share, given shared channels per group."""
-    return 0 if layer.group is None else min(layer.width, shared.get(layer.group, 0))
+    """Return how many neurons of a layer are shared, given shared channels per group of its network."""
+    return 0 if layer.group is None or layer.alone else min(layer.width, shared.get(layer.group, 0))
 
 
 def network_drawing(
     structures: Sequence[NetworkStructure],
     *,
     tasks: Sequence[str],
-    shared: Mapping[str, int] | None = None,
+    shared: Sequence[Mapping[str, int]] | None = None,
+    positions: Sequence[Sequence[int]] | None = None,
     mode: Mode = "light",
     row_height: int = 170,
 ) -> go.Figure:
     """Draw each network as a row of bars, one per weight layer in order of execution.
 
     A bar's height grows with the square root of the layer's width, so that 10 and 500 neurons fit one picture; its
-    number is the width. With `shared` (channel group → shared channels) the shared part is set apart below.
+    number is the width. With `shared` (per network: channel group → shared channels) the shared part is set apart
+    below. `positions` places each network's layers, so that those which correspond stand in one column.
     """
     if not structures:
         return empty_figure("No network is chosen.", mode)
     colours = palette(mode)
-    crowded = max(len(structure.layers) for structure in structures) > 8
+    places = [list(range(len(structure.layers))) for structure in structures] if positions is None else positions
+    columns = 1 + max(max(xs) for xs in places)
+    crowded = columns > 8
     names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
     bars = row_height - 50
     plot = len(structures) * bars + (len(structures) - 1) * names_below
@@ -49,14 +53,14 @@ def network_drawing(
     highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
     for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
         layers = structure.layers
-        xs = list(range(len(layers)))
-        counts = [shared_neurons(layer, shared or {}) for layer in layers]
+        xs = list(places[t])
+        counts = [0 if shared is None else shared_neurons(layer, shared[t]) for layer in layers]
         heights = [math.sqrt(layer.width) for layer in layers]
         common = [h * c / layer.width for h, c, layer in zip(heights, counts, layers, strict=True)]
         hover = [
             f"<b>{layer.name}</b>: {layer_label(layer)}<br>{layer.width} {_units(layer)}"
             f"<br>{layer.columns} weights each, {count_text(layer.width * layer.columns)} in all"
-            + (f"<br>{c} shared" if shared is not None else "")
+            + _sharing(layer, c, shared is not None)
             for layer, c in zip(layers, counts, strict=True)
         ]
         if shared is not None:
@@ -98,9 +102,10 @@ def network_drawing(
             layer.name if crowded else f"{layer.name}<br><span style='font-size:12px'>{layer_label(layer)}</span>"
             for layer in layers
         ]
-        figure.update_xaxes(
-            tickvals=xs, ticktext=names, showgrid=False, tickangle=-45 if crowded else 0, row=t + 1, col=1
-        )
+        slant = -45 if crowded else 0
+        figure.update_xaxes(tickvals=xs, ticktext=names, showgrid=False, tickangle=slant, row=t + 1, col=1)
+        if positions is not None:
+            figure.update_xaxes(range=[-0.5, columns - 0.5], row=t + 1, col=1)
         figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
     figure.update_layout(
         template=template(mode),
@@ -111,6 +116,12 @@ def network_drawing(
         margin={"l": 8, "r": 8, "t": 44, "b": 8},
     )
     return figure
+
+
+def _sharing(layer: LayerSummary, count: int, told: bool) -> str:
+    if not told:
+        return ""
+    return "<br>private: no layer corresponds" if layer.alone else f"<br>{count} shared"
 
 
 def _units(layer: LayerSummary) -> str:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.trace import TracedNetwork
+from mtz_core.structure import HEAD as HEAD
 from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
 
-HEAD = "task head"
 PRIVATE = -3
 """Column that reads a value which no rule explains: it stays with its task."""
 
