@@ -6,31 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph import channel_graph, correspond
 from mtz_core.structure import NetworkStructure, effective_shares, joined, plan_counts, plan_range, shared_count
 from mtz_core.zoo.structures import why_not_zippable
-from tests.networks import Perceptron, images, randomised
-
-
-class Tower(nn.Module):
-    """A residual stream of `width` channels with any number of blocks."""
-
-    def __init__(self, blocks: int, width: int = 6) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, padding=1)
-        self.first = nn.ModuleList(nn.Conv2d(width, 5, 3, padding=1) for _ in range(blocks))
-        self.second = nn.ModuleList(nn.Conv2d(5, width, 3, padding=1) for _ in range(blocks))
-        self.head = nn.Linear(width, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.stem(x))
-        for a, b in zip(self.first, self.second, strict=True):
-            x = torch.relu(x + b(torch.relu(a(x))))
-        return self.head(x.mean((2, 3)))
+from tests.networks import Perceptron, Tower, images, randomised
 
 
 def chain(*stages: int, width: int = 5) -> nn.Module:
