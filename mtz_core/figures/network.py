@@ -12,6 +12,9 @@ from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette,
 from mtz_core.structure import LayerSummary, NetworkStructure
 from mtz_core.text import count_text
 
+MOST_NAMES = 18
+"""Columns up to which every layer is named under its bar; the others are named where the pointer is."""
+
 
 def layer_label(layer: LayerSummary) -> str:
     """Return what a layer is, in a word or two: `conv 5×5`, `dense`."""
@@ -45,7 +48,8 @@ def network_drawing(
     colours = palette(mode)
     places = [list(range(len(structure.layers))) for structure in structures] if positions is None else positions
     columns = 1 + max(max(xs) for xs in places)
-    crowded = columns > 8
+    crowded = columns > 6
+    step = -(-columns // MOST_NAMES)
     names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
     bars = row_height - 50
     plot = len(structures) * bars + (len(structures) - 1) * names_below
@@ -94,16 +98,18 @@ def network_drawing(
             row=t + 1,
             col=1,
         )
-        for x, layer, h in zip(xs, layers, heights, strict=True):
+        for k, (x, layer, h) in enumerate(zip(xs, layers, heights, strict=True)):
+            if step > 1 and k and layers[k - 1].width == layer.width:
+                continue  # numbers that repeat would overlap
             figure.add_annotation(
                 x=x, y=h, text=f"{layer.width}", showarrow=False, yanchor="bottom", font={"size": 13}, row=t + 1, col=1
             )
-        names = [
-            layer.name if crowded else f"{layer.name}<br><span style='font-size:12px'>{layer_label(layer)}</span>"
-            for layer in layers
-        ]
+        kinds = [f"<br><span style='font-size:12px'>{layer_label(layer)}</span>" for layer in layers]
+        names = [layer.name + ("" if crowded else kind) for layer, kind in zip(layers, kinds, strict=True)]
+        named = [k for k, x in enumerate(xs) if x % step == 0 or k == len(xs) - 1]
         slant = -45 if crowded else 0
-        figure.update_xaxes(tickvals=xs, ticktext=names, showgrid=False, tickangle=slant, row=t + 1, col=1)
+        ticks, texts = [xs[k] for k in named], [names[k] for k in named]
+        figure.update_xaxes(tickvals=ticks, ticktext=texts, showgrid=False, tickangle=slant, row=t + 1, col=1)
         if positions is not None:
             figure.update_xaxes(range=[-0.5, columns - 0.5], row=t + 1, col=1)
         figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
@@ -113,7 +119,7 @@ def network_drawing(
         barmode="stack",
         bargap=0.45,
         legend={"traceorder": "normal"},
-        margin={"l": 8, "r": 8, "t": 44, "b": 8},
+        margin={"l": 64 if crowded else 8, "r": 8, "t": 44, "b": 8},  # slanted names begin left of their bar
     )
     return figure
 
