@@ -7,6 +7,7 @@ the bias) are common to all tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -169,6 +170,7 @@ class JointStructure:
 
 def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
     """Align networks. Those whose layers carry no roles are aligned by kind and kernel."""
+    networks = _all_in_colour(networks)
     known = all(layer.role for network in networks for layer in network.layers)
     places = [_places(network, known) for network in networks]
     counts = [max([len(n.groups), *(p.group + 1 for p in own)]) for n, own in zip(networks, places, strict=True)]
@@ -191,6 +193,26 @@ def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
     )
     groups = tuple(_joint_group(networks, found, g) for g in numbers)
     return JointStructure(marked, groups, tuple(layers), tuple(map(tuple, positions)), found.apart)
+
+
+def _all_in_colour(networks: Sequence[NetworkStructure]) -> list[NetworkStructure]:
+    """Where some networks read grey images and the others colour, let the grey ones read copies of their channel."""
+    channels = [_raw(network, network.layers[0]) // math.prod(network.layers[0].kernel) for network in networks]
+    wide = {count for count in channels if count > 1}
+    grey = 1 in channels and len(wide) == 1 and all(network.layers[0].kernel for network in networks)
+    return [_read_copies(n, max(wide)) if grey and c == 1 else n for n, c in zip(networks, channels, strict=True)]
+
+
+def _read_copies(network: NetworkStructure, copies: int) -> NetworkStructure:
+    """The network as if every convolution that reads its one input channel read so many copies of it."""
+    first = {group.producers[0] for group in network.groups if group.producers}
+
+    def widened(layer: LayerSummary) -> LayerSummary:
+        size = math.prod(layer.kernel)
+        reads = layer.kernel and not layer.inputs and layer.name in first and _raw(network, layer) == size
+        return replace(layer, columns=layer.columns + (copies - 1) * size) if reads else layer
+
+    return replace(network, layers=tuple(map(widened, network.layers)))
 
 
 def _places(network: NetworkStructure, roles: bool) -> list[Place]:
@@ -272,7 +294,7 @@ def plan_counts(networks: Sequence[NetworkStructure], shared: Mapping[str, int])
     """
     joint = joined(networks)
     shared = {**shared, **_effective(joint, shared)}
-    common, parents = 0, tuple(network.parameters for network in networks)
+    common, parents = 0, tuple(network.parameters for network in joint.networks)
     private = list(parents)
     for layer in joint.layers:
         rows, writing = _rows(joint, layer, shared)
@@ -317,7 +339,7 @@ def plan_range(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) 
             n, m = _widths(target, tasks, part), _widths(group, tasks, 1.0)
             low, high = _saved_weights(a, b, n, m)
             least, most = least + round(low * min(per.values())), most + round(high * min(per.values()))
-    total = sum(network.parameters for network in networks)
+    total = sum(network.parameters for network in joint.networks)
     return total - most, total - least
 
 

@@ -41,9 +41,9 @@ class Perceptron(nn.Module):
 class Tower(nn.Module):
     """A residual stream of `width` channels with any number of blocks."""
 
-    def __init__(self, blocks: int, width: int = 6, classes: int = 4) -> None:
+    def __init__(self, blocks: int, width: int = 6, classes: int = 4, inputs: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
         self.first = nn.ModuleList(nn.Conv2d(width, 5, 3, padding=1) for _ in range(blocks))
         self.second = nn.ModuleList(nn.Conv2d(5, width, 3, padding=1) for _ in range(blocks))
         self.head = nn.Linear(width, classes)

@@ -135,3 +135,12 @@ def test_why_networks_do_not_zip_is_said() -> None:
     assert "Choose at least two" in str(why_not_zippable([tower], ["a"]))
     assert "No hidden layer of b corresponds to one of a" in str(why_not_zippable([tower, perceptron], ["a", "b"]))
     assert why_not_zippable([tower, plain([randomised(Tower(3), 0)])[0]], ["a", "b"]) is None
+
+
+def test_grey_beside_colour_is_planned_as_the_engine_zips_it() -> None:
+    parents = [randomised(Tower(1), 0), randomised(Tower(2, inputs=3), 1)]
+    data = [images(30), images(30).expand(-1, 3, -1, -1).clone()]
+    structures = [channel_graph(parent, x[:2]).structure() for parent, x in zip(parents, data, strict=True)]
+    result = zip_networks(parents, data, ZipSpec(share=0.5, ridge=1e-3))
+    assert plan_counts(structures, asked(structures, 0.5)) == result.counts
+    assert result.counts.shared > 0
