@@ -129,7 +129,7 @@ def test_zip_computes_its_merge_and_unmerge_matrices() -> None:
     x = images(30)
     with torch.no_grad():
         hidden = torch.cat([parent[1](x.flatten(1)) for parent in parents], dim=1)
-        slots = zipped(torch.cov(hidden.mT), [7, 7], 7)
+        slots = zipped(torch.cov(hidden.relu().mT), [7, 7], 7)
         unmerge = torch.nn.functional.one_hot(torch.as_tensor(np.concatenate(slots))).double()
         merge = unmerge.mT / unmerge.sum(0)[:, None]
         features = (merge @ hidden.mT).relu()

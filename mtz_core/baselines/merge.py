@@ -29,6 +29,8 @@ from mtz_core.zipped import ZippedNetwork
 
 Method = Literal["average", "permute", "zip"]
 Match = Callable[[Tensor, Sequence[int], int], Slots]
+PLACES: dict[str, Place] = {"permute": "written", "zip": "read"}
+"""Where each method did better on images that no figure is reported on: see docs/baselines.md."""
 BATCH = 128
 
 
@@ -50,7 +52,7 @@ def merge_networks(
     rescale: bool = False,
     within: float = 1.0,
     linkage: Linkage = "least",
-    place: Place = "written",
+    place: Place | None = None,
 ) -> BaselineResult:
     """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
 
@@ -71,8 +73,8 @@ def merge_networks(
         within: at most this part of the merges of `"zip"` may join two features of one network.
         linkage: how a feature that `"zip"` merged correlates with a third: as the `"least"` correlated of its members,
             or as their `"average"`.
-        place: channels are compared as layers `"written"` them, before the activation function, or as the next layers
-            `"read"` them.
+        place: channels are compared as layers have `"written"` them, before the activation function, or as the next
+            layers `"read"` them; by default what suits the method (`PLACES`).
 
     Raises:
         GraphError: a network cannot be traced, or the networks do not correspond.
@@ -86,6 +88,7 @@ def merge_networks(
         >>> result.network(torch.randn(5, 4), task=1).shape
         torch.Size([5, 3])
     """
+    place = place or PLACES.get(method, "written")
     _check(networks, calibration, method, share, within, linkage, place)
     images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
     if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
