@@ -80,7 +80,8 @@ def test_a_network_merged_with_its_permuted_copies_answers_as_before(family: str
     moved = [(a != b).any() for a, b in zip(before[0].values(), before[1].values(), strict=True)]
     assert any(moved)
     torch.testing.assert_close(parents[1](x), network(x))
-    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share)
+    # As they are read, channels that a ReLU silences on these images look all alike.
+    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share, place="written")
     for t, parent in enumerate(parents):
         fresh = _data(family, 5, 9)
         torch.testing.assert_close(result.network(fresh, task=t), network(fresh), rtol=1e-6, atol=1e-6)
