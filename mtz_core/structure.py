@@ -279,13 +279,16 @@ def _effective(joint: JointStructure, shared: Mapping[str, int]) -> dict[str, in
     return effective
 
 
-def plan_counts(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> ParameterCounts:
+def plan_counts(
+    networks: Sequence[NetworkStructure], shared: Mapping[str, int], own_bias: bool = False
+) -> ParameterCounts:
     """Count the parameters of a zip before it is made.
 
     Args:
         networks: one per task (dense weights are assumed).
         shared: name of a joint group (that of the first network's own group, if it has one) → number of channels
             shared by all tasks that have it. Groups that are not named share none.
+        own_bias: whether shared neurons have a bias for each task.
 
     Returns:
         Exact counts for dense parents: a weight is shared if its row and its column are. Where a layer writes or
@@ -298,7 +301,7 @@ def plan_counts(networks: Sequence[NetworkStructure], shared: Mapping[str, int])
     private = list(parents)
     for layer in joint.layers:
         rows, writing = _rows(joint, layer, shared)
-        columns: dict[frozenset[int], float] = {writing: joint.raw(layer) + _bias(layer)}
+        columns: dict[frozenset[int], float] = {writing: joint.raw(layer) + int(not own_bias and _biased(layer))}
         for group, per in joint.reads(layer):
             tasks = writing & frozenset(per)
             columns[tasks] = columns.get(tasks, 0) + shared.get(group.name, 0) * min(per.values())
@@ -310,7 +313,9 @@ def plan_counts(networks: Sequence[NetworkStructure], shared: Mapping[str, int])
     return ParameterCounts(common, tuple(private), parents)
 
 
-def plan_range(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> tuple[int, int]:
+def plan_range(
+    networks: Sequence[NetworkStructure], shared: Mapping[str, int], own_bias: bool = False
+) -> tuple[int, int]:
     """Return bounds of the zipped network's size where any subset of the tasks may share a neuron.
 
     A share of s channels then stands for (T - 1)·s channels saved, in slots of two to T tasks. How many weights that
@@ -329,7 +334,7 @@ def plan_range(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) 
         if len(writing) < 2:
             continue
         low, high = _saved(target, rows, writing, part)
-        common = joint.raw(layer) + _bias(layer)
+        common = joint.raw(layer) + int(not own_bias and _biased(layer))
         least, most = least + low * common, most + high * common
         for group, per in joint.reads(layer):
             tasks = writing & frozenset(per)
@@ -376,5 +381,5 @@ def _rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -
     )
 
 
-def _bias(layer: JointLayer) -> int:
-    return int(all(own.bias for own in layer.members.values()))
+def _biased(layer: JointLayer) -> bool:
+    return all(own.bias for own in layer.members.values())

@@ -130,6 +130,16 @@ def _random_slots(rng: np.random.Generator, widths: list[int], savings: int) -> 
     return slots
 
 
+def test_a_bias_of_its_own_for_every_task_is_private() -> None:
+    structures = plain([randomised(Perceptron(), seed) for seed in range(3)])
+    shared = {"fc1": 6, "fc2": 10}
+    common, apart = (plan_counts(structures, shared, own_bias=own) for own in (False, True))
+    assert apart.shared == common.shared - 16
+    assert apart.private == tuple(size + 16 for size in common.private)
+    moved = [b - a for a, b in zip(plan_range(structures, shared), plan_range(structures, shared, True), strict=True)]
+    assert moved == [32, 32]
+
+
 def test_why_networks_do_not_zip_is_said() -> None:
     tower, perceptron = plain([randomised(Tower(1), 0), randomised(Perceptron(), 0)])
     assert "Choose at least two" in str(why_not_zippable([tower], ["a"]))
