@@ -7,7 +7,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dashboard, difference, linear, memory, quality, residual, streams, subsets, wide, zipping
+from benchmarks import (
+    dashboard,
+    difference,
+    linear,
+    memory,
+    quality,
+    residual,
+    rivals,
+    streams,
+    subsets,
+    wide,
+    zipping,
+)
 from benchmarks.machine import describe
 
 
@@ -43,6 +55,7 @@ def main() -> None:
         "same-task": lambda: quality.same_task(root, options.draws),
         "two-tasks": lambda: quality.two_tasks(root, options.draws),
         "residual": lambda: residual.run(root, options.draws),
+        "rivals": lambda: rivals.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "linear": linear.run,

@@ -13,7 +13,7 @@ from torch import Tensor
 from mtz_core.difference import euclidean_gram, pairwise_difference
 from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, same_kind, to_dense
 from mtz_core.moments import SOURCES, BankMoments, Moments, Source
-from mtz_core.objective import LayerObjective, Objective
+from mtz_core.objective import LayerObjective, Moment, Objective
 from mtz_core.pairing import pair_neurons
 from mtz_core.partial import DENSE_UP_TO, merge_partial
 from mtz_core.scaling import ScaledMerge
@@ -84,7 +84,13 @@ class LayerWork(Work):
 
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
         assert isinstance(moments, Moments)
-        moment, base = moments.mean(source), self.base[t]
+        base, before = self.base[t], self.objectives.get(source, {}).get(t)
+        if isinstance(before, LayerObjective) and isinstance(before.moment.gram, DenseGram):
+            moment = moments.mean(source, before.moment.gram)
+            assert moment is not None
+            cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
+            return LayerObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
+        moment = moments.mean(source)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
@@ -116,14 +122,14 @@ class LayerWork(Work):
         return weights, euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
 
     def difference(self, t: int, u: int) -> Tensor:
-        both: NDArray[np.bool_] = (self.inputs[:, [t, u]] >= 0).all(axis=1)
+        both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
         return pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
 
     def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
         """Weights and weighted Grams of `tasks` over the columns that all of them share."""
-        everywhere: NDArray[np.bool_] = (self.inputs[:, tasks] >= 0).all(axis=1)
+        everywhere: NDArray[np.bool_] = np.all(self.inputs[:, tasks] >= 0, axis=1)
         found = {t: self._over(t, everywhere) for t in tasks}
         return {t: w for t, (w, _) in found.items()}, {t: gram for t, (_, gram) in found.items()}
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.moments import BankMoments, Moments, Source
+from mtz_core.moments import SOURCES, BankMoments, Moments, Source
 from mtz_core.objective import Objective
 from mtz_core.slots import Members, Table, by_members
 from mtz_core.spec import ZipSpec
@@ -212,13 +212,14 @@ class Work(ABC):
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
         """What task t's weights are judged by, given new moments."""
 
-    def renew(self, moments: Mapping[int, Moments | BankMoments]) -> None:
-        """Judge the weights of some tasks by new targets."""
+    def renew(self, moments: Mapping[int, Moments | BankMoments], sources: Sequence[Source] = SOURCES) -> None:
+        """Judge the weights of some tasks by new targets, on the parts `sources` of the data."""
         self._best.clear()
         for source, objectives in self.objectives.items():
+            if source not in sources:
+                continue
             changed = {t: found for t, m in moments.items() if (found := self.objective(source, t, m)) is not None}
             self.objectives[source] = {**objectives, **changed}
-        self.compensate([t for t in moments if t not in self.own_ridge])
 
     def merged_weights(self, rows: Table) -> list[Tensor]:
         """All tasks' matrices once `rows` (k, T) are merged."""

@@ -8,9 +8,11 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import difference, linear, memory, residual, streams, subsets
+from benchmarks import difference, linear, memory, residual, rivals, streams, subsets
 from benchmarks.machine import describe, table
+from benchmarks.quality import calibration_images, load_task
 from mtz_core import ZipSpec
 
 
@@ -51,6 +53,25 @@ def test_residual_benchmark_compares_zipping_with_its_rivals(
     assert [row[3] for name, row in rows.items() if name.startswith("MTZ")] == ["1.004×", "1.221×", "1.530×", "1.004×"]
     assert rows["activation matching, permute + reset"][3] == "1.004×"
     assert float(rows["parents"][0]) < float(rows["plain averaging"][0].split()[0])
+
+
+def test_rivals_benchmark_measures_on_neither_calibration_nor_test_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = load_task("lenet300-letters-0", None)
+    (calibration,) = calibration_images([task], 2400, 5)
+    found = rivals.held_out(task, 2400, 5, 0, most=70)
+    assert len(found.test[0]) == 70
+    known = {image.numpy().tobytes() for image in calibration}
+    assert not known & {image.numpy().tobytes() for image in found.test[0]}
+    assert {image.numpy().tobytes() for image in found.test[0]} < {i.numpy().tobytes() for i in task.train[0]}
+    torch.testing.assert_close(found.train[0], task.train[0])
+
+    monkeypatch.setattr(rivals, "PAIRS", (("mnist-1", "letters-0"),))
+    monkeypatch.setattr(rivals, "CANDIDATES", (rivals.CANDIDATES[0], rivals.CANDIDATES[-1]))
+    rivals.run(None, 1, images=60, most=50, architecture="lenet300")
+    rows = _header(capsys.readouterr().out)
+    assert [row[:4] for row in rows[2:]] == [["permute", "written", "", ""], ["zip", "read", "average", "1.0"]]
 
 
 @pytest.mark.parametrize(("benchmark", "field"), [(subsets, "sharing"), (streams, "streams")])
