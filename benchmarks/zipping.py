@@ -57,12 +57,12 @@ Method = Callable[[Sequence[Task], list[Tensor], float, int], Cell]
 
 
 def zipped(watched: bool = False, **fields: Any) -> Method:
-    """The engine with some fields of `ZipSpec`; `watched` measures every layer's loss on test images, too."""
+    """The engine with some fields of `ZipSpec`; `watched` measures every layer's loss on test images, too, on the first draw."""
 
     def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
         spec = ZipSpec(**{"share": share, **fields, "seed": seed})
         parents, layers = [task.module for task in tasks], []
-        if watched:
+        if watched and seed == 0:
             some = [(task.test[0][:WATCHED], task.test[1][:WATCHED]) for task in tasks]
 
             def hear(event: ev.Event) -> None:

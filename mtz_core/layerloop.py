@@ -31,6 +31,8 @@ from mtz_core.stream import Twin
 from mtz_core.work import Outcome, Work
 from mtz_core.zipped import ZippedNetwork
 
+ROWS_PER_INPUT = 4
+"""With fewer calibration rows than this per input of a layer, renewing its targets costs more time than it is worth."""
 Fresh = dict[int, NDArray[np.int64]]
 """Task → channels of a group that are to be paired."""
 
@@ -339,7 +341,8 @@ class LayerLoop:
         Where a ReLU follows, targets are renewed for the weights so found, `spec.relu_rounds` times.
         """
         work = measured.work
-        bounded = [t for t, samples in measured.samples.items() if samples.bounded]
+        enough = {t: s.moments.rows >= ROWS_PER_INPUT * s.layer.columns for t, s in measured.samples.items()}
+        bounded = [t for t, samples in measured.samples.items() if samples.bounded and enough[t]]
         rounds = self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0
         for number in range(1, rounds + 1):
             weights = work.merged_weights(rows)

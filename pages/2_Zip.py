@@ -58,8 +58,9 @@ with inputs:
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(networks, shared)
-counts = plan_counts(networks, shared)
-low, high = plan_range(networks, shared) if method["sharing"] == "subsets" else (counts.total, counts.total)
+own = {"own_bias": method["compensate"], "own_scale": method["compensate"]}
+counts = plan_counts(networks, shared, **own)
+low, high = plan_range(networks, shared, **own) if method["sharing"] == "subsets" else (counts.total, counts.total)
 about = "≈ " if low < high else ""
 
 with numbers:

@@ -49,7 +49,7 @@ def test_size_follows_the_slider(visit: Open) -> None:
     networks = [structures()[name] for name in setup.DEFAULT_PARENTS]
     for share, count in ((1.0, 300), (0.5, 150), (0.0, 0)):
         app.slider(key="share-fc1").set_value(share).run()
-        expected = plan_counts(networks, {"fc1": count, "fc2": 100})
+        expected = plan_counts(networks, {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
         assert app.metric[0].value == percent_text(expected.versus_all)
 
 

@@ -28,6 +28,8 @@ def chain(*stages: int, width: int = 5) -> nn.Module:
                          nn.Linear(7, 3))  # fmt: skip
 
 
+OWN = {"own_bias": True, "own_scale": True}
+"""What the engine's defaults store beside what is shared."""
 FAMILIES: dict[str, Callable[[], Sequence[nn.Module]]] = {
     "one block more": lambda: (Tower(1), Tower(3)),
     "one block less": lambda: (Tower(3), Tower(1, width=8)),
@@ -54,10 +56,10 @@ def test_the_plan_of_networks_of_different_depth_is_the_size_of_their_zip(family
     structures = plain(parents)
     result = zip_networks(parents, [images(30)] * len(parents), ZipSpec(share=share, sharing="all", ridge=1e-3))
     shared = asked(structures, share)
-    assert plan_counts(structures, shared) == result.counts
+    assert plan_counts(structures, shared, **OWN) == result.counts
     assert (result.counts.shared > 0) == (share > 0)
     if len(parents) == 2:
-        assert plan_range(structures, shared) == (result.counts.total, result.counts.total)
+        assert plan_range(structures, shared, **OWN) == (result.counts.total, result.counts.total)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,10 +89,10 @@ def test_subsets_stay_within_the_bounds_of_the_plan(family: str, share: float) -
     parents = build()
     structures = plain(parents)
     shared = asked(structures, share)
-    low, high = plan_range(structures, shared)
+    low, high = plan_range(structures, shared, **OWN)
     total = zip_networks(parents, [images(30)] * 3, ZipSpec(share=share, ridge=1e-3)).counts.total
     assert low <= total <= high
-    assert low <= plan_counts(structures, shared).total <= high
+    assert low <= plan_counts(structures, shared, **OWN).total <= high
     if family == "perceptrons, two alike":
         assert (low < high) == (share < 1)
 
@@ -152,5 +154,5 @@ def test_grey_beside_colour_is_planned_as_the_engine_zips_it() -> None:
     data = [images(30), images(30).expand(-1, 3, -1, -1).clone()]
     structures = [channel_graph(parent, x[:2]).structure() for parent, x in zip(parents, data, strict=True)]
     result = zip_networks(parents, data, ZipSpec(share=0.5, ridge=1e-3))
-    assert plan_counts(structures, asked(structures, 0.5)) == result.counts
+    assert plan_counts(structures, asked(structures, 0.5), **OWN) == result.counts
     assert result.counts.shared > 0

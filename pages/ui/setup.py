@@ -24,6 +24,11 @@ IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
 CARRIED = {
+    "bias": "zip.bias",
+    "scale": "zip.scale",
+    "normalise": "zip.normalise",
+    "rounds": "zip.relu_rounds",
+    "streams": "zip.streams",
     "sparse": "zip.sparse",
     "chunk": "zip.batch_size",
     "memory": "zip.activation_budget",
@@ -55,6 +60,7 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "pairing": zipping.pairing,
         "metric": zipping.metric,
         "sharing": _unless(zipping.sharing, DEFAULTS.sharing),
+        "compensate": None if zipping.compensate else "false",
         "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
         "title": spec.title or None,
         "seed": zipping.seed or None,
@@ -298,6 +304,13 @@ def choose_method(tasks: int) -> dict[str, Any]:
         bind="query-params",
         help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone.",
     )
+    compensate = st.toggle(
+        "Compensation",
+        value=True,
+        key="compensate",
+        bind="query-params",
+        help="Every layer makes up for what the merges before it have changed; without labels. Off: the paper's method.",
+    )
     ridge = st.select_slider(
         "Ridge",
         ["auto", *_options("ridge", RIDGES[1:], _ridge)],
@@ -311,6 +324,7 @@ def choose_method(tasks: int) -> dict[str, Any]:
         "pairing": pairing,
         "metric": metric,
         "sharing": sharing,
+        "compensate": compensate,
         "ridge": "auto" if ridge == "auto" else float(ridge),
     }
 
@@ -433,6 +447,7 @@ def run_spec(
             pairing=method["pairing"],
             metric=method["metric"],
             sharing=method["sharing"],
+            compensate=method["compensate"],
             ridge=method["ridge"],
             retrain=retrain,
         ),
