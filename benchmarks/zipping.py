@@ -57,7 +57,7 @@ Method = Callable[[Sequence[Task], list[Tensor], float, int], Cell]
 
 
 def zipped(watched: bool = False, **fields: Any) -> Method:
-    """The engine with some fields of `ZipSpec`; `watched` measures every layer's loss on test images, too, on the first draw."""
+    """The engine with some fields of `ZipSpec`; `watched`: on the first draw each layer's loss on test images, too."""
 
     def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
         spec = ZipSpec(**{"share": share, **fields, "seed": seed})

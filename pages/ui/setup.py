@@ -309,7 +309,7 @@ def choose_method(tasks: int) -> dict[str, Any]:
         value=True,
         key="compensate",
         bind="query-params",
-        help="Every layer makes up for what the merges before it have changed; without labels. Off: the paper's method.",
+        help="Every layer makes up for what merges before it have changed; needs no labels. Off: the paper's method.",
     )
     ridge = st.select_slider(
         "Ridge",
