@@ -165,7 +165,9 @@ class LayerWork(Work):
         scales: Sequence[Tensor] | None = None
         if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
             key = (part.members, ridge, used.tobytes())
-            merger = self.mergers.get(key) or ScaledMerge([to_dense(gram) for gram in grams], places, size)
+            merger = self.mergers.get(key) if source == "calibration" else None
+            if merger is None:
+                merger = ScaledMerge([to_dense(gram) for gram in grams], places, size)
             if source == "calibration":
                 self.mergers[key] = merger
             merged, each = merger(weights)

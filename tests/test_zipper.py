@@ -120,6 +120,9 @@ def test_prediction_from_halves_matches_the_loss_found_on_new_images() -> None:
         assert layer.measured_on == "evaluation"
         assert layer.costs.sum() < 0.95 * layer.measured or ridge == "auto"
         assert low < layer.predicted / layer.measured < high
+    for event in Zipper(parents, known, ZipSpec(), evaluation=unseen).run():
+        if isinstance(event, ev.LayerZipped | ev.LayerCompensated):
+            assert 0.6 < event.predicted / event.measured < 1.6
 
 
 def test_three_tasks_and_task_weights() -> None:
