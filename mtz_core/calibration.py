@@ -38,6 +38,16 @@ class Batch:
     summand: Tensor | None
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Input rows (m, d) or (m, groups, d) of part `part`; what the layer gives `now`, and should give, (m, n)."""
+
+    part: int
+    rows: Tensor
+    now: Tensor
+    goal: Tensor | None
+
+
 @dataclass
 class LayerSamples:
     """One task's images on their way to one layer, as often as they are needed.
@@ -69,7 +79,7 @@ class LayerSamples:
     floor: float | None = None
     """Outputs below it count as if they were equal to it (a ReLU follows), those above `ceiling` likewise."""
     ceiling: float | None = None
-    _kept: list[Batch] | None = None
+    _kept: list[Sample] | None = None
 
     def calibrate(self, peaks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Accumulate moments; return the images on which each neuron fires most, and how much, (n, m) each."""
@@ -78,22 +88,17 @@ class LayerSamples:
         pool = min(TOP_POOL, len(self.halves)) if peaks else 0
         best_values = torch.full((pool, layer.width), -torch.inf)
         count, total, squares = 0, torch.zeros(layer.width), torch.zeros(layer.width)
-        for batch in self._keeping():
+        for sample in self._samples(best_values):
             residuals = None
-            if batch.goal is not None:
-                residuals = batch.goal - self._sum(batch, self.matrix)
-                seen = batch.goal[(batch.part != EVALUATION).to(batch.goal.device)].flatten(0, 1).double().cpu()
-                count, total, squares = count + len(seen), total + seen.sum(0), squares + seen.square().sum(0)
-            for k, rows, left in self._by_part(batch, residuals):
-                if isinstance(self.moments, BankMoments):
-                    self.moments.add(k, rows, left)
-                else:
-                    self.moments.parts[k].add(rows, left)
-            where = batch.where
-            shown = batch.rows[: max(0, pool - where.start)]
-            if len(shown):
-                known = best_values[where.start : where.start + len(shown)]
-                known.copy_(torch.maximum(known, _outputs(shown, self.matrix).amax(1).float().cpu()))
+            if sample.goal is not None:
+                residuals = sample.goal - sample.now
+                if sample.part != EVALUATION:
+                    seen = sample.goal.double().cpu()
+                    count, total, squares = count + len(seen), total + seen.sum(0), squares + seen.square().sum(0)
+            if isinstance(self.moments, BankMoments):
+                self.moments.add(sample.part, sample.rows, residuals)
+            else:
+                self.moments.parts[sample.part].add(sample.rows, residuals)
         if count:
             self.spread = float((squares / count - (total / count).square()).mean())
         if not pool:
@@ -114,55 +119,61 @@ class LayerSamples:
         `matrix` gives, or the floor if that is higher.
         """
         moments = self.moments.renewed()
-        for batch in self._keeping():
-            assert batch.goal is not None
-            now, goal = self._sum(batch, matrix), batch.goal
+        moved = (matrix - self.matrix)[:, self._columns()] if self.layer.groups == 1 else matrix - self.matrix
+        for sample in self._samples():
+            assert sample.goal is not None
+            now, goal = sample.now + _outputs(sample.rows, moved, self.layer.groups > 1), sample.goal
             if self.floor is not None:
                 goal = torch.where(goal > self.floor, goal, now.clamp(max=self.floor))
             if self.ceiling is not None:
                 goal = torch.where(goal < self.ceiling, goal, now.clamp(min=self.ceiling))
-            for k, rows, left in self._by_part(batch, goal - self._sum(batch, self.matrix)):
-                assert left is not None
-                if isinstance(moments, BankMoments):
-                    moments.add_residuals(k, rows, left)
-                else:
-                    moments.parts[k].add_residuals(rows, left)
+            if isinstance(moments, BankMoments):
+                moments.add_residuals(sample.part, sample.rows, goal - sample.now)
+            else:
+                moments.parts[sample.part].add_residuals(sample.rows, goal - sample.now)
         self.moments = moments
 
     def forget(self) -> None:
         """Free the input rows."""
         self._kept = None
 
-    def _sum(self, batch: Batch, matrix: Tensor) -> Tensor:
-        own = _outputs(batch.rows, matrix)
-        return own if batch.summand is None else own + batch.summand
+    def _columns(self) -> Tensor:
+        return torch.as_tensor(self.columns, device=self.matrix.device)
 
-    def _by_part(self, batch: Batch, residuals: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """Rows (m, d) over the columns that take part, and residuals (m, n), of every part."""
-        every = np.array_equal(self.columns, np.arange(self.layer.columns))
-        for k in range(3):
-            inside = (batch.part == k).to(batch.rows.device)
-            if not bool(inside.any()):
-                continue
-            rows = batch.rows[inside].flatten(0, 1)
-            if not every and self.layer.groups == 1:
-                rows = rows[:, torch.as_tensor(self.columns, device=rows.device)]
-            yield k, rows, None if residuals is None else residuals[inside].flatten(0, 1)
+    def _samples(self, peaks: Tensor | None = None) -> Iterator[Sample]:
+        """All rows, part by part; those that fit into the budget are computed once.
 
-    def _keeping(self) -> Iterator[Batch]:
-        """All batches; those that fit into the budget are computed once."""
+        `peaks` (images, n) takes each neuron's largest output on the first images.
+        """
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Batch] | None = []
+        kept: list[Sample] | None = []
         size = 0
         for batch in self._batches():
-            if kept is not None:
-                tensors = (batch.rows, batch.goal, batch.summand)
-                size += sum(x.numel() * x.element_size() for x in tensors if x is not None)
-                kept = [*kept, batch] if size <= self.budget else None
-            yield batch
+            now = _outputs(batch.rows, self.matrix, self.layer.groups > 1)
+            if peaks is not None and batch.where.start < len(peaks):
+                known = peaks[batch.where]
+                known.copy_(torch.maximum(known, now[: len(known)].amax(1).float().cpu()))
+            if batch.summand is not None:
+                now = now + batch.summand
+            for sample in self._by_part(batch, now):
+                if kept is not None:
+                    tensors = (sample.rows, sample.now, sample.goal)
+                    size += sum(x.numel() * x.element_size() for x in tensors if x is not None)
+                    kept = [*kept, sample] if size <= self.budget else None
+                yield sample
         self._kept = kept
+
+    def _by_part(self, batch: Batch, now: Tensor) -> Iterator[Sample]:
+        """Rows (m, d) over the columns that take part, what the layer and a summand give now, and should give."""
+        every = self.layer.groups > 1 or np.array_equal(self.columns, np.arange(self.layer.columns))
+        for k in range(3):
+            inside = (batch.part == k).to(now.device)
+            if bool(inside.any()):
+                rows = batch.rows[inside].flatten(0, 1)
+                goal = None if batch.goal is None else batch.goal[inside].flatten(0, 1)
+                yield Sample(k, rows if every else rows[:, self._columns()], now[inside].flatten(0, 1), goal)
 
     def _batches(self) -> Iterator[Batch]:
         layer, module = self.layer, self.graph.network.module.get_submodule(self.layer.name)
@@ -177,7 +188,8 @@ class LayerSamples:
                 rows = rows_at(layer, module, x, places, self.matrix)
                 goal = summand = None
                 if before is not None:
-                    goal = _outputs(rows_at(layer, module, before[0], places, original), original)
+                    wanted = rows_at(layer, module, before[0], places, original)
+                    goal = _outputs(wanted, original, layer.groups > 1)
                     if _joins(layer, module, x, other):
                         assert before[1] is not None
                         assert other is not None
@@ -199,9 +211,9 @@ def _joins(layer: WeightLayer, module: nn.Module, x: Tensor, other: Tensor | Non
     return other.shape[1] == layer.width and math.prod(other.shape[2:]) == math.prod(output_space(module, x))
 
 
-def _outputs(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Pre-activations (N, P, n) for input rows (N, P, d), or (N, P, B, d) of a grouped convolution."""
-    if rows.ndim == 3:
+def _outputs(rows: Tensor, matrix: Tensor, grouped: bool) -> Tensor:
+    """Outputs (..., n) for input rows (..., d), or (..., B, d) of a grouped convolution; `matrix` is (n, d)."""
+    if not grouped:
         return rows @ matrix.mT
-    banks = matrix.reshape(rows.shape[2], -1, matrix.shape[1])
-    return torch.einsum("npbd,bkd->npbk", rows, banks).flatten(2)
+    banks = matrix.reshape(rows.shape[-2], -1, matrix.shape[1])
+    return torch.einsum("...bd,bkd->...bk", rows, banks).flatten(-2)

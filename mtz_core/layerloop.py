@@ -31,8 +31,8 @@ from mtz_core.stream import Twin
 from mtz_core.work import Outcome, Work
 from mtz_core.zipped import ZippedNetwork
 
-ROWS_PER_INPUT = 4
-"""With fewer calibration rows than this per input of a layer, renewing its targets costs more time than it is worth."""
+ROWS_PER_INPUT = 1
+"""With fewer calibration rows than this per input of a layer, its targets are not renewed: it would fit noise."""
 Fresh = dict[int, NDArray[np.int64]]
 """Task → channels of a group that are to be paired."""
 

@@ -203,8 +203,9 @@ class Accumulator:
         if self._cross is None:
             shape = (residuals.shape[1], self.dimension)
             self._cross = torch.zeros(shape, dtype=exact, device=rows.device)
+        # Residuals are small beside outputs, so products in their own precision will do.
         for chunk, part in zip(torch.split(rows, CHUNK), torch.split(residuals, CHUNK), strict=True):
-            self._cross.addmm_(part.to(exact).mT, chunk.to(exact))
+            self._cross.add_((part.mT @ chunk).to(exact))
 
     def gram(self) -> Gram:
         """The mean over all rows so far. Raises `DataError` if there are none."""
