@@ -1,0 +1,265 @@
+"""Plan before merging: what sharing each group would cost, measured one group at a time, and the best shares.
+
+Nothing is merged for good. First the networks are walked through once, as they are: every layer's neurons are
+compared as if all inputs were shared, which gives the cost of pairing as a function of the number of shared channels.
+What a cost means for the outputs differs from layer to layer. So for each channel group, at a few shares, that group
+alone is merged in the otherwise untouched networks, the layers after it compensate as they would in a zip, and
+the outputs are compared with the parents' on calibration images that took no part in it. No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.budgets import Choice, Curve
+from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.execution import Matrices, execute
+from mtz_core.layerloop import Fresh, LayerLoop
+from mtz_core.matching import Costs
+from mtz_core.shares import participants
+from mtz_core.slots import Table, complete, row_table, shared_rows
+from mtz_core.spec import ZipSpec
+from mtz_core.stream import Stream, Twin
+from mtz_core.zipped import ZippedNetwork
+
+GRID = tuple(k / 20 for k in range(21))
+"""Shares at which the cost of pairing is computed."""
+MEASURED = (0.5, 1.0)
+"""Shares at which the change of the outputs is measured."""
+FIT, JUDGE = 500, 500
+"""Calibration images per task that merge, and that judge."""
+RIDGE = 1e-3
+"""Of the layers that compensate; searching for it at every step would not change the order of the groups."""
+POWERS = (1.0, 3.0)
+"""Least and largest exponent with which the outputs' change grows with the cost."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Progress: `done` of `total` steps; `group` is what is looked at."""
+
+    group: str
+    done: int
+    total: int
+
+
+@dataclass
+class Forecast:
+    """Curves of all channel groups.
+
+    Args:
+        networks: the parents.
+        graphs: their corresponding channel graphs.
+        images: calibration images per task.
+        spec: how they are to be zipped.
+    """
+
+    network: ZippedNetwork
+    spec: ZipSpec
+    alphas: tuple[float, ...]
+    images: Sequence[Tensor]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        graphs = self.network.graphs
+        self.fit, self.judge = zip(*(self._divided(t) for t in range(len(self.images))), strict=True)
+        halves = [torch.arange(len(x)) % 2 for x in self.fit]
+        groups = graphs[0].groups
+        able = [g for g in range(len(groups)) if len(participants(graphs, g)) > 1]
+        self.full = {groups[g].name: min(graphs[t].groups[g].width for t in participants(graphs, g)) for g in able}
+        self.loop = LayerLoop(self.network, self.spec, self.alphas, self.full, halves, {})
+        quick = self.spec.model_copy(update={"ridge": RIDGE})
+        shares = {} if self.spec.compensate else self.full
+        self.quick = LayerLoop(self.network, quick, self.alphas, shares, halves, {})
+        self.tables: list[Table] = list(self.network.tables)
+        self.slots: dict[tuple[str, float], list[Table]] = {}
+        self.costs: dict[str, NDArray[np.float64]] = {}
+        self.ridges: dict[int, float] = {}
+
+    def _divided(self, t: int) -> tuple[Tensor, Tensor]:
+        """Images to merge by and images to judge by: a seeded random split, half and half."""
+        images = self.images[t]
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.spec.seed + 17 * t + 1))
+        half = max(1, len(images) // 2)
+        return images[order[: min(half, FIT)]], images[order[half : half + JUDGE]] if len(images) > 1 else images
+
+    def _streams(self) -> list[Twin]:
+        streams = []
+        shares = len(self.fit) * (2 if self.spec.compensate else 1)
+        for t, images in enumerate(self.fit):
+            program = self.network.program(t)
+            budget = self.spec.activation_budget // (2 * shares)
+            zipped, parent = (Stream(program, images, self.spec.batch_size, budget, self.device) for _ in range(2))
+            original = partial(_original, self.network.graphs[t], self.device)
+            now = partial(self.network.matrices, t)
+            streams.append(Twin(zipped, now, parent if self.spec.compensate else None, original))
+        return streams
+
+    def groups(self) -> dict[str, int]:
+        """Groups that can be shared, and the number of each."""
+        layers = self.network.graphs[0].layers
+        names = self.network.graphs[0].groups
+        return {names[layers[k].group].name: layers[k].group for k in self.loop.hidden()}
+
+    def curves(self) -> Iterator[Measuring | tuple[Curve, ...]]:
+        """Yield progress, and at last the curve of every channel group."""
+        hidden, groups = self.loop.hidden(), self.groups()
+        total, done = len(hidden) + len(groups) * len(MEASURED), 0
+        streams = self._streams()
+        for index in hidden:
+            name = self._name(index)
+            yield Measuring(name, done, total)
+            self._compare(index, streams)
+            done += 1
+        answers = [self._answers(t) for t in range(len(self.images))]
+        streams = self._streams()
+        found = []
+        for name, g in groups.items():
+            damage = []
+            for share in MEASURED:
+                yield Measuring(name, done, total)
+                damage.append(self._damage(g, share, streams, answers))
+                done += 1
+            found.append(curve(name, self.full[name], self.costs[name], damage))
+        yield tuple(found)
+
+    def _name(self, index: int) -> str:
+        graph = self.network.graphs[0]
+        return graph.groups[graph.layers[index].group].name
+
+    def _compare(self, index: int, streams: Sequence[Twin]) -> None:
+        """Pair the channels of a layer at every share, as if all its inputs were shared."""
+        name, loop = self._name(index), self.loop
+        seen = loop.measure(index, streams, self.tables, peaks=False)
+        self.ridges[index] = seen.work.ridge
+        fresh = loop.fresh(index)
+        if not all(len(channels) for channels in fresh.values()):
+            return
+        costs = loop.costs(index, seen, fresh)
+        sums = self.costs.setdefault(name, np.zeros(len(GRID)))
+        slots = np.empty((0, self.network.tasks), dtype=np.int64)
+        for k, share in enumerate(GRID):
+            part = replace(loop, shares={name: round(share * self.full[name])})
+            slots = part.slots(index, costs, fresh, seen, self.tables)
+            sums[k] += _cost(slots, costs, fresh, seen.work.alphas)
+            self.slots.setdefault((name, share), []).append(slots)
+        group = self.network.graphs[0].layers[index].group
+        self.tables[group] = self._table(group, np.concatenate([shared_rows(self.tables[group]), slots]))
+        for t, channels in fresh.items():
+            loop.decided[group][t].update(int(c) for c in channels)
+
+    def _table(self, group: int, slots: Table) -> Table:
+        return complete(slots, [self.network.widths[t][group] for t in range(self.network.tasks)])
+
+    def _damage(self, group: int, share: float, streams: Sequence[Twin], answers: Sequence[Tensor]) -> float:
+        """Mean divergence of the outputs from the parents' if only this group is merged."""
+        graphs, network = self.network.graphs, self.network
+        name = graphs[0].groups[group].name
+        producers = [k for k in self.loop.hidden() if graphs[0].layers[k].group == group]
+        table = self._table(group, np.concatenate(self.slots[name, share]))
+        stations = [k for k in (self.quick.stations()) if k >= producers[0]]
+        before = {k: [network.matrix(k, t).detach() for t in range(network.tasks)] for k in stations}
+        self._advance(streams, producers[0])
+        forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
+        nothing = np.empty((0, network.tasks), dtype=np.int64)
+        for k in stations:
+            layers = [graph.layers[k] for graph in graphs]
+            rows = nothing
+            if k in producers:
+                widths = [network.widths[t][group] for t in range(network.tasks)]
+                rows = shared_rows(row_table(layers, table, widths))
+            elif not self.spec.compensate:
+                continue
+            seen = self.quick.measure(k, forks, self.tables if k in producers else network.tables, peaks=False)
+            seen.work.ridge = self.ridges.get(k, RIDGE)
+            network.set_weights(k, seen.work.merged_weights(rows))
+            if any(len(layer.nodes) > 1 for layer in layers):
+                for fork in forks:
+                    fork.restart()
+        divergence = sum(
+            alpha * _divergence(answers[t], self._answers(t)) for t, alpha in enumerate(self.alphas)
+        )
+        for k, matrices in before.items():
+            network.set_weights(k, matrices)
+        return divergence
+
+    def _advance(self, streams: Sequence[Twin], index: int) -> None:
+        """Bring the streams to a layer, so that forks start there."""
+        for t, stream in enumerate(streams):
+            layer = self.network.graphs[t].layers[index]
+            for node in layer.nodes[:1]:
+                for _ in stream.inputs(node, stream.sequel(node).summand):
+                    pass
+
+    def _answers(self, t: int) -> Tensor:
+        """Logarithms of the outputs' soft predictions on the judging images, (N, classes)."""
+        program, matrices = self.network.program(t), self.network.matrices(t)
+        with torch.no_grad():
+            parts = [execute(program, x.to(self.device), matrices) for x in self.judge[t].split(self.spec.batch_size)]
+        return torch.cat(parts).double().flatten(1).log_softmax(-1)
+
+
+def forecast_choice(forecast: Forecast) -> Iterator[Measuring | Choice]:
+    """Yield progress, and at last what can be chosen."""
+    for item in forecast.curves():
+        if isinstance(item, Measuring):
+            yield item
+        else:
+            structures = tuple(graph.structure() for graph in forecast.network.graphs)
+            yield Choice(structures, item, forecast.spec.own_bias)
+
+
+def curve(name: str, width: int, costs: NDArray[np.float64], damage: Sequence[float]) -> Curve:
+    """A curve through the measured changes, by the cost of pairing in between.
+
+    Between two measured shares the change is a power of the cost, E ∝ c^p; below the first it goes on with that power.
+    """
+    costs = np.maximum.accumulate(costs)
+    at = [GRID.index(share) for share in MEASURED]
+    changes = np.maximum.accumulate(np.maximum(damage, 1e-12))
+    errors = np.zeros(len(GRID))
+    for k, cost in enumerate(costs):
+        if cost <= 0.0 or k == 0:
+            continue
+        upper = next((i for i, j in enumerate(at) if j >= k), len(at) - 1)
+        i = max(1, upper)
+        low, high = costs[at[i - 1]], costs[at[i]]
+        power = np.log(changes[i] / changes[i - 1]) / np.log(high / low) if high > low > 0.0 else 1.0
+        power = float(np.clip(power, *POWERS)) if k < at[0] else float(power)
+        anchor = i - 1 if k < at[0] else i
+        errors[k] = changes[anchor] * (cost / costs[at[anchor]]) ** power if costs[at[anchor]] > 0 else 0.0
+    errors = np.maximum.accumulate(errors)
+    counts = [round(share * width) for share in GRID]
+    kept = [k for k in range(len(GRID)) if k == 0 or counts[k] > counts[k - 1]]
+    measured = sorted({round(share * width) for share in MEASURED})
+    return Curve(name, tuple(counts[k] for k in kept), tuple(float(errors[k]) for k in kept), tuple(measured))
+
+
+def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:
+    """Estimated cost of all slots (see `matching`)."""
+    place = {t: {int(c): k for k, c in enumerate(channels)} for t, channels in fresh.items()}
+    total = 0.0
+    for slot in slots:
+        members = [t for t in fresh if slot[t] >= 0]
+        weight = sum(alphas[t] for t in members)
+        for a, t in enumerate(members):
+            for u in members[a + 1 :]:
+                pair = float(costs[t, u][place[t][int(slot[t])], place[u][int(slot[u])]])
+                total += pair * (1.0 if len(members) == 2 else (alphas[t] + alphas[u]) ** 2 / weight)
+    return total
+
+
+def _divergence(parent: Tensor, other: Tensor) -> float:
+    """Mean Kullback-Leibler divergence of soft predictions given as logarithms (N, classes)."""
+    return float((parent.exp() * (parent - other)).sum(1).mean().clamp(min=0.0))
+
+
+def _original(graph: ChannelGraph, device: torch.device, name: str) -> Tensor:
+    return graph.matrix(graph.layer(name)).to(device)
