@@ -1,16 +1,20 @@
 """All layers' shares at once, under a budget: a small integer program over measured curves (no torch here).
 
-Every channel group has a *curve*: the predicted error as a function of the number of channels that it shares. Errors
-of groups add up. Sizes do not: a weight is shared if its row and its column are, so a network's size is bilinear in
-the shares of neighbouring groups. With shares on a grid and one binary variable per group and grid point, products of
-two binaries are exact linear variables, and `scipy.optimize.milp` finds the optimum on the grid; single channels are
-then moved until the budget is used up.
+Every channel group has a *curve*: by how much the outputs are predicted to diverge from the parents' (in nats) if it
+shares so many channels. Divergences of groups add up. Sizes do not: a weight is shared if its row and its column are,
+so a network's size is bilinear in the shares of neighbouring groups. With shares on a grid and one binary variable per
+group and grid point, products of two binaries are exact linear variables, and `scipy.optimize.milp` finds the optimum
+on the grid; single channels are then moved until the budget is used up.
+
+Small divergences D are small shifts of the outputs, of size √D; the part of the answers that change grows like that.
+So the predicted error is `rate`·√D, in % of the answers, with a rate measured along with the curves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,44 +22,60 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from mtz_core.errors import NumericalError, SpecError
-from mtz_core.structure import LayerSummary, NetworkStructure, ParameterCounts, plan_counts
+from mtz_core.spec import BudgetSpec
+from mtz_core.structure import LayerSummary, NetworkStructure, effective_shares, plan_counts
 
 SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""
 STEPS = (1, 2, 4, 8, 16, 32)
 """Channels by which shares are moved off the grid."""
 SWEEPS = 50
+CORRECTIONS = 6
 Shares = Mapping[str, int]
+Members = tuple[int, ...]
+Count = Callable[[Shares], int]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Predicted error of one channel group alone: `errors[k]` if it shares `counts[k]` of its channels.
+    """Predicted divergence of one channel group alone: `divergences[k]` if it shares `counts[k]` of its channels.
 
-    `counts` increase from 0 to the width of the narrowest network; `errors` start at 0 and never decrease.
-    `measured` are the counts at which the error was measured; the rest follows from the cost of pairing.
+    `counts` increase from 0 to the width of the narrowest network; `divergences` start at 0 and never decrease.
+    `measured` are the counts at which the outputs were looked at; in between the cost of pairing gives the shape.
+    `members[k]` says how many slots each set of tasks has then; left out with two tasks, who can only share all.
     """
 
     group: str
     counts: tuple[int, ...]
-    errors: tuple[float, ...]
+    divergences: tuple[float, ...]
     measured: tuple[int, ...] = ()
+    members: tuple[Mapping[Members, int], ...] = ()
 
     @property
     def width(self) -> int:
         """Channels that can be shared."""
         return self.counts[-1]
 
-    def error(self, count: int) -> float:
-        """Predicted error if `count` channels are shared; linear between the points of the curve."""
-        return float(np.interp(count, self.counts, self.errors))
+    def divergence(self, count: int) -> float:
+        """Predicted divergence if `count` channels are shared; linear between the points of the curve."""
+        return float(np.interp(count, self.counts, self.divergences))
+
+    def slots(self, count: int, tasks: int) -> dict[Members, float]:
+        """Slots of every set of tasks, linear between the points of the curve."""
+        if not self.members:
+            return {tuple(range(tasks)): float(count)}
+        names = dict.fromkeys(name for held in self.members for name in held)
+        return {
+            name: float(np.interp(count, self.counts, [held.get(name, 0) for held in self.members])) for name in names
+        }
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of all shares: parameters of the zipped network, and the predicted error."""
+    """One choice of all shares: parameters of the zipped network, predicted divergence, and predicted error in %."""
 
     parameters: int
+    divergence: float
     error: float
     shares: Mapping[str, int]
 
@@ -67,68 +87,148 @@ class Choice:
     structures: tuple[NetworkStructure, ...]
     curves: tuple[Curve, ...]
     own_bias: bool = False
+    rate: float = 1.0
+    """Answers that change, in %, per square root of the divergence."""
 
-    def counts(self, shares: Shares) -> ParameterCounts:
-        """Size for given shares."""
-        return plan_counts(self.structures, shares, self.own_bias)
+    @property
+    def tasks(self) -> int:
+        return len(self.structures)
 
-    def error(self, shares: Shares) -> float:
-        """Predicted error for given shares."""
-        return sum(curve.error(shares.get(curve.group, 0)) for curve in self.curves)
+    def parameters(self, shares: Shares) -> int:
+        """Size for given shares: exact for two dense networks, an estimate for more.
+
+        With more than two a weight is stored once for those who share both its row and its column; that rows and
+        columns are shared by the same tasks is taken to be a matter of chance.
+        """
+        if not any(curve.members for curve in self.curves):
+            return plan_counts(self.structures, shares, self.own_bias).total
+        first = self.structures[0]
+        shares = effective_shares(self.structures, shares)
+        held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
+        saved = 0.0
+        for layer in first.layers:
+            if layer.group not in held or layer.alone:
+                continue
+            rows, part = held[layer.group], layer.width / first.group(layer.group).width
+            saved += part * common_columns(first, layer, self.own_bias) * joint(rows, None)
+            for name, per in layer.inputs.items():
+                if name in held:
+                    saved += part * per * joint(rows, held[name])
+        return round(sum(structure.parameters for structure in self.structures) - saved)
+
+    def divergence(self, shares: Shares) -> float:
+        """Predicted divergence for given shares."""
+        return sum(curve.divergence(shares.get(curve.group, 0)) for curve in self.curves)
+
+    def error(self, divergence: float) -> float:
+        """Answers that are predicted to change, in %."""
+        return min(100.0, self.rate * math.sqrt(divergence))
 
     def point(self, shares: Shares) -> Point:
-        """Size and predicted error for given shares."""
-        return Point(self.counts(shares).total, self.error(shares), dict(shares))
+        """Size and predictions for given shares."""
+        divergence = self.divergence(shares)
+        return Point(self.parameters(shares), divergence, self.error(divergence), dict(shares))
 
     def uniform(self, share: float) -> dict[str, int]:
         """The same share for every group."""
         return {curve.group: round(share * curve.width) for curve in self.curves}
 
-    def least(self) -> int:
-        """Parameters if everything is shared."""
-        return self.counts(self.uniform(1.0)).total
+
+def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
+    """Numbers that are saved in a block of weights: for tasks that share both row and column, all but one.
+
+    `columns` may be `None`: one column that all tasks have in common.
+
+    >>> joint({(0, 1): 3, (0, 1, 2): 1}, {(1, 2): 2, (0, 1, 2): 5})
+    27
+    """
+    if columns is None:
+        return sum(n * (len(r) - 1) for r, n in rows.items())
+    return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
+
+
+def common_columns(structure: NetworkStructure, layer: LayerSummary, own_bias: bool) -> float:
+    """Columns of a layer that all tasks always have in common: raw inputs, and the bias unless each has its own."""
+    owned = sum(structure.group(name).width * per for name, per in layer.inputs.items())
+    return layer.columns - layer.unexplained - owned - int(own_bias and layer.bias)
+
+
+def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> Point:
+    """The best shares under a budget.
+
+    Args:
+        choice: what can be chosen.
+        budget: the limit.
+        count: the true size for given shares, where it is known better than `choice` knows it.
+
+    Raises:
+        SpecError: the budget cannot be met.
+        NumericalError: the solver found nothing in time.
+    """
+    count = choice.parameters if count is None else count
+    if budget.error is not None:
+        return counted(smallest_size(choice, budget.error), count)
+    smallest = min(structure.parameters for structure in choice.structures)
+    limit = budget.parameters if budget.size is None else math.floor(budget.size * smallest + 1e-6)
+    assert limit is not None
+    everything = counted(choice.point(choice.uniform(1.0)), count)
+    if everything.parameters > limit:
+        raise SpecError(
+            f"budget: {limit:,} parameters are too few for these networks; with every layer fully shared they take "
+            f"{everything.parameters:,} (size {math.ceil(1000 * everything.parameters / smallest) / 1000})"
+        )
+    best, aim, tried = everything, limit, set()
+    for _ in range(CORRECTIONS):
+        if aim in tried:
+            break
+        tried.add(aim)
+        found = counted(smallest_error(choice, aim), count)
+        if found.parameters <= limit and found.divergence < best.divergence:
+            best = found
+        aim += limit - found.parameters
+    return best
+
+
+def counted(point: Point, count: Count) -> Point:
+    """The point with its true size."""
+    return replace(point, parameters=count(point.shares))
 
 
 def smallest_error(choice: Choice, parameters: int) -> Point:
-    """Shares of least predicted error among those whose network has at most `parameters` numbers.
-
-    Raises:
-        SpecError: even the smallest network is larger.
-    """
-    if choice.least() > parameters:
-        raise SpecError(
-            f"budget: the networks cannot be zipped into {parameters:,} parameters; with every layer fully shared "
-            f"there are {choice.least():,} (size {choice.counts(choice.uniform(1.0)).versus_smallest:.3f})"
-        )
-    nothing = choice.uniform(0.0)
-    if choice.counts(nothing).total <= parameters:
-        return choice.point(nothing)
+    """Shares of least predicted error among those whose network has at most `parameters` numbers, if there are any."""
+    for share in (0.0, 1.0):
+        point = choice.point(choice.uniform(share))
+        if (point.parameters <= parameters) == (share == 0.0):
+            return point
     shares = _Program(choice).solve(size=parameters)
     return choice.point(_moved(choice, _repaired(choice, shares, parameters), size=parameters))
 
 
 def smallest_size(choice: Choice, error: float) -> Point:
-    """Shares of least size among those whose predicted error is at most `error`."""
-    shares = _Program(choice).solve(error=error)
-    return choice.point(_moved(choice, shares, error=error))
+    """Shares of least size among those whose predicted error is at most `error` (in %)."""
+    limit = (error / choice.rate) ** 2 if choice.rate > 0 else math.inf
+    everything = choice.point(choice.uniform(1.0))
+    if everything.divergence <= limit:
+        return everything
+    return choice.point(_moved(choice, _Program(choice).solve(divergence=limit), divergence=limit))
 
 
-def frontier(choice: Choice, points: int = 12) -> list[Point]:
+def frontier(choice: Choice, count: Count | None = None, points: int = 12) -> list[Point]:
     """Best points at evenly spaced sizes, from everything shared to nothing, each on the grid of the curves."""
     program = _Program(choice)
-    least, most = choice.least(), choice.counts(choice.uniform(0.0)).total
+    least, most = (choice.parameters(choice.uniform(share)) for share in (1.0, 0.0))
     found = [choice.point(choice.uniform(1.0))]
     for size in np.linspace(least, most, points)[1:-1]:
         found.append(choice.point(_repaired(choice, program.solve(size=int(size)), int(size))))
     found.append(choice.point(choice.uniform(0.0)))
-    return undominated(found)
+    return undominated(found if count is None else [counted(point, count) for point in found])
 
 
 def undominated(points: Iterable[Point]) -> list[Point]:
     """Points than which no other is both smaller and better, by size."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.parameters, p.error)):
-        if not kept or point.error < kept[-1].error:
+    for point in sorted(points, key=lambda p: (p.parameters, p.divergence)):
+        if not kept or point.divergence < kept[-1].divergence:
             kept.append(point)
     return kept
 
@@ -139,7 +239,9 @@ class _Program:
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
         curves = choice.curves
-        self.first = dict(zip((c.group for c in curves), np.cumsum([0] + [len(c.counts) for c in curves]), strict=False))
+        self.first = dict(
+            zip((c.group for c in curves), np.cumsum([0] + [len(c.counts) for c in curves]), strict=False)
+        )
         self.curve = {c.group: c for c in curves}
         self.size = sum(len(c.counts) for c in curves)
         self.pairs: dict[tuple[str, str], int] = {}
@@ -147,17 +249,16 @@ class _Program:
         self.rows: list[tuple[dict[int, float], float, float]] = []
         for curve in curves:
             self.rows.append(({self.first[curve.group] + k: 1.0 for k in range(len(curve.counts))}, 1.0, 1.0))
-        tasks = len(choice.structures)
         for layer in choice.structures[0].layers:
             for variable, value in self._saved(layer).items():
-                saved[variable] = saved.get(variable, 0.0) + (tasks - 1) * value
+                saved[variable] = saved.get(variable, 0.0) + value
         self._reading()
         self.saved = np.zeros(self.size)
         self.saved[list(saved)] = list(saved.values())
-        self.errors = np.zeros(self.size)
+        self.divergences = np.zeros(self.size)
         for curve in curves:
             at = self.first[curve.group]
-            self.errors[at : at + len(curve.counts)] = curve.errors
+            self.divergences[at : at + len(curve.counts)] = curve.divergences
 
     def _product(self, a: str, b: str) -> int:
         """Number of the first of the variables that stand for the products of two groups' binaries."""
@@ -175,23 +276,24 @@ class _Program:
         return start
 
     def _saved(self, layer: LayerSummary) -> dict[int, float]:
-        """Weights of a layer that are shared, by variable."""
-        structure, group = self.choice.structures[0], layer.group
+        """Numbers that sharing saves in a layer, by variable."""
+        structure, group, tasks = self.choice.structures[0], layer.group, self.choice.tasks
         if group not in self.curve or layer.alone:
             return {}
-        rows = [round(c * layer.width / structure.group(group).width) for c in self.curve[group].counts]
-        owned = sum(structure.group(name).width * per for name, per in layer.inputs.items())
-        common = layer.columns - layer.unexplained - owned - int(self.choice.own_bias and layer.bias)
-        found = {self.first[group] + k: row * common for k, row in enumerate(rows)}
+        part = layer.width / structure.group(group).width
+        rows = [self.curve[group].slots(count, tasks) for count in self.curve[group].counts]
+        common = common_columns(structure, layer, self.choice.own_bias)
+        found = {self.first[group] + k: part * common * joint(held, None) for k, held in enumerate(rows)}
         for name, per in layer.inputs.items():
             if name == group:
-                for k, row in enumerate(rows):
-                    found[self.first[group] + k] += row * per * self.curve[group].counts[k]
+                for k, held in enumerate(rows):
+                    found[self.first[group] + k] += part * per * joint(held, held)
             elif name in self.curve:
-                start, read = self._product(group, name), self.curve[name].counts
-                for i, row in enumerate(rows):
-                    for j, count in enumerate(read):
-                        found[start + i * len(read) + j] = row * per * count
+                start = self._product(group, name)
+                read = [self.curve[name].slots(count, tasks) for count in self.curve[name].counts]
+                for i, held in enumerate(rows):
+                    for j, other in enumerate(read):
+                        found[start + i * len(read) + j] = part * per * joint(held, other)
         return found
 
     def _reading(self) -> None:
@@ -211,22 +313,22 @@ class _Program:
             # x_out(none) ≥ Σ_in x_in(none) - (number of inputs - 1)
             self.rows.append((terms, 2.0 - len(terms), np.inf))
 
-    def solve(self, size: float | None = None, error: float | None = None) -> dict[str, int]:
-        """Least error within a size, or least size within an error.
+    def solve(self, size: float | None = None, divergence: float | None = None) -> dict[str, int]:
+        """Least divergence within a size, or least size within a divergence.
 
         Raises:
             NumericalError: the solver found no plan in time.
         """
         parents = sum(structure.parameters for structure in self.choice.structures)
         rows = list(self.rows)
-        unit = max(float(self.errors.max(initial=0.0)), 1e-30)
+        unit = max(float(self.divergences.max(initial=0.0)), 1e-30)
         if size is not None:
-            objective = self.errors / unit
+            objective = self.divergences / unit
             rows.append((dict(enumerate((self.saved / parents).tolist())), (parents - size) / parents, np.inf))
         else:
-            assert error is not None
+            assert divergence is not None
             objective = -self.saved / parents
-            rows.append((dict(enumerate((self.errors / unit).tolist())), -np.inf, error / unit))
+            rows.append((dict(enumerate((self.divergences / unit).tolist())), -np.inf, divergence / unit))
         entries = [(r, v, x) for r, (terms, _, _) in enumerate(rows) for v, x in terms.items() if x]
         r, v, x = zip(*entries, strict=True)
         matrix = coo_array((x, (r, v)), shape=(len(rows), self.size)).tocsr()
@@ -249,53 +351,41 @@ class _Program:
         return counts[int(np.argmax(x[start : start + len(counts)]))]
 
 
-def _repaired(choice: Choice, shares: Mapping[str, int], size: int) -> dict[str, int]:
+def _repaired(choice: Choice, shares: Shares, size: int) -> dict[str, int]:
     """Share more where rounding left the network too large: the cheapest channels first."""
-    shares = dict(shares)
-    while choice.counts(shares).total > size:
-        now = choice.point(shares)
-        best: tuple[float, str] | None = None
-        for curve in choice.curves:
-            if shares[curve.group] < curve.width:
-                trial = choice.point({**shares, curve.group: shares[curve.group] + 1})
-                price = (trial.error - now.error) / max(1e-9, now.parameters - trial.parameters)
-                if best is None or price < best[0]:
-                    best = (price, curve.group)
-        if best is None:
-            break
-        shares[best[1]] += 1
-    return shares
-
-
-def _moved(
-    choice: Choice, shares: Mapping[str, int], size: int | None = None, error: float | None = None
-) -> dict[str, int]:
-    """Move channels, of one group or from one to another, while that lowers what is minimised within the budget."""
-    best = dict(shares)
-    errors = {curve.group: curve for curve in choice.curves}
-
-    def better(trial: dict[str, int], now: Point) -> Point | None:
-        if any(not 0 <= count <= errors[g].width for g, count in trial.items()):
-            return None
-        predicted = choice.error(trial)
-        if size is not None and predicted >= now.error - 1e-12:
-            return None
-        if error is not None and predicted > error + 1e-12:
-            return None
-        point = choice.point(trial)
-        if size is not None and point.parameters > size:
-            return None
-        return point if size is not None or point.parameters < now.parameters else None
-
-    now = choice.point(best)
-    for _ in range(SWEEPS):
+    now = choice.point(shares)
+    while now.parameters > size:
+        trials = [
+            choice.point({**now.shares, curve.group: now.shares[curve.group] + 1})
+            for curve in choice.curves
+            if now.shares[curve.group] < curve.width
+        ]
+        smaller = [trial for trial in trials if trial.parameters < now.parameters]
+        if not smaller:
+            return choice.uniform(1.0)
         before = now
-        for trial in _neighbours(now.shares, errors):
-            if (point := better(trial, now)) is not None:
-                now = point
-                break
-        if now is before:
+        now = min(smaller, key=lambda p: (p.divergence - before.divergence) / (before.parameters - p.parameters))
+    return dict(now.shares)
+
+
+def _moved(choice: Choice, shares: Shares, size: int | None = None, divergence: float | None = None) -> dict[str, int]:
+    """Move channels, of one group or from one to another, while that lowers what is minimised within the budget."""
+    curves = {curve.group: curve for curve in choice.curves}
+
+    def better(trial: Shares, now: Point) -> bool:
+        if any(not 0 <= count <= curves[g].width for g, count in trial.items()):
+            return False
+        predicted = choice.divergence(trial)
+        if size is not None:
+            return predicted < now.divergence * (1.0 - 1e-9) and choice.parameters(trial) <= size
+        return predicted <= (divergence or 0.0) and choice.parameters(trial) < now.parameters
+
+    now = choice.point(shares)
+    for _ in range(SWEEPS):
+        found = next((trial for trial in _neighbours(now.shares, curves) if better(trial, now)), None)
+        if found is None:
             break
+        now = choice.point(found)
     return dict(now.shares)
 
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from mtz_core.budgets import Choice, Curve
+from mtz_core.budgets import Choice, Curve, Members, Point, frontier, joint, resolve
+from mtz_core.errors import SpecError
 from mtz_core.graph.channels import ChannelGraph
-from mtz_core.graph.execution import Matrices, execute
+from mtz_core.graph.execution import execute
+from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
-from mtz_core.matching import Costs
+from mtz_core.matching import Costs, match_subsets
 from mtz_core.shares import participants
-from mtz_core.slots import Table, complete, row_table, shared_rows
+from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Stream, Twin
 from mtz_core.zipped import ZippedNetwork
@@ -50,15 +53,25 @@ class Measuring:
     total: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What can be chosen, the point that was chosen, and the best points at other sizes."""
+
+    choice: Choice
+    point: Point
+    frontier: tuple[Point, ...]
+
+
 @dataclass
 class Forecast:
     """Curves of all channel groups.
 
     Args:
-        networks: the parents.
-        graphs: their corresponding channel graphs.
-        images: calibration images per task.
+        network: the parents, nothing shared; its weights are as before when `choice` has ended.
         spec: how they are to be zipped.
+        alphas: task weights.
+        images: calibration images per task.
+        device: where the networks run.
     """
 
     network: ZippedNetwork
@@ -81,6 +94,10 @@ class Forecast:
         self.tables: list[Table] = list(self.network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
+        self.known: dict[int, tuple[Costs, tuple[float, ...]]] = {}
+        """Costs of pairing in each layer, with the task weights there."""
+        self.seen: list[tuple[float, float]] = []
+        """Divergence and changed answers in %, of every measurement."""
         self.ridges: dict[int, float] = {}
 
     def _divided(self, t: int) -> tuple[Tensor, Tensor]:
@@ -103,32 +120,45 @@ class Forecast:
         return streams
 
     def groups(self) -> dict[str, int]:
-        """Groups that can be shared, and the number of each."""
+        """Names and numbers of the groups that can be shared."""
         layers = self.network.graphs[0].layers
         names = self.network.graphs[0].groups
         return {names[layers[k].group].name: layers[k].group for k in self.loop.hidden()}
 
-    def curves(self) -> Iterator[Measuring | tuple[Curve, ...]]:
-        """Yield progress, and at last the curve of every channel group."""
-        hidden, groups = self.loop.hidden(), self.groups()
-        total, done = len(hidden) + len(groups) * len(MEASURED), 0
+    @property
+    def steps(self) -> int:
+        """How many steps `choice` takes."""
+        return len(self.loop.hidden()) + len(self.groups()) * len(MEASURED)
+
+    def choice(self) -> Iterator[Measuring | Choice]:
+        """Yield progress, and at last what can be chosen."""
+        done = 0
         streams = self._streams()
-        for index in hidden:
-            name = self._name(index)
-            yield Measuring(name, done, total)
+        for index in self.loop.hidden():
+            yield Measuring(self._name(index), done, self.steps)
             self._compare(index, streams)
             done += 1
         answers = [self._answers(t) for t in range(len(self.images))]
         streams = self._streams()
-        found = []
-        for name, g in groups.items():
+        curves = []
+        for name, g in self.groups().items():
             damage = []
             for share in MEASURED:
-                yield Measuring(name, done, total)
+                yield Measuring(name, done, self.steps)
                 damage.append(self._damage(g, share, streams, answers))
                 done += 1
-            found.append(curve(name, self.full[name], self.costs[name], damage))
-        yield tuple(found)
+            members = [self._members(name, share) for share in GRID] if len(self.images) > 2 else ()
+            curves.append(curve(name, self.full[name], self.costs[name], damage, members))
+        structures = tuple(graph.structure() for graph in self.network.graphs)
+        yield Choice(structures, tuple(curves), self.spec.own_bias, changed_per_root(self.seen))
+
+    def _members(self, name: str, share: float) -> dict[Members, int]:
+        """Slots of every set of tasks."""
+        found: dict[Members, int] = {}
+        for slot in np.concatenate(self.slots[name, share]):
+            members = tuple(int(t) for t in np.flatnonzero(slot >= 0))
+            found[members] = found.get(members, 0) + 1
+        return found
 
     def _name(self, index: int) -> str:
         graph = self.network.graphs[0]
@@ -143,6 +173,7 @@ class Forecast:
         if not all(len(channels) for channels in fresh.values()):
             return
         costs = loop.costs(index, seen, fresh)
+        self.known[index] = (costs, seen.work.alphas)
         sums = self.costs.setdefault(name, np.zeros(len(GRID)))
         slots = np.empty((0, self.network.tasks), dtype=np.int64)
         for k, share in enumerate(GRID):
@@ -154,6 +185,50 @@ class Forecast:
         self.tables[group] = self._table(group, np.concatenate([shared_rows(self.tables[group]), slots]))
         for t, channels in fresh.items():
             loop.decided[group][t].update(int(c) for c in channels)
+
+    def parameters(self, shares: Mapping[str, int]) -> int:
+        """Size of the network that shares so many channels.
+
+        Exact for two dense networks without grouped convolutions. With more, which tasks share a channel is decided
+        while zipping; here it is decided as if all inputs were shared.
+        """
+        network, graphs = self.network, self.network.graphs
+        loop = replace(self.loop, shares=dict(shares), decided={})
+        tables = list(network.tables)
+        for index in loop.hidden():
+            group, fresh = graphs[0].layers[index].group, loop.fresh(index)
+            if all(len(channels) for channels in fresh.values()):
+                slots = self._shared(index, loop, fresh)
+                tables[group] = self._table(group, np.concatenate([shared_rows(tables[group]), slots]))
+                for t, channels in fresh.items():
+                    loop.decided[group][t].update(int(c) for c in channels)
+        total = sum(network.parent_sizes)
+        for index in loop.hidden():
+            layers = [graph.layers[index] for graph in graphs]
+            group = layers[0].group
+            rows = by_tasks(row_table(layers, tables[group], [network.widths[t][group] for t in range(network.tasks)]))
+            if any(layer.groups > 1 for layer in layers):
+                total -= round(joint(rows, None) * min(layer.columns for layer in layers))
+            else:
+                columns = column_table(layers, tables, network.widths, network.own_bias)
+                total -= round(joint(rows, by_tasks(columns)))
+        return total
+
+    def _shared(self, index: int, loop: LayerLoop, fresh: Fresh) -> Table:
+        """Slots (S, T) of so many fresh channels as the shares ask for; which ones does not matter with two tasks."""
+        wanted, tasks = loop.wanted(index, fresh), tuple(fresh)
+        if len(tasks) > 2 and self.spec.sharing == "subsets" and index in self.known:
+            costs, alphas = self.known[index]
+            numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in costs.items()}
+            widths = [len(fresh[t]) for t in tasks]
+            local = match_subsets(numbered, widths, [alphas[t] for t in tasks], wanted * (len(tasks) - 1), full=False)
+        else:
+            local = np.repeat(np.arange(wanted, dtype=np.int64)[:, None], len(tasks), axis=1)
+        slots = np.full((len(local), self.network.tasks), -1, dtype=np.int64)
+        for k, t in enumerate(tasks):
+            held = local[:, k] >= 0
+            slots[held, t] = fresh[t][local[held, k]]
+        return slots
 
     def _table(self, group: int, slots: Table) -> Table:
         return complete(slots, [self.network.widths[t][group] for t in range(self.network.tasks)])
@@ -183,9 +258,13 @@ class Forecast:
             if any(len(layer.nodes) > 1 for layer in layers):
                 for fork in forks:
                     fork.restart()
-        divergence = sum(
-            alpha * _divergence(answers[t], self._answers(t)) for t, alpha in enumerate(self.alphas)
+        now = [self._answers(t) for t in range(network.tasks)]
+        divergence = sum(a * _divergence(x, y) for a, x, y in zip(self.alphas, answers, now, strict=True))
+        changed = sum(
+            a * float((x.argmax(1) != y.argmax(1)).double().mean())
+            for a, x, y in zip(self.alphas, answers, now, strict=True)
         )
+        self.seen.append((divergence, 100.0 * changed))
         for k, matrices in before.items():
             network.set_weights(k, matrices)
         return divergence
@@ -206,17 +285,83 @@ class Forecast:
         return torch.cat(parts).double().flatten(1).log_softmax(-1)
 
 
-def forecast_choice(forecast: Forecast) -> Iterator[Measuring | Choice]:
-    """Yield progress, and at last what can be chosen."""
-    for item in forecast.curves():
+def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: ZipSpec) -> Iterator[Measuring | Plan]:
+    """Plan the shares of a zip whose specification has `share="auto"` and a budget: yield progress, then the plan.
+
+    Args:
+        networks: the parents, never modified.
+        calibration: per task unlabelled inputs (N, ...).
+        spec: how the networks are to be zipped.
+
+    Raises:
+        SpecError: the budget cannot be met, or there is none.
+
+    Example:
+        >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        >>> spec = ZipSpec(share="auto", budget={"size": 1.6})
+        >>> *_, found = plan([a, b], [torch.randn(200, 4), torch.randn(200, 4)], spec)
+        >>> found.point.parameters <= 1.6 * 67
+        True
+    """
+    device = torch.device(spec.device)
+    graphs = channel_graphs(networks, [images[:2].to(device) for images in calibration])
+    network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
+    yield from planned(Forecast(network.to(device), spec, spec.task_weights(len(networks)), calibration, device))
+
+
+def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
+    """Measure curves, then solve for the budget."""
+    if forecast.spec.budget is None:
+        raise SpecError("budget: a plan needs one, e.g. budget={'size': 1.5} with share='auto'")
+    for item in forecast.choice():
         if isinstance(item, Measuring):
             yield item
         else:
-            structures = tuple(graph.structure() for graph in forecast.network.graphs)
-            yield Choice(structures, item, forecast.spec.own_bias)
+            count = forecast.parameters
+            yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
 
 
-def curve(name: str, width: int, costs: NDArray[np.float64], damage: Sequence[float]) -> Curve:
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data: the fields of the event `Planned`."""
+    error = plan.choice.error
+    curves = {
+        c.group: {
+            "counts": c.counts,
+            "errors": tuple(error(value) for value in c.divergences),
+            "measured": c.measured,
+        }
+        for c in plan.choice.curves
+    }
+    points = tuple((float(p.parameters), p.error) for p in plan.frontier)
+    return {
+        "shares": dict(plan.point.shares),
+        "parameters": plan.point.parameters,
+        "error": plan.point.error,
+        "curves": curves,
+        "frontier": points,
+    }
+
+
+def by_tasks(table: Table) -> dict[Members, float]:
+    """How many slots of a table each set of two or more tasks holds."""
+    patterns, counts = np.unique(shared_rows(table) >= 0, axis=0, return_counts=True)
+    return {tuple(int(t) for t in np.flatnonzero(p)): float(n) for p, n in zip(patterns, counts, strict=True)}
+
+
+def changed_per_root(seen: Sequence[tuple[float, float]]) -> float:
+    """Least-squares slope through zero of changed answers over the square root of the divergence."""
+    roots = np.sqrt([divergence for divergence, _ in seen])
+    squares = float((roots * roots).sum())
+    return float((roots * [changed for _, changed in seen]).sum() / squares) if squares > 0 else 0.0
+
+
+def curve(
+    name: str,
+    width: int,
+    costs: NDArray[np.float64],
+    damage: Sequence[float],
+    members: Sequence[Mapping[Members, int]] = (),
+) -> Curve:
     """A curve through the measured changes, by the cost of pairing in between.
 
     Between two measured shares the change is a power of the cost, E ∝ c^p; below the first it goes on with that power.
@@ -239,7 +384,13 @@ def curve(name: str, width: int, costs: NDArray[np.float64], damage: Sequence[fl
     counts = [round(share * width) for share in GRID]
     kept = [k for k in range(len(GRID)) if k == 0 or counts[k] > counts[k - 1]]
     measured = sorted({round(share * width) for share in MEASURED})
-    return Curve(name, tuple(counts[k] for k in kept), tuple(float(errors[k]) for k in kept), tuple(measured))
+    return Curve(
+        name,
+        tuple(counts[k] for k in kept),
+        tuple(float(errors[k]) for k in kept),
+        tuple(measured),
+        tuple(members[k] for k in kept) if members else (),
+    )
 
 
 def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:
