@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dashboard, difference, linear, memory, quality, residual, streams, subsets, wide
+from benchmarks import dashboard, difference, linear, memory, planner, quality, residual, streams, subsets, wide
 from benchmarks.machine import describe
 
 
@@ -29,6 +29,7 @@ def main() -> None:
         "residual": lambda: residual.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
+        "planner": lambda: planner.run(root, options.draws),
         "linear": linear.run,
         "memory": lambda: memory.run(tuple(options.networks), options.images),
         "dashboard": dashboard.run,

@@ -53,17 +53,15 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
         sizes = [each.counts.versus_smallest for each in (uniform, planned)]
         chosen = ", ".join(f"{c.group} {point.shares[c.group] / c.width:.0%}" for c in choice.curves)
         mark = "lower" if means[1] < means[0] else "equal" if means[1] == means[0] else "higher"
-        lines.append(
-            [" + ".join(names), f"{share}", f"{parents:.3f}"]
-            + [f"{means[0]:.3f} ({sizes[0]:.4f}×)", f"{means[1]:.3f} ({sizes[1]:.4f}×)", mark]
-            + [f"{choice.error(choice.divergence(choice.uniform(share))):.2f} → {point.error:.2f}", f"{seconds:.0f}"]
-            + [chosen]
-        )
+        uniformly = choice.error(choice.divergence(choice.uniform(share)))
+        cells = [" + ".join(names), f"{share}", f"{parents:.3f}"]
+        cells += [f"{mean:.3f} ({size:.4f}×)" for mean, size in zip(means, sizes, strict=True)]
+        lines.append([*cells, mark, f"{uniformly:.2f} → {point.error:.2f}", f"{seconds:.0f}", chosen])
         print(lines[-1], [[round(e, 2) for e in each] for each in errors], flush=True)
     return lines
 
 
-def main(root: Path | None, draws: int) -> None:
+def run(root: Path | None, draws: int) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     lines = []

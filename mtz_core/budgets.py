@@ -42,6 +42,8 @@ class Curve:
 
     `counts` increase from 0 to the width of the narrowest network; `divergences` start at 0 and never decrease.
     `measured` are the counts at which the outputs were looked at; in between the cost of pairing gives the shape.
+    A group whose layer reads another group, the `gate`, is compared over what is shared there only, and the rest
+    adapts: if a part u of the gate is shared, divergences are u ** `power` times as large.
     `members[k]` says how many slots each set of tasks has then; left out with two tasks, who can only share all.
     """
 
@@ -50,6 +52,8 @@ class Curve:
     divergences: tuple[float, ...]
     measured: tuple[int, ...] = ()
     members: tuple[Mapping[Members, int], ...] = ()
+    gate: str | None = None
+    power: float = 0.0
 
     @property
     def width(self) -> int:
@@ -118,7 +122,12 @@ class Choice:
 
     def divergence(self, shares: Shares) -> float:
         """Predicted divergence for given shares."""
-        return sum(curve.divergence(shares.get(curve.group, 0)) for curve in self.curves)
+        widths = {curve.group: curve.width for curve in self.curves}
+        total = 0.0
+        for curve in self.curves:
+            part = 1.0 if curve.gate is None else shares.get(curve.gate, 0) / max(1, widths[curve.gate])
+            total += curve.divergence(shares.get(curve.group, 0)) * part**curve.power
+        return total
 
     def error(self, divergence: float) -> float:
         """Answers that are predicted to change, in %."""
@@ -252,13 +261,23 @@ class _Program:
         for layer in choice.structures[0].layers:
             for variable, value in self._saved(layer).items():
                 saved[variable] = saved.get(variable, 0.0) + value
+        for curve in curves:
+            if curve.gate is not None:
+                self._product(curve.group, curve.gate)
         self._reading()
         self.saved = np.zeros(self.size)
         self.saved[list(saved)] = list(saved.values())
         self.divergences = np.zeros(self.size)
         for curve in curves:
-            at = self.first[curve.group]
-            self.divergences[at : at + len(curve.counts)] = curve.divergences
+            own = np.asarray(curve.divergences)
+            if curve.gate is None:
+                at = self.first[curve.group]
+                self.divergences[at : at + len(own)] += own
+                continue
+            gate = self.curve[curve.gate]
+            parts = (np.asarray(gate.counts) / max(1, gate.width)) ** curve.power
+            at = self.pairs[curve.group, curve.gate]
+            self.divergences[at : at + len(own) * len(parts)] += np.outer(own, parts).reshape(-1)
 
     def _product(self, a: str, b: str) -> int:
         """Number of the first of the variables that stand for the products of two groups' binaries."""

@@ -12,20 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtz_core.budgets import Choice, Curve, Members, Point, frontier, joint, resolve
+from mtz_core.budgets import Choice, Curve, Members, frontier, joint, resolve
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
 from mtz_core.matching import Costs, match_subsets
+from mtz_core.plans import Plan
 from mtz_core.shares import participants
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
@@ -36,6 +36,9 @@ GRID = tuple(k / 20 for k in range(21))
 """Shares at which the cost of pairing is computed."""
 MEASURED = (0.5, 1.0)
 """Shares at which the change of the outputs is measured."""
+HALF = 0.5
+"""Part of a layer's inputs that are shared when the influence of these is measured."""
+STEEPEST = 6.0
 FIT, JUDGE = 500, 500
 """Calibration images per task that merge, and that judge."""
 RIDGE = 1e-3
@@ -51,15 +54,6 @@ class Measuring:
     group: str
     done: int
     total: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What can be chosen, the point that was chosen, and the best points at other sizes."""
-
-    choice: Choice
-    point: Point
-    frontier: tuple[Point, ...]
 
 
 @dataclass
@@ -128,7 +122,8 @@ class Forecast:
     @property
     def steps(self) -> int:
         """How many steps `choice` takes."""
-        return len(self.loop.hidden()) + len(self.groups()) * len(MEASURED)
+        gated = sum(self.gate(g) is not None for g in self.groups().values())
+        return len(self.loop.hidden()) + len(self.groups()) * len(MEASURED) + gated
 
     def choice(self) -> Iterator[Measuring | Choice]:
         """Yield progress, and at last what can be chosen."""
@@ -147,10 +142,32 @@ class Forecast:
                 yield Measuring(name, done, self.steps)
                 damage.append(self._damage(g, share, streams, answers))
                 done += 1
+            gate, power = self.gate(g), 0.0
+            if gate is not None:
+                yield Measuring(name, done, self.steps)
+                less = self._damage(g, MEASURED[-1], streams, answers, self._with(gate, HALF))
+                power = halving_power(damage[-1], less)
+                done += 1
             members = [self._members(name, share) for share in GRID] if len(self.images) > 2 else ()
-            curves.append(curve(name, self.full[name], self.costs[name], damage, members))
+            made = curve(name, self.full[name], self.costs[name], damage, members)
+            curves.append(replace(made, gate=gate, power=power))
         structures = tuple(graph.structure() for graph in self.network.graphs)
         yield Choice(structures, tuple(curves), self.spec.own_bias, changed_per_root(self.seen))
+
+    def gate(self, group: int) -> str | None:
+        """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
+        graph = self.network.graphs[0]
+        layer = next(graph.layers[k] for k in self.loop.hidden() if graph.layers[k].group == group)
+        read = {int(g) for g in np.unique(layer.column_groups)}
+        if len(read) != 1 or layer.groups > 1 or read == {group} or not read <= set(self.groups().values()):
+            return None
+        return graph.groups[read.pop()].name
+
+    def _with(self, name: str, share: float) -> list[Table]:
+        """Tables in which everything is shared but a part of one group."""
+        tables, group = list(self.tables), self.groups()[name]
+        tables[group] = self._table(group, np.concatenate(self.slots[name, share]))
+        return tables
 
     def _members(self, name: str, share: float) -> dict[Members, int]:
         """Slots of every set of tasks."""
@@ -233,8 +250,18 @@ class Forecast:
     def _table(self, group: int, slots: Table) -> Table:
         return complete(slots, [self.network.widths[t][group] for t in range(self.network.tasks)])
 
-    def _damage(self, group: int, share: float, streams: Sequence[Twin], answers: Sequence[Tensor]) -> float:
-        """Mean divergence of the outputs from the parents' if only this group is merged."""
+    def _damage(
+        self,
+        group: int,
+        share: float,
+        streams: Sequence[Twin],
+        answers: Sequence[Tensor],
+        inputs: list[Table] | None = None,
+    ) -> float:
+        """Mean divergence of the outputs from the parents' if only this group is merged.
+
+        Its layers' inputs are shared as in the tables `inputs`, all of them if omitted; given ones change the pairing.
+        """
         graphs, network = self.network.graphs, self.network
         name = graphs[0].groups[group].name
         producers = [k for k in self.loop.hidden() if graphs[0].layers[k].group == group]
@@ -252,7 +279,12 @@ class Forecast:
                 rows = shared_rows(row_table(layers, table, widths))
             elif not self.spec.compensate:
                 continue
-            seen = self.quick.measure(k, forks, self.tables if k in producers else network.tables, peaks=False)
+            if k == producers[0] and inputs is not None:
+                table = self._paired_anew(k, share, forks, inputs)
+                widths = [network.widths[t][group] for t in range(network.tasks)]
+                rows = shared_rows(row_table(layers, table, widths))
+            shared = self.tables if inputs is None else inputs
+            seen = self.quick.measure(k, forks, shared if k in producers else network.tables, peaks=False)
             seen.work.ridge = self.ridges.get(k, RIDGE)
             network.set_weights(k, seen.work.merged_weights(rows))
             if any(len(layer.nodes) > 1 for layer in layers):
@@ -268,6 +300,14 @@ class Forecast:
         for k, matrices in before.items():
             network.set_weights(k, matrices)
         return divergence
+
+    def _paired_anew(self, index: int, share: float, streams: Sequence[Twin], inputs: list[Table]) -> Table:
+        """Slots of all channels that a layer writes, by their differences over the inputs that are shared now."""
+        layers = [graph.layers[index] for graph in self.network.graphs]
+        name, every = self._name(index), {t: np.unique(layers[t].rows) for t in self.loop.tasks(index)}
+        loop = replace(self.loop, shares={name: round(share * self.full[name])}, spec=self.quick.spec)
+        seen = loop.measure(index, [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)], inputs)
+        return self._table(layers[0].group, loop.slots(index, loop.costs(index, seen, every), every, seen, inputs))
 
     def _advance(self, streams: Sequence[Twin], index: int) -> None:
         """Bring the streams to a layer, so that forks start there."""
@@ -321,31 +361,15 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
             yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
 
 
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data: the fields of the event `Planned`."""
-    error = plan.choice.error
-    curves = {
-        c.group: {
-            "counts": c.counts,
-            "errors": tuple(error(value) for value in c.divergences),
-            "measured": c.measured,
-        }
-        for c in plan.choice.curves
-    }
-    points = tuple((float(p.parameters), p.error) for p in plan.frontier)
-    return {
-        "shares": dict(plan.point.shares),
-        "parameters": plan.point.parameters,
-        "error": plan.point.error,
-        "curves": curves,
-        "frontier": points,
-    }
-
-
 def by_tasks(table: Table) -> dict[Members, float]:
     """How many slots of a table each set of two or more tasks holds."""
     patterns, counts = np.unique(shared_rows(table) >= 0, axis=0, return_counts=True)
     return {tuple(int(t) for t in np.flatnonzero(p)): float(n) for p, n in zip(patterns, counts, strict=True)}
+
+
+def halving_power(whole: float, half: float) -> float:
+    """Exponent p of a divergence ∝ u^p that falls from `whole` to `half` if u is halved; between 0 and `STEEPEST`."""
+    return float(np.clip(np.log2(max(whole, 1e-12) / max(half, 1e-12)), 0.0, STEEPEST))
 
 
 def changed_per_root(seen: Sequence[tuple[float, float]]) -> float:

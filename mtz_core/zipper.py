@@ -26,7 +26,8 @@ from mtz_core.graph.execution import Matrices, execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
 from mtz_core.matching import Costs
-from mtz_core.planning import Forecast, Measuring, plan_data, planned
+from mtz_core.planning import Forecast, Measuring, planned
+from mtz_core.plans import plan_data
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec

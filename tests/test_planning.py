@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,8 @@ from mtz_core import Zipper, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.budgets import Choice, Curve, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
-from mtz_core.planning import MEASURED, Forecast, Plan, curve, plan
+from mtz_core.planning import MEASURED, Forecast, curve, plan
+from mtz_core.plans import Plan, choice_data, read_choice
 from mtz_core.spec import BudgetSpec
 from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
 from mtz_core.zipped import ZippedNetwork
@@ -38,7 +40,8 @@ def _choice(widths: tuple[int, ...], seed: int, own_bias: bool = False) -> Choic
     curves = []
     for k, width in enumerate(widths):
         rising = np.concatenate([[0.0], np.cumsum(rng.random(width) ** 3)])
-        curves.append(Curve(f"fc{k}", tuple(range(width + 1)), tuple(float(v) for v in rising)))
+        gate = {"gate": f"fc{k - 1}", "power": float(rng.random() * 2)} if k and seed % 2 else {}
+        curves.append(Curve(f"fc{k}", tuple(range(width + 1)), tuple(float(v) for v in rising), **gate))
     return Choice((_structure(widths),) * 2, tuple(curves), own_bias, rate=10.0)
 
 
@@ -47,7 +50,10 @@ def _every(choice: Choice) -> list[tuple[int, float]]:
     found = []
     for counts in product(*(range(c.width + 1) for c in choice.curves)):
         shares = {c.group: n for c, n in zip(choice.curves, counts, strict=True)}
-        divergence = sum(c.divergences[n] for c, n in zip(choice.curves, counts, strict=True))
+        divergence = 0.0
+        for k, (c, n) in enumerate(zip(choice.curves, counts, strict=True)):
+            gate = 1.0 if c.gate is None else (counts[k - 1] / choice.curves[k - 1].width) ** c.power
+            divergence += c.divergences[n] * gate
         found.append((plan_counts(choice.structures, shares, choice.own_bias).total, divergence))
     return found
 
@@ -151,6 +157,13 @@ def test_a_plan_for_three_tasks_keeps_its_budget_where_neurons_are_shared_by_all
     made = zip_networks(parents, [images(80, seed) for seed in range(3)], fixed)
     assert made.counts.total == found.point.parameters
     assert made.counts.versus_smallest <= 1.8
+
+
+def test_a_choice_is_read_back_unchanged() -> None:
+    for tasks in (2, 3):
+        _, found = _planned("perceptron", tasks, ZipSpec(share="auto", budget={"size": 1.8}))
+        data = json.loads(json.dumps(choice_data(found.choice)))
+        assert read_choice(data, found.choice.structures) == found.choice
 
 
 def test_planning_changes_no_weight() -> None:
