@@ -43,7 +43,8 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
         uniform = zip_networks(modules, calibration, ZipSpec(share=share, seed=draw))
         limit, aim = uniform.counts.total, uniform.counts.total
         for _ in range(3):  # the size is exact for two tasks; for more it is corrected by what came out
-            point = resolve(choice, BudgetSpec(parameters=aim), forecast.parameters)
+            count = None if forecast.subsets else forecast.parameters
+            point = resolve(choice, BudgetSpec(parameters=aim), count)
             planned = zip_networks(modules, calibration, ZipSpec(share=dict(point.shares), seed=draw))
             if planned.counts.total <= limit:
                 break

@@ -24,7 +24,7 @@ from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
-from mtz_core.matching import Costs, match_subsets
+from mtz_core.matching import Costs
 from mtz_core.plans import Plan
 from mtz_core.shares import participants
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
@@ -34,11 +34,13 @@ from mtz_core.zipped import ZippedNetwork
 
 GRID = tuple(k / 20 for k in range(21))
 """Shares at which the cost of pairing is computed."""
+COARSE = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
+"""The same where any subset of the tasks may share, which is a longer search."""
 MEASURED = (0.5, 1.0)
 """Shares at which the change of the outputs is measured."""
 HALF = 0.5
 """Part of a layer's inputs that are shared when the influence of these is measured."""
-STEEPEST = 6.0
+STEEPEST = 1.0
 FIT, JUDGE = 500, 500
 """Calibration images per task that merge, and that judge."""
 RIDGE = 1e-3
@@ -88,11 +90,19 @@ class Forecast:
         self.tables: list[Table] = list(self.network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
-        self.known: dict[int, tuple[Costs, tuple[float, ...]]] = {}
-        """Costs of pairing in each layer, with the task weights there."""
         self.seen: list[tuple[float, float]] = []
         """Divergence and changed answers in %, of every measurement."""
         self.ridges: dict[int, float] = {}
+
+    @property
+    def subsets(self) -> bool:
+        """Whether some of the tasks may share what others do not."""
+        return len(self.images) > 2 and self.spec.sharing == "subsets"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Shares at which the cost of pairing is computed."""
+        return COARSE if self.subsets else GRID
 
     def _divided(self, t: int) -> tuple[Tensor, Tensor]:
         """Images to merge by and images to judge by: a seeded random split, half and half."""
@@ -148,8 +158,8 @@ class Forecast:
                 less = self._damage(g, MEASURED[-1], streams, answers, self._with(gate, HALF))
                 power = halving_power(damage[-1], less)
                 done += 1
-            members = [self._members(name, share) for share in GRID] if len(self.images) > 2 else ()
-            made = curve(name, self.full[name], self.costs[name], damage, members)
+            members = [self._members(name, share) for share in self.grid] if self.subsets else ()
+            made = curve(name, self.full[name], self.costs[name], damage, members, self.grid)
             curves.append(replace(made, gate=gate, power=power))
         structures = tuple(graph.structure() for graph in self.network.graphs)
         yield Choice(structures, tuple(curves), self.spec.own_bias, changed_per_root(self.seen))
@@ -190,10 +200,9 @@ class Forecast:
         if not all(len(channels) for channels in fresh.values()):
             return
         costs = loop.costs(index, seen, fresh)
-        self.known[index] = (costs, seen.work.alphas)
-        sums = self.costs.setdefault(name, np.zeros(len(GRID)))
+        sums = self.costs.setdefault(name, np.zeros(len(self.grid)))
         slots = np.empty((0, self.network.tasks), dtype=np.int64)
-        for k, share in enumerate(GRID):
+        for k, share in enumerate(self.grid):
             part = replace(loop, shares={name: round(share * self.full[name])})
             slots = part.slots(index, costs, fresh, seen, self.tables)
             sums[k] += _cost(slots, costs, fresh, seen.work.alphas)
@@ -206,8 +215,7 @@ class Forecast:
     def parameters(self, shares: Mapping[str, int]) -> int:
         """Size of the network that shares so many channels.
 
-        Exact for two dense networks without grouped convolutions. With more, which tasks share a channel is decided
-        while zipping; here it is decided as if all inputs were shared.
+        Exact for dense networks without grouped convolutions whose neurons are shared by all or none.
         """
         network, graphs = self.network, self.network.graphs
         loop = replace(self.loop, shares=dict(shares), decided={})
@@ -215,7 +223,7 @@ class Forecast:
         for index in loop.hidden():
             group, fresh = graphs[0].layers[index].group, loop.fresh(index)
             if all(len(channels) for channels in fresh.values()):
-                slots = self._shared(index, loop, fresh)
+                slots = self._some(index, loop, fresh)
                 tables[group] = self._table(group, np.concatenate([shared_rows(tables[group]), slots]))
                 for t, channels in fresh.items():
                     loop.decided[group][t].update(int(c) for c in channels)
@@ -231,20 +239,11 @@ class Forecast:
                 total -= round(joint(rows, by_tasks(columns)))
         return total
 
-    def _shared(self, index: int, loop: LayerLoop, fresh: Fresh) -> Table:
-        """Slots (S, T) of so many fresh channels as the shares ask for; which ones does not matter with two tasks."""
-        wanted, tasks = loop.wanted(index, fresh), tuple(fresh)
-        if len(tasks) > 2 and self.spec.sharing == "subsets" and index in self.known:
-            costs, alphas = self.known[index]
-            numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in costs.items()}
-            widths = [len(fresh[t]) for t in tasks]
-            local = match_subsets(numbered, widths, [alphas[t] for t in tasks], wanted * (len(tasks) - 1), full=False)
-        else:
-            local = np.repeat(np.arange(wanted, dtype=np.int64)[:, None], len(tasks), axis=1)
-        slots = np.full((len(local), self.network.tasks), -1, dtype=np.int64)
-        for k, t in enumerate(tasks):
-            held = local[:, k] >= 0
-            slots[held, t] = fresh[t][local[held, k]]
+    def _some(self, index: int, loop: LayerLoop, fresh: Fresh) -> Table:
+        """As many slots (S, T) of fresh channels as the shares ask for; which ones, does not matter to the size."""
+        slots = np.full((loop.wanted(index, fresh), self.network.tasks), -1, dtype=np.int64)
+        for t, channels in fresh.items():
+            slots[:, t] = channels[: len(slots)]
         return slots
 
     def _table(self, group: int, slots: Table) -> Table:
@@ -357,7 +356,7 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
         if isinstance(item, Measuring):
             yield item
         else:
-            count = forecast.parameters
+            count = None if forecast.subsets else forecast.parameters
             yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
 
 
@@ -385,15 +384,16 @@ def curve(
     costs: NDArray[np.float64],
     damage: Sequence[float],
     members: Sequence[Mapping[Members, int]] = (),
+    grid: Sequence[float] = GRID,
 ) -> Curve:
     """A curve through the measured changes, by the cost of pairing in between.
 
     Between two measured shares the change is a power of the cost, E ∝ c^p; below the first it goes on with that power.
     """
     costs = np.maximum.accumulate(costs)
-    at = [GRID.index(share) for share in MEASURED]
+    at = [list(grid).index(share) for share in MEASURED]
     changes = np.maximum.accumulate(np.maximum(damage, 1e-12))
-    errors = np.zeros(len(GRID))
+    errors = np.zeros(len(grid))
     for k, cost in enumerate(costs):
         if cost <= 0.0 or k == 0:
             continue
@@ -405,8 +405,8 @@ def curve(
         anchor = i - 1 if k < at[0] else i
         errors[k] = changes[anchor] * (cost / costs[at[anchor]]) ** power if costs[at[anchor]] > 0 else 0.0
     errors = np.maximum.accumulate(errors)
-    counts = [round(share * width) for share in GRID]
-    kept = [k for k in range(len(GRID)) if k == 0 or counts[k] > counts[k - 1]]
+    counts = [round(share * width) for share in grid]
+    kept = [k for k in range(len(grid)) if k == 0 or counts[k] > counts[k - 1]]
     measured = sorted({round(share * width) for share in MEASURED})
     return Curve(
         name,

@@ -12,7 +12,7 @@ from mtz_core.spec import explain
 from mtz_core.structure import plan_counts, shared_count
 from mtz_core.text import bytes_text, count_text, percent_text, times_text
 from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import frame, jobs, running, setup
+from pages.ui import frame, jobs, plan, running, setup
 
 run_id = st.query_params.get("run")
 frame.page(
@@ -43,8 +43,10 @@ tasks = setup.task_labels(parents)
 numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
 
+plan.apply_wanted()
 with inputs:
-    shares = setup.choose_shares(networks)
+    planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
+    sliders = st.container()
     with st.expander("Method", icon=":material/tune:"):
         method = setup.choose_method()
     with st.expander("Task weights", icon=":material/balance:"):
@@ -55,12 +57,19 @@ with inputs:
         advanced = setup.choose_advanced(retraining=retrain is not None)
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 
+wish = plan.specification(parents, weights, method, advanced)
+choice = None if wish is None else plan.known(wish, networks)
+with sliders:
+    shares = setup.choose_shares(networks, plan.curves(choice))
+with planning:
+    plan.area(wish, networks)
+
 shared = {
     group.name: shared_count(shares[group.name], [network.groups[k].width for network in networks])
     for k, group in enumerate(networks[0].groups)
     if group.name in shares
 }
-counts = plan_counts(networks, shared)
+counts = plan_counts(networks, shared, setup.DEFAULTS.own_bias)
 
 with numbers:
     size, memory, one, go = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
@@ -93,3 +102,5 @@ with picture:
         alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in shared.items()),
     )
     st.caption("Bars: layers in order, height by the square root of their width. The last layer stays with its task.")
+    if choice is not None:
+        plan.picture(choice, shared, counts.total)

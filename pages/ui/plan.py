@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import streamlit as st
+from pydantic import ValidationError
 
 from mtz_core.budgets import Choice, Point, frontier, resolve
 from mtz_core.errors import MTZError
@@ -23,7 +23,7 @@ from mtz_core.plans import read_choice
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
 from mtz_core.structure import NetworkStructure
 from mtz_core.text import count_text, duration_text
-from pages.ui import frame
+from pages.ui import frame, setup
 
 TICK = 0.7
 KINDS = {"size": "Size", "error": "Predicted error"}
@@ -68,6 +68,27 @@ def key_of(spec: RunSpec) -> str:
     """Return what the curves of a specification depend on: everything but shares, budget, retraining and title."""
     zipping = spec.zip.model_copy(update={"share": 1.0, "budget": None, "retrain": None})
     return dump_run_spec(spec.model_copy(update={"zip": zipping, "title": ""}))
+
+
+def specification(
+    parents: Sequence[str],
+    weights: tuple[float, ...] | None,
+    method: Mapping[str, Any],
+    advanced: Mapping[str, Any],
+) -> RunSpec | None:
+    """Return what is to be measured, whatever the budget is; `None` where the inputs make no sense yet."""
+    fixed = {path: value for path, value in advanced.items() if "retrain" not in path}
+    try:
+        spec = setup.run_spec(parents, {"": 1.0}, weights, method, None, more=fixed)
+    except ValidationError:
+        return None
+    zipping = spec.zip.model_copy(update={"share": "auto", "budget": BudgetSpec(error=1.0)})
+    return spec.model_copy(update={"zip": zipping})
+
+
+def busy() -> bool:
+    """Whether a process measures."""
+    return _job() is not None
 
 
 def known(spec: RunSpec, networks: Sequence[NetworkStructure]) -> Choice | None:
@@ -150,7 +171,6 @@ def curves(choice: Choice | None) -> Callable[[str, int], None] | None:
                 figure,
                 f"curve-{group}",
                 alt=f"Predicted error against the share of {group}: {errors[-1]:.1f} % if all is shared",
-                config={"displayModeBar": False},
             )
 
     return draw
@@ -158,7 +178,7 @@ def curves(choice: Choice | None) -> Callable[[str, int], None] | None:
 
 def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
     """Draw the frontier, with the point where the sliders stand."""
-    points = _frontier(choice)
+    points = _frontier(choice, repr(choice))
     error = choice.error(choice.divergence(shares))
     smallest = min(structure.parameters for structure in choice.structures)
     st.subheader("Predicted error and size", anchor=False)
@@ -181,7 +201,8 @@ def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=20)
-def _frontier(_choice: Choice, key: str = "") -> list[Point]:
+def _frontier(_choice: Choice, key: str) -> list[Point]:
+    """Return the frontier; `key` tells choices apart."""
     return frontier(_choice)
 
 
@@ -242,17 +263,13 @@ def _progress(job: Job, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _settle(choice: Choice, budget: BudgetSpec) -> None:
-    """Solve for a budget; the sliders follow when the page is drawn next, to whole percents and within the budget."""
+    """Solve for a budget; the sliders follow when the page is drawn next."""
     try:
         point = resolve(choice, budget)
     except MTZError as error:
         st.session_state["plan-failure"] = str(error)
         st.rerun()
     widths = {curve.group: curve.width for curve in choice.curves}
-    whole = math.floor if budget.error is not None else math.ceil  # the side of the budget
-    wanted = {
-        f"share-{group}": min(1.0, whole(round(100 * count / max(1, widths[group]), 6)) / 100)
-        for group, count in point.shares.items()
-    }
+    wanted = {f"share-{group}": count / max(1, widths[group]) for group, count in point.shares.items()}
     st.session_state["plan-wanted"] = wanted
     st.rerun()

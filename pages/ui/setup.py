@@ -62,8 +62,15 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     for k, group in enumerate(networks[0].groups):
         if group.frozen is None:
             width = min(network.groups[k].width for network in networks)
-            share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
+            share = zipping.share
+            if share == "auto":  # the budget says what the sliders were to be
+                continue
+            share = share.get(group.name, 0.0) if isinstance(share, dict) else share
             query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / width)
+    if (budget := zipping.budget) is not None:
+        least = min(network.parameters for network in networks)
+        size = budget.size if budget.parameters is None else budget.parameters / least
+        query |= {"budget": "error", "change": budget.error} if size is None else {"budget": "size", "size": size}
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
     if retrain is not None:
@@ -176,8 +183,12 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
-def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
+def choose_shares(
+    networks: Sequence[NetworkStructure], under: Callable[[str, int], None] | None = None
+) -> dict[str, float]:
     """Draw one slider for every channel group and one for all; return group → share ratio.
+
+    `under` draws what stands under the slider of a group, given how many channels are shared.
 
     Only the groups' sliders are bound to the URL: the slider for all just moves them.
     """
@@ -205,6 +216,8 @@ def choose_shares(networks: Sequence[NetworkStructure]) -> dict[str, float]:
         )
         shares[group.name] = ratio
         st.html(f"<p class='under-slider'>{shared_count(ratio, [width])} of {width} shared</p>")
+        if under is not None:
+            under(group.name, shared_count(ratio, [width]))
     values = set(shares.values())
     if len(values) == 1 or "share-all" not in st.session_state:
         st.session_state["share-all"] = max(values, default=1.0)
