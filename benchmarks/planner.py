@@ -42,18 +42,19 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
     for share in shares:
         uniform = zip_networks(modules, calibration, ZipSpec(share=share, seed=draw))
         limit, aim = uniform.counts.total, uniform.counts.total
-        for _ in range(3):  # the size is exact for two tasks; for more it is corrected by what came out
+        for _ in range(5):  # the size is exact for two tasks; for more it is corrected by what came out
             count = None if forecast.subsets else forecast.parameters
             point = resolve(choice, BudgetSpec(parameters=aim), count)
             planned = zip_networks(modules, calibration, ZipSpec(share=dict(point.shares), seed=draw))
             if planned.counts.total <= limit:
                 break
-            aim -= math.ceil(1.2 * (planned.counts.total - limit))
+            aim -= math.ceil(1.3 * (planned.counts.total - limit)) + 50
         errors = [task_errors(each.network, tasks) for each in (uniform, planned)]
         means = [statistics.fmean(each) for each in errors]
         sizes = [each.counts.versus_smallest for each in (uniform, planned)]
         chosen = ", ".join(f"{c.group} {point.shares[c.group] / c.width:.0%}" for c in choice.curves)
         mark = "lower" if means[1] < means[0] else "equal" if means[1] == means[0] else "higher"
+        mark = mark if planned.counts.total <= limit else f"{mark}, but larger"
         uniformly = choice.error(choice.divergence(choice.uniform(share)))
         cells = [" + ".join(names), f"{share}", f"{parents:.3f}"]
         cells += [f"{mean:.3f} ({size:.4f}×)" for mean, size in zip(means, sizes, strict=True)]

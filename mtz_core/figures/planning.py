@@ -27,7 +27,7 @@ def share_curve(
     count: int,
     highest: float,
     mode: Mode = "light",
-    height: int = 76,
+    height: int = 64,
 ) -> go.Figure:
     """Draw one layer's predicted error against its share, small, with a mark where the slider stands.
 
@@ -63,7 +63,7 @@ def share_curve(
     )
     figure.update_xaxes(range=[0, 100], showticklabels=False, showgrid=False, fixedrange=True)
     top = max(highest, 1e-9)
-    figure.update_yaxes(range=[0, 1.45 * top], showticklabels=False, showgrid=False, fixedrange=True)
+    figure.update_yaxes(range=[0, 1.35 * top], showticklabels=False, showgrid=False, fixedrange=True)
     figure.update_layout(margin={"l": 8, "r": 8, "t": 2, "b": 2})
     return figure
 
