@@ -7,7 +7,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dashboard, difference, linear, memory, planner, quality, residual, streams, subsets, wide
+from benchmarks import (
+    dashboard,
+    difference,
+    linear,
+    memory,
+    planner,
+    quality,
+    rivals,
+    streams,
+    subsets,
+    targets,
+    wide,
+    zipping,
+)
 from benchmarks.machine import describe
 
 
@@ -19,14 +32,31 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
     parser.add_argument("--images", type=int, default=256, help="memory: images per task")
     parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
+    parser.add_argument("--store", type=Path, help="quality: file of finished cells, to go on after a break")
+    parser.add_argument("--architectures", nargs="+", default=zipping.ARCHITECTURES, choices=zipping.ARCHITECTURES)
+    parser.add_argument("--calibration", nargs="+", type=int, default=zipping.IMAGES, help="quality: images per task")
+    parser.add_argument("--shares", nargs="+", type=float, default=zipping.SHARES, help="quality: share ratios")
+    parser.add_argument("--methods", nargs="+", default=tuple(zipping.METHODS), choices=tuple(zipping.METHODS))
+    parser.add_argument("--sets", nargs="+", default=tuple(zipping.SETS), choices=tuple(zipping.SETS))
     options = parser.parse_args()
     root = None if options.data_root is None else Path(options.data_root)
     known: dict[str, Callable[[], None]] = {
         "difference": difference.run,
         "wide": wide.run,
+        "quality": lambda: zipping.run(
+            root,
+            options.draws,
+            options.store,
+            options.architectures,
+            options.calibration,
+            options.shares,
+            options.methods,
+            options.sets,
+        ),
+        "targets": lambda: targets.run(root, options.draws, options.architectures),
         "same-task": lambda: quality.same_task(root, options.draws),
         "two-tasks": lambda: quality.two_tasks(root, options.draws),
-        "residual": lambda: residual.run(root, options.draws),
+        "rivals": lambda: rivals.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "planner": lambda: planner.run(root, options.draws),

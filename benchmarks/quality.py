@@ -1,4 +1,4 @@
-"""Errors of zipped LeNets beside their parents and beside other ways to pair, in the same run."""
+"""Tasks of the benchmarks, and ways to pair and retrain without compensation: the paper's experiments."""
 
 from __future__ import annotations
 
@@ -97,23 +97,25 @@ def spread(values: list[float]) -> str:
 
 
 def _pairings(retrain: RetrainSpec | None) -> dict[str, dict[str, Any]]:
+    plain = {"retrain": retrain, "compensate": False}
     return {
-        "MTZ, optimal pairing": {"retrain": retrain},
-        "MTZ, greedy pairing (the paper)": {"retrain": retrain, "pairing": "greedy"},
-        "Euclidean pairing": {"retrain": retrain, "metric": "euclidean"},
-        "random pairing": {"retrain": retrain, "pairing": "random"},
+        "MTZ, optimal pairing": plain,
+        "MTZ, greedy pairing (the paper)": {**plain, "pairing": "greedy"},
+        "Euclidean pairing": {**plain, "metric": "euclidean"},
+        "random pairing": {**plain, "pairing": "random"},
     }
 
 
 def same_task(root: Path | None, draws: int) -> None:
     """Two LeNet-300-100 of one task, every hidden layer fully shared, at most 550 steps of layer-wise retraining."""
     labels, distil = RetrainSpec(steps=550, **LABELS), RetrainSpec(steps=550, **DISTIL)
+    plain = {"compensate": False}
     methods = {
-        "MTZ without retraining": {"retrain": None},
-        "MTZ, 550 steps layer-wise, labels": {"retrain": labels},
-        "MTZ, 550 steps layer-wise, distilled": {"retrain": distil},
-        "MTZ, 550 steps at the end, distilled": {"retrain": distil.model_copy(update={"schedule": "final"})},
-        "random pairing, 550 steps layer-wise, distilled": {"retrain": distil, "pairing": "random"},
+        "MTZ without retraining": {**plain, "retrain": None},
+        "MTZ, 550 steps layer-wise, labels": {**plain, "retrain": labels},
+        "MTZ, 550 steps layer-wise, distilled": {**plain, "retrain": distil},
+        "MTZ, 550 steps at the end, distilled": {**plain, "retrain": distil.model_copy(update={"schedule": "final"})},
+        "random pairing, 550 steps layer-wise, distilled": {**plain, "retrain": distil, "pairing": "random"},
     }
     names = ["lenet300-mnist-0", "lenet300-mnist-1"]
     compare("LeNet-300-100, one task, two seeds, fully shared", names, methods, root, draws)

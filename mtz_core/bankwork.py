@@ -23,7 +23,7 @@ from mtz_core.objective import BankObjective, Objective, chunks, factored
 from mtz_core.slots import Members, Table
 from mtz_core.spec import ZipSpec
 from mtz_core.validation import START
-from mtz_core.work import Part, Work
+from mtz_core.work import Part, Solution, Work
 
 
 @dataclass
@@ -127,11 +127,11 @@ class BankWork(Work):
             found = self.known[part.members] = (part.rows, places, torch.as_tensor(real, device=device))
         return found[1], found[2]
 
-    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
+    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
         rows = [self.index(part.rows, t) for t in part.members]
         best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
         if len(part.members) == 1:
-            return best
+            return Solution(best)
         places, real = self._aligned(part)
         grams = [self._of(source, t).ridged(ridge) * self.alphas[t] for t in part.members]
         banks = [self._of(source, t).bank(row) for t, row in zip(part.members, rows, strict=True)]
@@ -154,7 +154,7 @@ class BankWork(Work):
                 values[m][chunk] += moved
                 # What is shared is one number for all: take it as it is, not as a sum.
                 values[m][chunk] = _written(values[m][chunk], merged, places[m][chunk], valid)
-        return values
+        return Solution(values)
 
     def _system(self, grams: Tensor, place: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Grams (k, w, w) over aligned columns, zero at padding; and how all weights (k, d, w) follow these."""

@@ -25,17 +25,29 @@ class BlockLayer(nn.Module):
         rows: slot table of the rows, (S_r, T).
         columns: slot table of the columns, (S_c, T).
         masks: per task the entries that may differ from zero, or `None` for dense layers.
+        scales: per task a factor (n_t,) of what each row shares; `None`: one.
     """
 
     def __init__(
-        self, matrices: Sequence[Tensor], rows: Table, columns: Table, masks: Sequence[Tensor] | None = None
+        self,
+        matrices: Sequence[Tensor],
+        rows: Table,
+        columns: Table,
+        masks: Sequence[Tensor] | None = None,
+        scales: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
         self.tasks = len(matrices)
         self.row_bands, self.column_bands = _bands(rows), _bands(columns)
         self.blocks = nn.ParameterDict()
-        self.masked = masks is not None
+        self.scales = nn.ParameterDict()
+        self.masked, self.scaled = masks is not None, scales is not None
+        if scales is not None:
+            for r in self.row_bands:
+                for t in r[1:]:
+                    first, own = (scales[x][torch.as_tensor(rows[self.row_bands[r], x])] for x in (r[0], t))
+                    self.scales[_scale_name(r, t)] = nn.Parameter((own / first).to(matrices[t]))
         for r in self.row_bands:
             for c in self.column_bands:
                 common = [t for t in r if t in c]
@@ -58,7 +70,10 @@ class BlockLayer(nn.Module):
             return source[i][:, j]
 
         key = _key(r, c)
-        self.blocks[key] = nn.Parameter(cut(matrices[common[0]], common[0]).clone())
+        block = cut(matrices[common[0]], common[0]).clone()
+        if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
+            block /= scale.detach()[:, None]
+        self.blocks[key] = nn.Parameter(block)
         if masks is not None:
             union = cut(masks[common[0]], common[0])
             for t in common[1:]:
@@ -72,12 +87,34 @@ class BlockLayer(nn.Module):
             return cast(Tensor, next(iter(self.blocks.values()))).new_zeros((0, 0))
         for r in self.row_bands:
             if task in r:
-                parts = [self.blocks[_key(r, c)] for c in self.column_bands if task in c]
+                scale = self._scale(r, task)
+                parts = [
+                    self.blocks[_key(r, c)] * scale[:, None]
+                    if scale is not None and len(set(r) & set(c)) > 1
+                    else self.blocks[_key(r, c)]
+                    for c in self.column_bands
+                    if task in c
+                ]
                 bands.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
         full = bands[0] if len(bands) == 1 else torch.cat(bands)
         for axis, what in enumerate(("row", "column")):
             place = getattr(self, f"{what}_place_{task}")
             full = full if place is None else full.index_select(axis, place)
+        return full
+
+    def _scale(self, band: Members, task: int) -> Tensor | None:
+        """Factors (k,) of a task in a band of rows; `None` stands for one."""
+        name = _scale_name(band, task)
+        return cast(Tensor, self.scales[name]) if name in self.scales else None
+
+    def scale(self, task: int) -> Tensor | None:
+        """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""
+        if not self.scaled:
+            return None
+        full = torch.ones(int((self.rows[:, task] >= 0).sum()))
+        for r, slots in self.row_bands.items():
+            if task in r and (scale := self._scale(r, task)) is not None:
+                full[torch.as_tensor(self.rows[slots, task])] = scale.detach().cpu().to(full.dtype)
         return full
 
     def mask(self, task: int) -> Tensor | None:
@@ -120,6 +157,10 @@ class BlockLayer(nn.Module):
                         shared += size
                     else:
                         private[common[0]] += size
+        for r in self.row_bands:
+            for t in r:
+                scale = self._scale(r, t)
+                private[t] += 0 if scale is None else len(scale)
         return shared, private
 
 
@@ -130,6 +171,10 @@ def _bands(table: Table) -> dict[Members, Table]:
 
 def _key(rows: Members, columns: Members) -> str:
     return f"rows_{'_'.join(map(str, rows))}__columns_{'_'.join(map(str, columns))}"
+
+
+def _scale_name(rows: Members, task: int) -> str:
+    return f"rows_{'_'.join(map(str, rows))}__task_{task}"
 
 
 def _mask_name(key: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from scipy.sparse import coo_array
 
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import LayerSummary, NetworkStructure, effective_shares, plan_counts
+from mtz_core.structure import JointLayer, JointStructure, NetworkStructure, effective_shares, joined, plan_counts
 
 SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""
@@ -91,11 +92,18 @@ class Choice:
     structures: tuple[NetworkStructure, ...]
     curves: tuple[Curve, ...]
     own_bias: bool = False
+    own_scale: bool = False
     rate: float = 1.0
     """Answers that change, in %, per square root of the divergence."""
 
+    @cached_property
+    def joint(self) -> JointStructure:
+        """The networks side by side."""
+        return joined(self.structures)
+
     @property
     def tasks(self) -> int:
+        """Number of networks."""
         return len(self.structures)
 
     def parameters(self, shares: Shares) -> int:
@@ -105,20 +113,23 @@ class Choice:
         columns are shared by the same tasks is taken to be a matter of chance.
         """
         if not any(curve.members for curve in self.curves):
-            return plan_counts(self.structures, shares, self.own_bias).total
-        first = self.structures[0]
+            return plan_counts(self.structures, shares, self.own_bias, self.own_scale).total
         shares = effective_shares(self.structures, shares)
         held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
         saved = 0.0
-        for layer in first.layers:
-            if layer.group not in held or layer.alone:
-                continue
-            rows, part = held[layer.group], layer.width / first.group(layer.group).width
-            saved += part * common_columns(first, layer, self.own_bias) * joint(rows, None)
-            for name, per in layer.inputs.items():
-                if name in held:
-                    saved += part * per * joint(rows, held[name])
-        return round(sum(structure.parameters for structure in self.structures) - saved)
+        for layer in self.joint.layers:
+            rows = held.get(self.joint.groups[layer.group].name, {})
+            saved += part_of(self.joint, layer) * self.common(layer) * joint(rows, None)
+            for group, per in self.joint.reads(layer):
+                saved += part_of(self.joint, layer) * min(per.values()) * joint(rows, held.get(group.name, {}))
+        return round(sum(network.parameters for network in self.joint.networks) - saved)
+
+    def common(self, layer: JointLayer) -> int:
+        """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
+        members = layer.members.values()
+        bias = not self.own_bias and all(own.bias for own in members)
+        scale = self.own_scale and all(own.groups == 1 for own in members)
+        return self.joint.raw(layer) + int(bias) - int(scale)
 
     def divergence(self, shares: Shares) -> float:
         """Predicted divergence for given shares."""
@@ -156,10 +167,10 @@ def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None
     return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
 
 
-def common_columns(structure: NetworkStructure, layer: LayerSummary, own_bias: bool) -> float:
-    """Columns of a layer that all tasks always have in common: raw inputs, and the bias unless each has its own."""
-    owned = sum(structure.group(name).width * per for name, per in layer.inputs.items())
-    return layer.columns - layer.unexplained - owned - int(own_bias and layer.bias)
+def part_of(joint: JointStructure, layer: JointLayer) -> float:
+    """Part of its group's channels that a layer writes."""
+    task, own = min(layer.members.items())
+    return own.width / joint.groups[layer.group].members[task].width
 
 
 def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> Point:
@@ -258,7 +269,7 @@ class _Program:
         self.rows: list[tuple[dict[int, float], float, float]] = []
         for curve in curves:
             self.rows.append(({self.first[curve.group] + k: 1.0 for k in range(len(curve.counts))}, 1.0, 1.0))
-        for layer in choice.structures[0].layers:
+        for layer in choice.joint.layers:
             for variable, value in self._saved(layer).items():
                 saved[variable] = saved.get(variable, 0.0) + value
         for curve in curves:
@@ -294,41 +305,49 @@ class _Program:
             self.rows.append(({**terms, self.first[b] + j: -1.0}, 0.0, 0.0))
         return start
 
-    def _saved(self, layer: LayerSummary) -> dict[int, float]:
+    def _saved(self, layer: JointLayer) -> dict[int, float]:
         """Numbers that sharing saves in a layer, by variable."""
-        structure, group, tasks = self.choice.structures[0], layer.group, self.choice.tasks
-        if group not in self.curve or layer.alone:
+        networks = self.choice.joint
+        target = networks.groups[layer.group]
+        writing = [t for t in target.pairing if t in layer.members]
+        if target.name not in self.curve or len(writing) < 2:
             return {}
-        part = layer.width / structure.group(group).width
-        rows = [self.curve[group].slots(count, tasks) for count in self.curve[group].counts]
-        common = common_columns(structure, layer, self.choice.own_bias)
-        found = {self.first[group] + k: part * common * joint(held, None) for k, held in enumerate(rows)}
-        for name, per in layer.inputs.items():
-            if name == group:
+        part, first = part_of(networks, layer), self.first[target.name]
+        rows = [self._slots(target.name, count, writing) for count in self.curve[target.name].counts]
+        found = {first + k: part * self.choice.common(layer) * joint(held, None) for k, held in enumerate(rows)}
+        for group, per in networks.reads(layer):
+            weight = part * min(per.values())
+            if group.name == target.name:
                 for k, held in enumerate(rows):
-                    found[self.first[group] + k] += part * per * joint(held, held)
-            elif name in self.curve:
-                start = self._product(group, name)
-                read = [self.curve[name].slots(count, tasks) for count in self.curve[name].counts]
+                    found[first + k] += weight * joint(held, held)
+            elif group.name in self.curve:
+                start = self._product(target.name, group.name)
+                both = [t for t in writing if t in per]
+                read = [self._slots(group.name, count, both) for count in self.curve[group.name].counts]
                 for i, held in enumerate(rows):
                     for j, other in enumerate(read):
-                        found[start + i * len(read) + j] = part * per * joint(held, other)
+                        found[start + i * len(read) + j] = weight * joint(held, other)
         return found
+
+    def _slots(self, group: str, count: int, tasks: Sequence[int]) -> dict[Members, float]:
+        """Slots of every set of tasks, among those that the layer has."""
+        curve = self.curve[group]
+        return curve.slots(count, self.choice.tasks) if curve.members else {tuple(tasks): float(count)}
 
     def _reading(self) -> None:
         """A group whose first layer reads nothing in common but a bias shares nothing (see `effective_shares`)."""
-        structure, seen = self.choice.structures[0], set()
-        for layer in structure.layers:
-            if layer.group not in self.curve or layer.alone or layer.group in seen:
+        networks, seen = self.choice.joint, set()
+        for layer in networks.layers:
+            name = networks.groups[layer.group].name
+            if name not in self.curve or 0 not in layer.members or name in seen:
                 continue
-            seen.add(layer.group)
-            owned = sum(structure.group(name).width * per for name, per in layer.inputs.items())
-            if layer.columns - int(layer.bias) - layer.unexplained - round(owned) > 0:
+            seen.add(name)
+            if networks.raw(layer) > 0:
                 continue
-            terms = {self.first[layer.group]: 1.0}  # "shares none"
-            for name in layer.inputs:
-                if name in self.curve and name != layer.group:
-                    terms[self.first[name]] = -1.0
+            terms = {self.first[name]: 1.0}  # "shares none"
+            for source in layer.members[0].inputs:
+                if source in self.curve and source != name:
+                    terms[self.first[source]] = -1.0
             # x_out(none) ≥ Σ_in x_in(none) - (number of inputs - 1)
             self.rows.append((terms, 2.0 - len(terms), np.inf))
 
@@ -338,7 +357,7 @@ class _Program:
         Raises:
             NumericalError: the solver found no plan in time.
         """
-        parents = sum(structure.parameters for structure in self.choice.structures)
+        parents = sum(network.parameters for network in self.choice.joint.networks)
         rows = list(self.rows)
         unit = max(float(self.divergences.max(initial=0.0)), 1e-30)
         if size is not None:

@@ -23,7 +23,7 @@ from mtz_core.folding import pair_tasks
 from mtz_core.graph.channels import WeightLayer, channel_roles
 from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks
-from mtz_core.moments import BankMoments, Moments
+from mtz_core.moments import SOURCES, BankMoments, Moments
 from mtz_core.shares import participants
 from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
@@ -31,6 +31,8 @@ from mtz_core.stream import Twin
 from mtz_core.work import Outcome, Work
 from mtz_core.zipped import ZippedNetwork
 
+ROWS_PER_INPUT = 4
+"""With fewer calibration rows than this per input of a layer, renewing its targets costs more time than it is worth."""
 Fresh = dict[int, NDArray[np.int64]]
 """Task → channels of a group that are to be paired."""
 
@@ -339,12 +341,21 @@ class LayerLoop:
         Where a ReLU follows, targets are renewed for the weights so found, `spec.relu_rounds` times.
         """
         work = measured.work
-        bounded = [t for t, samples in measured.samples.items() if samples.bounded]
-        for _ in range(self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0):
+        enough = {t: s.moments.rows >= ROWS_PER_INPUT * s.layer.columns for t, s in measured.samples.items()}
+        bounded = [t for t, samples in measured.samples.items() if samples.bounded and enough[t]]
+        rounds = self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0
+        for number in range(1, rounds + 1):
             weights = work.merged_weights(rows)
             for t in bounded:
                 measured.samples[t].renew(weights[t])
-            work.renew({t: measured.samples[t].moments for t in bounded})
+            judged = number in (1, 2, rounds)
+            found = {t: measured.samples[t].moments for t in bounded}
+            work.renew(found, SOURCES if judged else ("calibration",))
+            if number == 1:
+                work.compensate([t for t in bounded if t not in work.own_ridge])
+            elif number == 2:
+                work.compensate(bounded)
+                work.choose_ridge(rows)
         for samples in measured.samples.values():
             samples.forget()
         return work.merge(rows)

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.difference import euclidean_gram, pairwise_difference
-from mtz_core.linalg import DenseGram, Gram, RowGram, same_kind
+from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, same_kind, to_dense
 from mtz_core.moments import SOURCES, BankMoments, Moments, Source
-from mtz_core.objective import LayerObjective, Objective
+from mtz_core.objective import LayerObjective, Moment, Objective
 from mtz_core.pairing import pair_neurons
-from mtz_core.partial import merge_partial
+from mtz_core.partial import DENSE_UP_TO, merge_partial
+from mtz_core.scaling import ScaledMerge
 from mtz_core.slots import Members, Table, shared_rows
 from mtz_core.spec import ZipSpec
-from mtz_core.work import Part, Work
+from mtz_core.work import Part, Solution, Work
 
 EXACT_UP_TO = 2048
 """Layers of at most this many inputs are solved in double precision; wider ones in single, for memory and speed
@@ -37,6 +38,8 @@ class LayerWork(Work):
     places: dict[int, Tensor] = field(default_factory=dict)
     base: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
+    known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
+    mergers: dict[tuple[Members, float, bytes], ScaledMerge] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -81,7 +84,13 @@ class LayerWork(Work):
 
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
         assert isinstance(moments, Moments)
-        moment, base = moments.mean(source), self.base[t]
+        base, before = self.base[t], self.objectives.get(source, {}).get(t)
+        if isinstance(before, LayerObjective) and isinstance(before.moment.gram, DenseGram):
+            moment = moments.mean(source, before.moment.gram)
+            assert moment is not None
+            cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
+            return LayerObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
+        moment = moments.mean(source)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
@@ -113,14 +122,14 @@ class LayerWork(Work):
         return weights, euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
 
     def difference(self, t: int, u: int) -> Tensor:
-        both = (self.inputs[:, t] >= 0) & (self.inputs[:, u] >= 0)
+        both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
         return pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
 
     def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
         """Weights and weighted Grams of `tasks` over the columns that all of them share."""
-        everywhere = (self.inputs[:, tasks] >= 0).all(axis=1)
+        everywhere: NDArray[np.bool_] = np.all(self.inputs[:, tasks] >= 0, axis=1)
         found = {t: self._over(t, everywhere) for t in tasks}
         return {t: w for t, (w, _) in found.items()}, {t: gram for t, (_, gram) in found.items()}
 
@@ -134,43 +143,85 @@ class LayerWork(Work):
         rows[:, t], rows[:, u] = fresh[t][local[:, 0]], fresh[u][local[:, 1]]
         return rows
 
-    def _used(self, part: Part) -> NDArray[np.bool_]:
-        """Inputs (U,) whose weights may change: with compensation all that the members have, else what they share."""
-        counts: NDArray[np.int64] = (self.inputs[:, part.members] >= 0).sum(axis=1)
-        return counts > (0 if self.spec.compensate else 1)
+    @property
+    def scaled(self) -> bool:
+        return self.spec.own_scale and not self.masks
 
-    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
+    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
+        scaled = self.scaled if scaled is None else scaled
         rows = [self.index(part.rows, t) for t in part.members]
         best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
         if len(part.members) == 1:
-            return best
-        used = self._used(part)
-        compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
-        insides = [self._inside(t, used) for t in part.members]
-        places, weights, grams = [], [], []
-        union = None
+            return Solution(best)
         if self.masks:
-            union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
-        for t, w, row, inside in zip(part.members, best, rows, insides, strict=True):
-            place, gram = self.places[t], self._gram(source, t, ridge)
-            mask = self.masks[t][row] if t in self.masks else None
-            if inside is not None:
-                place, w, gram = place[inside], w[:, inside], gram.select(inside)
-                mask = None if mask is None else mask[:, inside]
-            places.append(compact[place])
-            weights.append(w)
-            grams.append(gram)
-            if union is not None:
-                union[:, places[-1]] |= True if mask is None else mask
-        merged = merge_partial(weights, grams, places, int(used.sum()), union)
+            return self._solve_masked(part, source, ridge, best)
+        used = (self.inputs[:, part.members] >= 0).sum(axis=1) > 1
+        size = int(used.sum())
+        compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
+        held = [self._held(t, source, ridge, used) for t in part.members]
+        places = [compact[self.places[t][h.kept]] for t, h in zip(part.members, held, strict=True)]
+        weights = [w[:, h.kept] for w, h in zip(best, held, strict=True)]
+        grams = [h.gram for h in held]
+        scales: Sequence[Tensor] | None = None
+        if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
+            key = (part.members, ridge, used.tobytes())
+            merger = self.mergers.get(key) if source == "calibration" else None
+            if merger is None:
+                merger = ScaledMerge([to_dense(gram) for gram in grams], places, size)
+            if source == "calibration":
+                self.mergers[key] = merger
+            merged, each = merger(weights)
+            scales = list(each)
+        else:
+            merged = merge_partial(weights, grams, places, size)
         values = []
-        for w, place, inside in zip(best, places, insides, strict=True):
-            if inside is None:
-                values.append(merged[:, place])
-            else:
-                values.append(w.clone())
-                values[-1][:, inside] = merged[:, place]
-        return values
+        for m, (w, place, h) in enumerate(zip(best, places, held, strict=True)):
+            shared = merged[:, place] if scales is None else merged[:, place] * scales[m][:, None]
+            moved = w.clone()
+            moved[:, h.kept] = shared
+            if h.eliminated is not None:
+                moved[:, h.eliminated.free] += h.eliminated.follow(shared - w[:, h.kept])
+            values.append(moved)
+        return Solution(values, scales)
+
+    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
+        """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
+        key = (t, ridge, used.tobytes())
+        if source == "calibration" and key in self.known:
+            return self.known[key]
+        gram, inside = self._gram(source, t, ridge), self._inside(t, used)
+        if inside is None:
+            held = _Held(gram, torch.arange(gram.dimension, device=self.places[t].device), None)
+        elif self.spec.compensate:
+            eliminated = gram.eliminate(inside)
+            held = _Held(eliminated.gram, inside, eliminated)
+        else:
+            held = _Held(gram.select(inside), inside, None)
+        if source == "calibration":
+            self.known[key] = held
+        return held
+
+    def _solve_masked(self, part: Part, source: Source, ridge: float, best: Sequence[Tensor]) -> Solution:
+        """Every weight that may move is an unknown of one system, whose solution keeps the parents' zeros."""
+        counts = (self.inputs[:, part.members] >= 0).sum(axis=1)
+        used = counts > (0 if self.spec.compensate else 1)
+        rows = [self.index(part.rows, t) for t in part.members]
+        compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
+        union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
+        places, weights, grams, insides = [], [], [], []
+        for t, w, row in zip(part.members, best, rows, strict=True):
+            inside = self._inside(t, used)
+            inside = torch.arange(w.shape[1], device=w.device) if inside is None else inside
+            places.append(compact[self.places[t][inside]])
+            weights.append(w[:, inside])
+            grams.append(self._gram(source, t, ridge).select(inside))
+            insides.append(inside)
+            union[:, places[-1]] |= self.masks[t][row][:, inside] if t in self.masks else True
+        merged = merge_partial(weights, grams, places, int(used.sum()), union)
+        values = [w.clone() for w in best]
+        for w, place, inside in zip(values, places, insides, strict=True):
+            w[:, inside] = merged[:, place]
+        return Solution(values)
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
@@ -185,9 +236,18 @@ class LayerWork(Work):
         mine = several & ((self.inputs[:, part.members] >= 0).sum(axis=1) > 1)
         merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
         compact = np.cumsum(mine) - 1
-        for t, w in zip(part.members, values, strict=True):
+        for t, w in reversed(list(zip(part.members, values, strict=True))):
             place = self.places[t].cpu().numpy()
             kept = np.flatnonzero(mine[place])
             target = torch.as_tensor(compact[place[kept]], device=merged.device)
             merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
         return merged, torch.as_tensor(number[mine], device=merged.device)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A task's Gram over the shared inputs, which of its own these are, and how the others follow."""
+
+    gram: Gram
+    kept: Tensor
+    eliminated: Eliminated | None

@@ -48,8 +48,12 @@ class Gram(ABC):
         """Gram of the inputs `columns` (k,) only."""
 
     @abstractmethod
+    def eliminate(self, kept: Tensor) -> Eliminated:
+        """Let the weights of all inputs but `kept` (k,) follow these."""
+
     def schur(self, kept: Tensor) -> Gram:
         """Gram of the inputs `kept` (k,) when the weights of all others are free: H_ss - H_sp H_pp⁻¹ H_ps."""
+        return self.eliminate(kept).gram
 
     @abstractmethod
     def apply(self, vectors: Tensor) -> Tensor:
@@ -66,6 +70,23 @@ class Gram(ABC):
     def loss(self, deltas: Tensor) -> Tensor:
         """Return ½ δ H δᵀ of every row δ of `deltas` (n, d), shape (n,)."""
         return 0.5 * (self.apply(deltas) * deltas).sum(1)
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """A Gram over the inputs `kept` (s,) whose other inputs `free` (p,) have weights that follow."""
+
+    gram: Gram
+    kept: Tensor
+    free: Tensor
+    factor: Tensor
+    half: Tensor
+    rows: Tensor | None = None
+
+    def follow(self, delta: Tensor) -> Tensor:
+        """Change (k, p) of the free weights when the kept ones change by `delta` (k, s): -δ H_sp H_pp⁻¹."""
+        solved: Tensor = torch.linalg.solve_triangular(self.factor.mT, self.half @ delta.mT, upper=True)
+        return -(solved.mT if self.rows is None else solved.mT @ self.rows)
 
 
 @dataclass(frozen=True)
@@ -92,12 +113,12 @@ class DenseGram(Gram):
     def select(self, columns: Tensor) -> DenseGram:
         return replace(self, matrix=self.matrix[columns][:, columns])
 
-    def schur(self, kept: Tensor) -> DenseGram:
+    def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
         whole = self.full()
-        crossed = whole[free][:, kept]
-        half = torch.linalg.solve_triangular(cholesky(whole[free][:, free]), crossed, upper=False)
-        return DenseGram(whole[kept][:, kept] - half.mT @ half)
+        factor = cholesky(whole[free][:, free])
+        half = torch.linalg.solve_triangular(factor, whole[free][:, kept], upper=False)
+        return Eliminated(DenseGram(whole[kept][:, kept] - half.mT @ half), kept, free, factor, half)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = vectors @ self.matrix
@@ -139,14 +160,16 @@ class RowGram(Gram):
     def select(self, columns: Tensor) -> RowGram:
         return replace(self, rows=self.rows[:, columns])
 
-    def schur(self, kept: Tensor) -> RowGram:
+    def eliminate(self, kept: Tensor) -> Eliminated:
         """With rows [X_s X_p], c = ridge: c I + X_sᵀ (c A⁻¹) X_s, where A = (c / scale) I + X_p X_pᵀ."""
         ridge = max(self.ridge, torch.finfo(self.rows.dtype).eps * self.mean_diagonal())
-        free = self.rows[:, _rest(kept, self.dimension)]
-        kernel = free @ free.mT
+        free = _rest(kept, self.dimension)
+        rows = self.rows[:, free]
+        kernel = rows @ rows.mT
         kernel.diagonal().add_(ridge / self.scale)
-        rows = torch.linalg.solve_triangular(cholesky(kernel), self.rows[:, kept], upper=False)
-        return RowGram(rows, ridge, self.ridge)
+        factor = cholesky(kernel)
+        half = torch.linalg.solve_triangular(factor, self.rows[:, kept], upper=False)
+        return Eliminated(RowGram(half, ridge, self.ridge), kept, free, factor, half, rows)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = ((vectors @ self.rows.mT) * self.scale) @ self.rows

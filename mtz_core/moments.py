@@ -246,8 +246,13 @@ class Moments:
         twin.parts = [part.renewed() for part in self.parts]
         return twin
 
-    def mean(self, source: Source) -> Moment | None:
-        """Means over one part's rows; `None` for evaluation images if there are none."""
+    def mean(self, source: Source, gram: DenseGram | None = None) -> Moment | None:
+        """Means over one part's rows; `None` for evaluation images if there are none. Their Gram may be known."""
+        if gram is not None:
+            every = {"half 0": self.parts[:1], "half 1": self.parts[1:2], "evaluation": self.parts[2:]}
+            parts = every.get(source, self.parts[:2])
+            total = sum(part.count for part in parts)
+            return mean_of([(part.moment(), part.count / total) for part in parts], gram)
         if source == "evaluation":
             return self.parts[2].moment() if self.parts[2].count else None
         if source == "calibration":

@@ -12,7 +12,8 @@ merges before them have changed: *compensation*.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,31 +45,35 @@ class Moment:
         cast = [None if x is None else x.to(device, dtype) for x in (self.residuals, self.cross, self.power)]
         return Moment(self.gram.to(device, dtype), *cast)
 
+    def crossed(self) -> Tensor | None:
+        """E[r xᵀ], (n, d)."""
+        if isinstance(self.gram, RowGram) and self.residuals is not None:
+            return (self.residuals.mT @ self.gram.rows).mul_(self.gram.scale)
+        return self.cross
+
     def dense(self) -> Moment:
         """The same moments with matrices built."""
-        if isinstance(self.gram, RowGram) and self.residuals is not None:
-            cross = (self.residuals.mT @ self.gram.rows).mul_(self.gram.scale)
-            return Moment(to_dense(self.gram), None, cross, self.power)
-        return replace(self, gram=to_dense(self.gram))
+        return Moment(to_dense(self.gram), None, self.crossed(), self.power)
 
 
-def mean_of(parts: list[tuple[Moment, float]]) -> Moment:
-    """Weighted mean of moments; weights sum to one."""
-    if len(parts) == 1:
+def mean_of(parts: Sequence[tuple[Moment, float]], gram: Gram | None = None) -> Moment:
+    """Weighted mean of moments; weights sum to one. Their mean Gram, as a matrix, may be known already."""
+    if len(parts) == 1 and gram is None:
         return parts[0][0]
-    gram = add([moment.gram.scaled(weight) for moment, weight in parts])
+    known = gram is not None
+    gram = add([moment.gram.scaled(weight) for moment, weight in parts]) if gram is None else gram
     powers = [(moment.power, weight) for moment, weight in parts]
     if any(power is None for power, _ in powers):
         return Moment(gram)
     power = torch.stack([p * weight for p, weight in powers if p is not None]).sum(0)
-    if isinstance(gram, RowGram):
+    if isinstance(gram, RowGram) and not known:
         weighted = [
             moment.residuals * (moment.gram.scale * weight) ** 0.5
             for moment, weight in parts
             if moment.residuals is not None and isinstance(moment.gram, RowGram)
         ]
         return Moment(gram, torch.cat(weighted), None, power)
-    crosses = [(moment.dense().cross, weight) for moment, weight in parts]
+    crosses = [(moment.crossed(), weight) for moment, weight in parts]
     return Moment(gram, None, torch.stack([c * weight for c, weight in crosses if c is not None]).sum(0), power)
 
 
@@ -100,6 +105,8 @@ class LayerObjective(Objective):
 
     moment: Moment
     base: Tensor
+    factors: dict[float, Tensor] = field(default_factory=dict)
+    """Cholesky factors by ridge; they outlive a change of targets."""
 
     @property
     def compensated(self) -> bool:
@@ -126,13 +133,14 @@ class LayerObjective(Objective):
             kernel.diagonal().add_(max(ridge, floor) * gram.mean_diagonal())
             solved = torch.cholesky_solve(moment.residuals, cholesky(kernel))
             return self.base + (solved.mT @ gram.rows).mul_(gram.scale)
-        moment = moment.dense()
+        if isinstance(gram, RowGram):
+            moment = moment.dense()
         assert moment.cross is not None
-        ridged = to_dense(moment.gram.relative_ridge(ridge))
         if mask is not None:
-            delta = solve_masked(ridged, moment.cross, mask)
-            return self.base + delta
-        return self.base + torch.cholesky_solve(moment.cross.mT, cholesky(ridged.full())).mT
+            return self.base + solve_masked(to_dense(gram.relative_ridge(ridge)), moment.cross, mask)
+        if ridge not in self.factors:
+            self.factors[ridge] = cholesky(to_dense(gram.relative_ridge(ridge)).full())
+        return self.base + torch.cholesky_solve(moment.cross.mT, self.factors[ridge]).mT
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,7 @@ def factored(systems: Tensor) -> Tensor:
     diagonal.add_(jitter * diagonal.mean(1, keepdim=True) + torch.finfo(systems.dtype).tiny)
     if bool(dead.any()):
         systems[dead] = torch.eye(systems.shape[1], dtype=systems.dtype, device=systems.device)
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(systems)
     if bool(info.any()):
         raise NumericalError("a grouped layer's Gram is singular on some channel; set a ridge, e.g. 1e-3")

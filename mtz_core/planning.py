@@ -162,7 +162,7 @@ class Forecast:
             made = curve(name, self.full[name], self.costs[name], damage, members, self.grid)
             curves.append(replace(made, gate=gate, power=power))
         structures = tuple(graph.structure() for graph in self.network.graphs)
-        yield Choice(structures, tuple(curves), self.spec.own_bias, changed_per_root(self.seen))
+        yield Choice(structures, tuple(curves), self.spec.own_bias, self.spec.own_scale, changed_per_root(self.seen))
 
     def gate(self, group: int) -> str | None:
         """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
@@ -232,6 +232,8 @@ class Forecast:
             layers = [graph.layers[index] for graph in graphs]
             group = layers[0].group
             rows = by_tasks(row_table(layers, tables[group], [network.widths[t][group] for t in range(network.tasks)]))
+            if self.spec.own_scale and all(layer.groups == 1 for layer in layers):
+                total += round(joint(rows, None))
             if any(layer.groups > 1 for layer in layers):
                 total -= round(joint(rows, None) * min(layer.columns for layer in layers))
             else:

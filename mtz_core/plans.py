@@ -54,7 +54,7 @@ def choice_data(choice: Choice) -> dict[str, Any]:
         }
         for c in choice.curves
     ]
-    return {"curves": curves, "own_bias": choice.own_bias, "rate": choice.rate}
+    return {"curves": curves, "own_bias": choice.own_bias, "own_scale": choice.own_scale, "rate": choice.rate}
 
 
 def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure]) -> Choice:
@@ -71,7 +71,7 @@ def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure])
         )
         for c in data["curves"]
     )
-    return Choice(tuple(structures), curves, data["own_bias"], data["rate"])
+    return Choice(tuple(structures), curves, data["own_bias"], data["own_scale"], data["rate"])
 
 
 def plan_text(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtz_core.blocks import BlockLayer
 from mtz_core.errors import DataError
+from mtz_core.indexed import IndexedLayer
 from mtz_core.spec import RetrainSpec
 from mtz_core.zipped import ZippedNetwork
 
@@ -69,7 +70,7 @@ def retrain(
             optimizer.step()
             schedule.step()
             for layer in network.layers:
-                assert isinstance(layer, BlockLayer)
+                assert isinstance(layer, BlockLayer | IndexedLayer)
                 layer.apply_masks()
             yield tuple(losses)
     finally:

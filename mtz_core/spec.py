@@ -109,6 +109,8 @@ class ZipSpec(_Strict):
             heads make up for the merges before them; without it (the paper) only shared weights change.
         bias: with compensation, whether every task keeps its `"own"` bias for shared neurons (one number per neuron and
             task), or it is `"shared"` like the other weights.
+        scale: with compensation, whether every task multiplies a shared neuron's weights with its `"own"` scale (one
+            number per neuron and further task), or `"shared"` weights are the same for all.
         normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
@@ -127,6 +129,7 @@ class ZipSpec(_Strict):
     ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     compensate: bool = True
     bias: Literal["own", "shared"] = "own"
+    scale: Literal["own", "shared"] = "own"
     normalise: bool = True
     relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
@@ -168,6 +171,11 @@ class ZipSpec(_Strict):
     def own_bias(self) -> bool:
         """Whether shared neurons have a bias for each task."""
         return self.compensate and self.bias == "own"
+
+    @property
+    def own_scale(self) -> bool:
+        """Whether shared neurons have a scale for each task."""
+        return self.compensate and self.scale == "own"
 
     @property
     def looks_ahead(self) -> bool:

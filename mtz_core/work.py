@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.moments import BankMoments, Moments, Source
+from mtz_core.moments import SOURCES, BankMoments, Moments, Source
 from mtz_core.objective import Objective
 from mtz_core.slots import Members, Table, by_members
 from mtz_core.spec import ZipSpec
@@ -32,7 +32,7 @@ OTHER: Mapping[Source, Source] = {"half 0": "half 1", "half 1": "half 0"}
 class Outcome:
     """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
 
-    `weights` are every task's (n_t, d_t) matrices after merging, over all columns.
+    `weights` are every task's (n_t, d_t) matrices after merging, over all columns, scales included.
     """
 
     pairs: Table
@@ -44,6 +44,8 @@ class Outcome:
     scale: float
     measured_on: Literal["evaluation", "calibration"]
     weights: tuple[Tensor, ...] = field(repr=False)
+    scales: tuple[Tensor, ...] | None = field(default=None, repr=False)
+    """Factors (n_t,) of the weights that are shared; `None`: one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Part:
     members: Members
     rows: Table
     slots: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Merged rows: weights (k, d_t) of every member, and the scales (k,) of what they share (`None`: one)."""
+
+    values: list[Tensor]
+    scales: Sequence[Tensor] | None = None
 
 
 @dataclass
@@ -77,13 +87,18 @@ class Work(ABC):
     """Ridge of each task's compensation."""
     _best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
 
+    @property
+    def scaled(self) -> bool:
+        """Whether every task has a scale of its own for what its neurons share."""
+        return False
+
     @abstractmethod
     def difference(self, t: int, u: int) -> Tensor:
         """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
 
     @abstractmethod
-    def solve(self, part: Part, source: Source, ridge: float) -> list[Tensor]:
-        """Weights (k, d_t) of every member's rows once these are merged."""
+    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
+        """Every member's rows once these are merged; `scaled` overrules whether tasks have scales of their own."""
 
     @abstractmethod
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
@@ -91,7 +106,7 @@ class Work(ABC):
 
     @abstractmethod
     def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Merged weights over the shared columns (k, c), and which of `columns` these are (k, c) or (c,)."""
+        """Merged weights over the shared columns (k, c), for scales of one, and which of `columns` these are (c,)."""
 
     @property
     @abstractmethod
@@ -136,8 +151,13 @@ class Work(ABC):
                 judged = (self.objectives[OTHER[s]][t].loss(w, self._every(t)) for s, w in known[ridge].items())
                 return sum(float(each.sum()) for each in judged)
 
-            self.own_ridge[t] = walk_downhill(RIDGES, START, loss)
-            self._best |= {(s, t): w for s, w in known[self.own_ridge[t]].items()}
+            before = self.own_ridge.get(t)
+            found = walk_downhill(RIDGES, START if before is None else before, loss)
+            if before is not None and found <= before:
+                continue
+            self.own_ridge[t] = found
+            self._best.pop(("calibration", t), None)
+            self._best |= {(s, t): w for s, w in known[found].items()}
 
     def choose_ridge(self, rows: Table) -> None:
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
@@ -146,7 +166,9 @@ class Work(ABC):
         elif len(rows):
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
-            self.ridge = walk_downhill(RIDGES, START, lambda ridge: self.cross_validated(parts, ridge))
+            self.ridge = walk_downhill(
+                RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge, scaled=False)
+            )
 
     def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
         """Task-weighted loss (k,) of weights `values` of the part's rows."""
@@ -156,12 +178,12 @@ class Work(ABC):
         ]
         return torch.stack(losses).sum(0)
 
-    def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
+    def cross_validated(self, parts: Sequence[Part], ridge: float, scaled: bool | None = None) -> float:
         """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
         total = 0.0
         for part in parts:
             for half, other in OTHER.items():
-                total += float(self.loss(part, self.solve(part, half, ridge), other).sum()) / 2
+                total += float(self.loss(part, self.solve(part, half, ridge, scaled).values, other).sum()) / 2
         return total
 
     def index(self, rows: Table, t: int) -> Tensor:
@@ -190,19 +212,20 @@ class Work(ABC):
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
         """What task t's weights are judged by, given new moments."""
 
-    def renew(self, moments: Mapping[int, Moments | BankMoments]) -> None:
-        """Judge the weights of some tasks by new targets."""
+    def renew(self, moments: Mapping[int, Moments | BankMoments], sources: Sequence[Source] = SOURCES) -> None:
+        """Judge the weights of some tasks by new targets, on the parts `sources` of the data."""
         self._best.clear()
         for source, objectives in self.objectives.items():
+            if source not in sources:
+                continue
             changed = {t: found for t, m in moments.items() if (found := self.objective(source, t, m)) is not None}
             self.objectives[source] = {**objectives, **changed}
-        self.compensate([t for t in moments if t not in self.own_ridge])
 
     def merged_weights(self, rows: Table) -> list[Tensor]:
         """All tasks' matrices once `rows` (k, T) are merged."""
         matrices = [matrix.clone() for matrix in self.matrices]
         for part in [*parts_of(rows), *self.private(rows)]:
-            self._write(matrices, part, self.solve(part, "calibration", self.ridge))
+            self._write(matrices, part, self.solve(part, "calibration", self.ridge).values)
         return matrices
 
     def _write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
@@ -216,16 +239,20 @@ class Work(ABC):
             "evaluation" if "evaluation" in self.objectives else "calibration"
         )
         matrices = [matrix.clone() for matrix in self.matrices]
+        scales = [matrix.new_ones(len(matrix)) for matrix in matrices]
         some = self.objectives["calibration"][self.tasks[0]].base
         columns = self.columns
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0
         parts = [*parts_of(rows), *self.private(rows)]
         for part in parts:
-            values = self.solve(part, "calibration", self.ridge)
+            solution = self.solve(part, "calibration", self.ridge)
+            values = solution.values
             measured += float(self.loss(part, values, measured_on).sum())
             scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
             self._write(matrices, part, values)
+            for t, factor in zip(part.members, solution.scales or (), strict=False):
+                scales[t][self.index(part.rows, t)] = factor.to(scales[t])
             if len(part.slots):
                 where = torch.as_tensor(part.slots, device=some.device)
                 costs[where] = self.cost(part, values)
@@ -242,6 +269,7 @@ class Work(ABC):
             scale,
             measured_on,
             tuple(matrices),
+            tuple(scales) if self.scaled else None,
         )
 
 

@@ -90,11 +90,15 @@ class ZippedNetwork(nn.Module):
         return any(layer.groups > 1 and not layer.depthwise for layer in self._of_task(index))
 
     def _stored(
-        self, index: int, matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
+        self,
+        index: int,
+        matrices: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        scales: Sequence[Tensor] | None = None,
     ) -> BlockLayer | IndexedLayer:
         if self.is_grouped(index):
             return IndexedLayer(matrices, self._row_keys(index), self.entries(index))
-        return BlockLayer(matrices, self._rows(index), self._columns(index), masks)
+        return BlockLayer(matrices, self._rows(index), self._columns(index), masks, scales)
 
     def _row_keys(self, index: int) -> list[Table]:
         layers = self._of_task(index)
@@ -173,22 +177,24 @@ class ZippedNetwork(nn.Module):
             if (layer.column_groups == group).any() or (layer.group == group and self.merged[index]):
                 self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
 
-    def merge(self, index: int, matrices: Sequence[Tensor]) -> None:
+    def merge(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
         """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
 
-        The tasks' matrices must agree wherever they share an entry.
+        The tasks' matrices must agree wherever they share an entry, each divided by its `scales` (n_t,) if given.
         """
         self.merged[index] = True
-        self._rebuild(index, matrices)
+        self._rebuild(index, matrices, scales)
 
     def set_weights(self, index: int, matrices: Sequence[Tensor]) -> None:
         """Change the weights of a layer, shared as before; the tasks' matrices must agree where they share."""
         self._rebuild(index, matrices)
 
-    def _rebuild(self, index: int, matrices: Sequence[Tensor]) -> None:
+    def _rebuild(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
         block = self._blocks()[index]
         masks = [cast(Tensor, block.mask(t)) for t in range(self.tasks)] if block.masked else None
-        stored = self._stored(index, [m.detach() for m in matrices], masks)
+        if scales is None and isinstance(block, BlockLayer) and block.scaled:
+            scales = [cast(Tensor, block.scale(t)) for t in range(self.tasks)]
+        stored = self._stored(index, [m.detach() for m in matrices], masks, scales)
         self.layers[index] = stored.requires_grad_(next(block.parameters()).requires_grad)
 
     def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
@@ -234,6 +240,7 @@ class ZippedNetwork(nn.Module):
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
             "own_bias": self.own_bias,
+            "scaled": [isinstance(block, BlockLayer) and block.scaled for block in self._blocks()],
             "sparse": [block.masked for block in self._blocks()],
             "parents": list(self.parent_sizes),
         }
@@ -257,6 +264,7 @@ class ZippedNetwork(nn.Module):
                 )
             self.merged = [bool(m) for m in description["merged"]]
             self.own_bias = bool(description.get("own_bias", False))
+            scaled_layers = list(description.get("scaled", ()))
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]
                 table = np.asarray(shared, dtype=np.int64).reshape(-1, self.tasks)
@@ -264,7 +272,9 @@ class ZippedNetwork(nn.Module):
                     raise CheckpointError("the file names channels that these networks do not have")
                 self.tables[g] = complete(table, widths)
             for index in range(len(self.layers)):
-                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
+                scaled = index < len(scaled_layers) and bool(scaled_layers[index])
+                ones = [torch.ones(layer.width) for layer in self._of_task(index)] if scaled else None
+                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)], ones)
             self.load_state_dict(tensors, strict=True)
             self.parent_sizes = tuple(int(size) for size in description["parents"])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:

@@ -304,7 +304,7 @@ class Zipper:
         if isinstance(seen.work, BankWork) or not any(len(channels) for channels in fresh.values()):
             seen.work.choose_ridge(paired)  # the pairing came from elsewhere: judge the ridge by it
         outcome = loop.merge(seen, paired)
-        network.merge(index, outcome.weights)
+        network.merge(index, outcome.weights, outcome.scales)
         self._clock.advance(("merge", index))
         nothing = np.empty((0, 0))
         yield ev.LayerZipped(

@@ -7,6 +7,7 @@ import streamlit as st
 from mtz_core.data.bundled import bundled_images, class_names
 from mtz_core.figures.network import layer_label, network_drawing
 from mtz_core.own.registry import own_networks
+from mtz_core.structure import joined
 from mtz_core.text import bytes_text, count_text, error_text
 from mtz_core.zoo.catalog import catalog, predictions
 from mtz_core.zoo.structures import why_not_zippable
@@ -35,7 +36,9 @@ if len(parents) >= 2:
         st.warning(f"They cannot be zipped together. {problem}", icon=":material/block:")
     else:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.success("They can be zipped together: their layers correspond.", icon=":material/check_circle:")
+            private = sum(layer.alone for network in joined(networks).networks for layer in network.layers)
+            rest = f"; {private} without a partner stay private." if private else "."
+            st.success(f"They can be zipped together: their layers correspond{rest}", icon=":material/check_circle:")
             frame.link(frame.ZIP, "Zip them", icon=":material/compress:", parents=parents)
 
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
@@ -69,6 +72,26 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
         elif info.nonzero_parameters < 0.9 * info.parameters:
             st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")
 
+if any(name not in own for name in parents):
+    st.subheader("What they answer", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
+        seed = st.number_input(
+            "Draw", 0, 999, 0, key="draw", bind="query-params", width=140, help="Another number, other images."
+        )
+    for name, task in zip(parents, tasks, strict=True):
+        if name in own:
+            continue
+        data = infos[name].task
+        with frame.problems():
+            images, labels = bundled_images(data, "test")
+            answers = predictions(name)
+        wrong = answers != labels
+        chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
+        st.markdown(f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test images are answered wrong")
+        st.html(samples.sample_grid(images[chosen], labels[chosen], answers[chosen], class_names(data)))
+    st.caption("✓ right, ✗ wrong with the true class below it.")
+
 place = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
 
 st.subheader("Layers", anchor=False)
@@ -95,25 +118,6 @@ with st.expander("The same as a table", icon=":material/table:"):
             hide_index=True,
             width="stretch",
         )
-
-st.subheader("What they answer", anchor=False)
-with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-    only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
-    seed = st.number_input(
-        "Draw", 0, 999, 0, key="draw", bind="query-params", width=140, help="Another number, other images."
-    )
-for name, task in zip(parents, tasks, strict=True):
-    if name in own:
-        continue
-    data = infos[name].task
-    with frame.problems():
-        images, labels = bundled_images(data, "test")
-        answers = predictions(name)
-    wrong = answers != labels
-    chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
-    st.markdown(f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test images are answered wrong")
-    st.html(samples.sample_grid(images[chosen], labels[chosen], answers[chosen], class_names(data)))
-st.caption("✓ right, ✗ wrong with the true class below it.")
 
 if len(parents) >= 2:
     with place:

@@ -9,7 +9,7 @@ from mtz_core.errors import RunError
 from mtz_core.figures.network import network_drawing
 from mtz_core.figures.size import size_bars
 from mtz_core.spec import explain
-from mtz_core.structure import plan_counts, shared_count
+from mtz_core.structure import effective_shares, joined, plan_counts, plan_range, shared_count
 from mtz_core.text import bytes_text, count_text, percent_text, times_text
 from mtz_core.zoo.structures import why_not_zippable
 from pages.ui import frame, jobs, plan, running, setup
@@ -40,6 +40,7 @@ if problem := why_not_zippable(networks, parents):
     st.stop()
 
 tasks = setup.task_labels(parents)
+joint = joined(networks)
 numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
 
@@ -48,7 +49,7 @@ with inputs:
     planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
     sliders = st.container()
     with st.expander("Method", icon=":material/tune:"):
-        method = setup.choose_method()
+        method = setup.choose_method(len(parents))
     with st.expander("Task weights", icon=":material/balance:"):
         weights = setup.choose_weights(tasks)
     with st.expander("Retraining", icon=":material/model_training:"):
@@ -60,22 +61,22 @@ with inputs:
 wish = plan.specification(parents, weights, method, advanced)
 choice = None if wish is None else plan.known(wish, networks)
 with sliders:
-    shares = setup.choose_shares(networks, plan.curves(choice))
+    shares = setup.choose_shares(joint, tasks, plan.curves(choice))
 with planning:
     plan.area(wish, networks)
 
-shared = {
-    group.name: shared_count(shares[group.name], [network.groups[k].width for network in networks])
-    for k, group in enumerate(networks[0].groups)
-    if group.name in shares
-}
-counts = plan_counts(networks, shared, setup.DEFAULTS.own_bias)
+shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
+effective = shared | effective_shares(networks, shared)
+own = {"own_bias": method["compensate"], "own_scale": method["compensate"]}
+counts = plan_counts(networks, shared, **own)
+low, high = plan_range(networks, shared, **own) if method["sharing"] == "subsets" else (counts.total, counts.total)
+about = "≈ " if low < high else ""
 
 with numbers:
     size, memory, one, go = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
-    size.metric("Size against all parents", percent_text(counts.versus_all))
-    memory.metric("Parameters", f"{count_text(counts.total)} · {bytes_text(4 * counts.total)}")
-    one.metric("Against the smallest parent", times_text(counts.versus_smallest))
+    size.metric("Size against all parents", about + percent_text(counts.versus_all))
+    memory.metric("Parameters", f"{about}{count_text(counts.total)} · {bytes_text(4 * counts.total)}")
+    one.metric("Against the smallest parent", about + times_text(counts.versus_smallest))
     start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
     if start:
         try:
@@ -87,6 +88,13 @@ with numbers:
             started = jobs.start(spec)
         st.query_params["run"] = started
         st.rerun()
+    if about:
+        everything = sum(counts.parents)
+        st.caption(
+            f"An estimate: which tasks share a neuron is decided in the run, and with it the size, between "
+            f"{percent_text(low / everything)} and {percent_text(high / everything)} of all parents. The plan is drawn "
+            "as if every shared neuron served all tasks."
+        )
 
 with picture:
     mode = frame.theme()
@@ -97,10 +105,20 @@ with picture:
         f"{count_text(sum(counts.private))} private, of {count_text(sum(counts.parents))}",
     )
     frame.show(
-        network_drawing(networks, tasks=tasks, shared=shared, mode=mode, row_height=150),
+        network_drawing(
+            joint.networks,
+            tasks=tasks,
+            shared=[joint.own_shares(t, effective) for t in range(len(tasks))],
+            positions=joint.positions,
+            mode=mode,
+            row_height=150,
+        ),
         "plan-layers",
-        alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in shared.items()),
+        alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in effective.items()),
     )
-    st.caption("Bars: layers in order, height by the square root of their width. The last layer stays with its task.")
+    st.caption(
+        "Bars: layers in order, height by the square root of their width. "
+        "Layers that correspond stand in one column. The last layer stays with its task."
+    )
     if choice is not None:
         plan.picture(choice, shared, counts.total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -226,8 +227,14 @@ def show_weights(
     merged = None if pair is None else arrays["merged"][pair]
     image = image_shape(run.id, t)
     info = draw.layer_info(run_started(run.id), layer, image)
+    last = arrays[f"weights_{t}"].shape[1] - 1
+    apart = info.bias and last not in arrays[f"columns_{t}"]  # every task keeps its own bias
+    if apart:
+        info = replace(info, bias=False)
     (w_a, bias_a), (w_b, bias_b) = info.split(a), info.split(b)
     w_merged, bias_merged = (None, None) if merged is None else info.split(merged)
+    if apart:
+        bias_a, bias_b = float(arrays[f"weights_{t}"][i][-1]), float(arrays[f"weights_{u}"][j][-1])
     tiles = draw.tiling(w_a.size, info.kernel, info.inputs, image)
     figure = draw.weight_figure(
         [w_a, w_merged, w_b],
@@ -242,8 +249,10 @@ def show_weights(
         + (", and of the neuron they were merged into." if merged is not None else "; they were not merged."),
         file_name=f"{run.id}-{layer}-{i}-{j}-weights",
     )
-    private = [arrays[f"weights_{x}"].shape[1] - arrays[f"columns_{x}"].size for x in couple]
+    private = [arrays[f"weights_{x}"].shape[1] - arrays[f"columns_{x}"].size - int(apart) for x in couple]
     biases = "No bias" if bias_a is None else f"Bias: {bias_a:.3g} and {bias_b:.3g}"
+    if apart:
+        biases += ", before the merge; each task keeps its own"
     if bias_merged is not None:
         biases += f", merged {bias_merged:.3g}"
     what = {

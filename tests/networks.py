@@ -38,6 +38,31 @@ class Perceptron(nn.Module):
         return self.fc3(F.relu(self.fc2(x)))
 
 
+class Tower(nn.Module):
+    """A residual stream of `width` channels with any number of blocks."""
+
+    def __init__(self, blocks: int, width: int = 6, classes: int = 4, inputs: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.first = nn.ModuleList(nn.Conv2d(width, 5, 3, padding=1) for _ in range(blocks))
+        self.second = nn.ModuleList(nn.Conv2d(5, width, 3, padding=1) for _ in range(blocks))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for a, b in zip(self.first, self.second, strict=True):
+            x = torch.relu(x + b(torch.relu(a(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def towers() -> dict[str, nn.Module]:
+    """Registered models of one family: a short one and a long, wider one."""
+    return {
+        "short": randomised(Tower(1, classes=10), 0).float(),
+        "long": randomised(Tower(3, width=8, classes=10), 1).float(),
+    }
+
+
 class Functional(nn.Module):
     """The same kind of network with every layer in functional form, BatchNorm included."""
 

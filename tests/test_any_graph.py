@@ -187,7 +187,9 @@ def test_a_wrong_channel_graph_is_found_out() -> None:
 def test_zipped_with_itself_it_answers_as_before_at_the_size_of_one(name: str) -> None:
     network = made(name)
     before = copy.deepcopy(network.state_dict())
-    result = zip_networks([network, copy.deepcopy(network)], [batch(60)] * 2, ZipSpec(ridge=1e-6))
+    result = zip_networks(
+        [network, copy.deepcopy(network)], [batch(60)] * 2, ZipSpec(ridge=1e-6, bias="shared", scale="shared")
+    )
     x = batch(9, 5)
     with torch.no_grad():
         expected = network(x)
@@ -246,7 +248,7 @@ def test_networks_of_different_depth_share_the_blocks_that_both_have() -> None:
     assert report.green
     private = [row.layers for row in report.correspondence if row.reason and row.layers[0] is None]
     assert private == [(None, f"blocks.{k}.{c}") for k in (2, 3) for c in "ab"]
-    result = zip_networks([short, long], [batch(60)] * 2, ZipSpec(ridge=1e-6))
+    result = zip_networks([short, long], [batch(60)] * 2, ZipSpec(ridge=1e-6, bias="shared", scale="shared"))
     x = batch(5, 9)
     with torch.no_grad():
         for task, parent in enumerate((short, long)):

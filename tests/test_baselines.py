@@ -80,7 +80,8 @@ def test_a_network_merged_with_its_permuted_copies_answers_as_before(family: str
     moved = [(a != b).any() for a, b in zip(before[0].values(), before[1].values(), strict=True)]
     assert any(moved)
     torch.testing.assert_close(parents[1](x), network(x))
-    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share)
+    # As they are read, channels that a ReLU silences on these images look all alike.
+    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share, place="written")
     for t, parent in enumerate(parents):
         fresh = _data(family, 5, 9)
         torch.testing.assert_close(result.network(fresh, task=t), network(fresh), rtol=1e-6, atol=1e-6)
@@ -129,7 +130,7 @@ def test_zip_computes_its_merge_and_unmerge_matrices() -> None:
     x = images(30)
     with torch.no_grad():
         hidden = torch.cat([parent[1](x.flatten(1)) for parent in parents], dim=1)
-        slots = zipped(torch.cov(hidden.mT), [7, 7], 7)
+        slots = zipped(torch.cov(hidden.relu().mT), [7, 7], 7)
         unmerge = torch.nn.functional.one_hot(torch.as_tensor(np.concatenate(slots))).double()
         merge = unmerge.mT / unmerge.sum(0)[:, None]
         features = (merge @ hidden.mT).relu()
@@ -299,6 +300,8 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([a, b], [images()] * 2, "rebasin")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="share is 1"):
         merge_networks([a, b], [images()] * 2, share=1.5)
+    with pytest.raises(SpecError, match="place is 'between'"):
+        merge_networks([a, b], [images()] * 2, place="between")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="two or more"):
         merge_networks([a], [images()])
     with pytest.raises(DataError, match="1 tasks for 2"):
@@ -312,3 +315,52 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([apart, apart], [images()] * 2)
     with pytest.raises(SpecError, match="task 2"):
         merge_networks([a, b], [images()] * 2).network(images(), task=2)
+
+
+@pytest.mark.parametrize("family", ["residual", "convolutional", "perceptron"])
+def test_covariances_are_those_of_what_the_next_layers_read(family: str) -> None:
+    """numpy on inputs caught by hooks in the parents; a flattened channel's places are so many samples of it."""
+    parents = [randomised(FAMILIES[family](), seed) for seed in (0, 1)]
+    graphs = [channel_graph(parent, images(2)) for parent in parents]
+    x = images(12)
+    programs = [Program(graph.network.module, graph.layers) for graph in graphs]
+    last = max(g for g, group in enumerate(graphs[0].groups) if group.frozen is None)
+    seen = observe(graphs, Lockstep(graphs, programs), x, 5, [last], "read")
+    caught = [_inputs(parent, x) for parent in parents]
+    n = graphs[0].groups[last].width
+    expected = np.zeros((2 * n, 2 * n))
+    for layer in graphs[0].layers:
+        channels = layer.column_channels[layer.column_groups == last]
+        if len(channels) == 0:
+            continue
+        parts = []
+        for part in caught:
+            values = np.moveaxis(part[layer.name], 1, -1).reshape(-1, part[layer.name].shape[1])
+            values = values[:, layer.column_groups == last]
+            own = [values[:, channels == c].T.reshape(-1) for c in np.unique(channels)]
+            parts.append(np.stack(own, axis=1))
+        where = np.concatenate([np.unique(channels), n + np.unique(channels)])
+        expected[np.ix_(where, where)] += np.cov(np.concatenate(parts, axis=1).T, bias=True)
+    assert expected.diagonal().max() > 0
+    np.testing.assert_allclose(seen.covariances[last].numpy(), expected, atol=1e-12)
+
+
+def _inputs(parent: nn.Module, x: Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in parent.named_modules():
+        module.register_forward_hook(lambda m, i, o, name=name: found.__setitem__(name, i[0].detach().numpy()))
+    parent(x)
+    return found
+
+
+def test_average_linkage_correlates_the_mean_of_merged_features() -> None:
+    """Each merge is the most correlated pair of the averages so far, computed from the samples themselves."""
+    x = np.random.default_rng(3).normal(size=(60, 10)) @ np.random.default_rng(4).normal(size=(10, 10))
+    clusters = [[c] for c in range(10)]
+    for _ in range(5):
+        related = np.corrcoef(np.stack([x[:, c].mean(axis=1) for c in clusters]))
+        np.fill_diagonal(related, -np.inf)
+        i, j = np.unravel_index(related.argmax(), related.shape)
+        clusters = [c for k, c in enumerate(clusters) if k not in (i, j)] + [clusters[i] + clusters[j]]
+    slots = np.concatenate(zipped(torch.as_tensor(np.cov(x.T)), [5, 5], 5, linkage="average"))
+    assert {tuple(np.flatnonzero(slots == s)) for s in slots} == {tuple(sorted(c)) for c in clusters}

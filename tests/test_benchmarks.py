@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import difference, linear, memory, residual, streams, subsets
+from benchmarks import difference, linear, memory, streams, subsets, zipping
 from benchmarks.machine import describe, table
 from mtz_core import ZipSpec
 
@@ -42,15 +43,23 @@ def _header(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_residual_benchmark_compares_zipping_with_its_rivals(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_quality_benchmark_compares_and_goes_on_from_its_store(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(residual, "SETS", {"a pair": ("mnist-0", "mnist-1")})
-    residual.run(None, 1, images=60, steps=2, architecture="lenet300")
-    rows = {row[0]: row[1:] for row in _header(capsys.readouterr().out)}
-    assert [row[3] for name, row in rows.items() if name.startswith("MTZ")] == ["1.004×", "1.221×", "1.530×", "1.004×"]
-    assert rows["activation matching, permute + reset"][3] == "1.004×"
-    assert float(rows["parents"][0]) < float(rows["plain averaging"][0].split()[0])
+    monkeypatch.setattr(zipping, "SETS", {"seeds": ("mnist-0", "mnist-1")})
+    monkeypatch.setattr(zipping, "WATCHED", 40)
+    asked = {"architectures": ["lenet300"], "images": [60], "shares": [1.0], "sets": ["seeds"]}
+    methods = ["paper", "ours", "averaging", "permute + reset"]
+    zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
+    printed = capsys.readouterr().out
+    header, _, row = [line for line in _header(printed) if len(line) > 3]
+    found = dict(zip(header, row, strict=True))
+    assert float(found["averaging"]) > float(found["ours"])
+    assert found["size"] == "1.007×"
+    assert "rank correlation" in printed
+    monkeypatch.setattr(zipping, "METHODS", dict.fromkeys(methods))  # nothing is computed a second time
+    zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
+    assert row in _header(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("benchmark", "field"), [(subsets, "sharing"), (streams, "streams")])

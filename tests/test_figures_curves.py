@@ -127,7 +127,7 @@ def test_counts_survive_the_store() -> None:
 
 
 def test_drawing_shares_in_proportion() -> None:
-    figure = network_drawing([NET, NET], tasks=("a", "b"), shared={"fc1": 150, "fc2": 100})
+    figure = network_drawing([NET, NET], tasks=("a", "b"), shared=[{"fc1": 150, "fc2": 100}] * 2)
     shared, own = figure.data[0], figure.data[1]
     assert shared.y[0] == pytest.approx(own.y[0])
     assert own.y[1] == pytest.approx(0)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from mtz_core.own.registry import OwnNetwork, own_networks, remember
 from mtz_core.own.uploads import keep
@@ -16,37 +13,9 @@ from mtz_core.spec import NetworkSpec, TransformSpec
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.structures import structures
 from pages.ui import setup
+from tests.pages import Open, shown
 
-ROOT = Path(__file__).resolve().parents[1]
 LENET5 = parent_info("lenet5-mnist-0").weights
-Open = Callable[..., AppTest]
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
-    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
-    monkeypatch.delenv("MTZ_MODELS", raising=False)
-    return RunStore(tmp_path / "runs")
-
-
-@pytest.fixture
-def visit(store: RunStore) -> Open:
-    def opened(page: str, **parameters: Any) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-        app.switch_page(page)
-        for name, value in parameters.items():
-            app.query_params[name] = value
-        app.run()
-        assert not app.exception, app.exception
-        return app
-
-    return opened
-
-
-def said(app: AppTest) -> str:
-    kinds = (app.markdown, app.error, app.warning, app.success, app.info, app.caption)
-    return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
 @pytest.fixture
@@ -66,14 +35,14 @@ def test_a_file_is_recognised_added_and_chosen(visit: Open, tmp_path: Path) -> N
     file.write_bytes(LENET5.read_bytes())
     app = visit("pages/1_Networks.py", bring="file")
     app.text_input(key="weights-path").set_value(str(file)).run()
-    assert "10 classes, reads images of 1 × 28 × 28" in said(app)
-    assert "Its tensors fit lenet5." in said(app)
+    assert "10 classes, reads images of 1 × 28 × 28" in shown(app)
+    assert "Its tensors fit lenet5." in shown(app)
     assert len(app.query_params["file"]) == 64
     app.button(key="own-add").click().run()
     (name,) = own_networks()
     assert not app.exception
     assert app.multiselect(key="parents").value == [name]  # the bundled ones do not zip with it
-    assert "1.64" not in said(app)
+    assert "1.64" not in shown(app)
 
 
 def test_an_added_network_zips_like_a_bundled_one(
@@ -94,7 +63,7 @@ def test_an_added_network_zips_like_a_bundled_one(
 
 def test_a_network_can_be_removed(visit: Open, brought: OwnNetwork) -> None:
     app = visit("pages/1_Networks.py", parents=[brought.name])
-    assert r"My \*digits\*" in said(app)
+    assert r"My \*digits\*" in shown(app)
     app.button(key=f"remove-{brought.name}").click().run()
     assert own_networks() == {}
     assert not app.exception
@@ -104,7 +73,7 @@ def test_a_network_can_be_removed(visit: Open, brought: OwnNetwork) -> None:
 def test_a_link_to_a_file_that_is_not_there_is_an_answer(visit: Open, asked: str) -> None:
     app = visit("pages/1_Networks.py", file=asked)
     assert len(app.error) == 1 or asked == ""
-    assert "<script>" not in said(app)
+    assert "<script>" not in shown(app)
 
 
 def test_what_is_wrong_with_a_file_is_said_with_its_own_name(visit: Open, tmp_path: Path) -> None:

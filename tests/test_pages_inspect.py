@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,39 +12,10 @@ from streamlit.testing.v1 import AppTest
 
 from mtz_core.figures import lessons, pooling
 from mtz_core.runs.store import RunStore
+from tests.pages import ROOT, Open, shown
 from tests.synthetic import LENET5, Layer, synthetic_run
 
-ROOT = Path(__file__).resolve().parents[1]
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
-Open = Callable[..., AppTest]
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
-    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
-    return RunStore(tmp_path / "runs")
-
-
-@pytest.fixture
-def visit(store: RunStore) -> Open:
-    def opened(page: str, **parameters: str) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-        app.switch_page(page)
-        for name, value in parameters.items():
-            app.query_params[name] = value
-        app.run()
-        assert not app.exception, app.exception
-        return app
-
-    return opened
-
-
-def shown(app: AppTest) -> str:
-    """Everything the page says."""
-    kinds = (app.markdown, app.caption, app.title, app.header, app.subheader, app.latex)
-    kinds += (app.error, app.warning, app.info, app.success)
-    texts = [str(element.value) for kind in kinds for element in kind]
-    return "\n".join([*texts, *(f"{m.label}: {m.value} {m.delta}" for m in app.metric)])
 
 
 def metric(app: AppTest, label: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,14 @@ from mtz_core.own.uploads import keep
 from mtz_core.spec import NetworkSpec, TransformSpec
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.structures import structures
+from tests.pages import Open
 
-ROOT = Path(__file__).resolve().parents[1]
 PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]
-Open = Callable[..., AppTest]
 
 
 @pytest.fixture
-def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
-
-    def opened(**parameters: Any) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-        app.switch_page("pages/1_Networks.py")
-        for name, value in parameters.items():
-            app.query_params[name] = value
-        app.run()
-        assert not app.exception, app.exception
-        return app
-
-    return opened
+def visit(visit: Open) -> Open:
+    return partial(visit, "pages/1_Networks.py")
 
 
 def check(app: AppTest) -> AppTest:
@@ -85,7 +72,7 @@ def test_a_network_that_was_brought_is_checked_and_a_link_shows_the_report(visit
     assert table(app, "sharable")["architecture"] == ["LeNet5", "LeNet300"]
     shared = table(app, "shared")["shared"]
     assert "✗ not shared: no other network has layers that correspond" in shared
-    assert any("Zip these with the command line" in str(e.value) for e in app.info)
+    assert any("read nothing in common" in str(e.value) for e in app.info)
 
 
 def test_networks_that_do_not_correspond_are_red_with_the_reason(visit: Open) -> None:

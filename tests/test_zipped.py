@@ -93,13 +93,15 @@ def test_state_dict_stores_each_number_once_and_the_plan_foretells_it(family: st
     structures = [graph.structure() for graph in result.network.graphs]
     shared = {g.name: len(t[(t >= 0).all(1)]) for g, t in zip(structures[0].groups, result.network.tables, strict=True)}
     if family != "residual":
-        assert plan_counts(structures, shared) == result.counts
+        assert plan_counts(structures, shared, own_bias=True, own_scale=True) == result.counts
 
 
 def test_full_share_of_twins_costs_one_network_and_a_head() -> None:
     a, b = _twins("perceptron")
     counts = zip_networks([a, b], [images()] * 2, ZipSpec(share=1.0)).counts
-    head = a.fc3.weight.numel() + a.fc3.bias.numel()
+    neurons = a.fc1.out_features + a.fc2.out_features
+    assert counts.total == counts.parents[0] + (head := a.fc3.weight.numel() + a.fc3.bias.numel()) + 2 * neurons
+    counts = zip_networks([a, b], [images()] * 2, ZipSpec(bias="shared", scale="shared")).counts
     assert counts.private == (head, head)
     assert counts.total == counts.parents[0] + head
 
@@ -205,7 +207,7 @@ def test_masks_survive_merging_retraining_and_saving(share: float, tmp_path: Pat
 
 def test_a_sparse_network_zipped_with_itself_stays_as_sparse() -> None:
     parent = _prune(randomised(Perceptron(), 0), 0)
-    result = zip_networks([parent, parent], [images()] * 2, ZipSpec(share=1.0, ridge=1e-6))
+    result = zip_networks([parent, parent], [images()] * 2, ZipSpec(ridge=1e-6, bias="shared", scale="shared"))
     torch.testing.assert_close(result.network(images(5), task=1), parent(images(5)))
     head = int((parent.fc3.weight != 0).sum()) + 4
     assert result.counts.total == result.counts.parents[0] + head

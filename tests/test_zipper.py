@@ -115,11 +115,14 @@ def test_prediction_from_halves_matches_the_loss_found_on_new_images() -> None:
     known = [images(count, seed) for count, seed in ((300, 1), (300, 2))]
     unseen = [(images(300, seed), torch.zeros(300, dtype=torch.long)) for seed in (5, 6)]
     for ridge, low, high in (("auto", 0.7, 1.4), (1e-6, 1.0, 2.0)):
-        zipper = Zipper(parents, known, ZipSpec(ridge=ridge), evaluation=unseen)
+        zipper = Zipper(parents, known, ZipSpec(ridge=ridge, compensate=False), evaluation=unseen)
         layer = next(event for event in zipper.run() if isinstance(event, ev.LayerZipped))
         assert layer.measured_on == "evaluation"
         assert layer.costs.sum() < 0.95 * layer.measured or ridge == "auto"
         assert low < layer.predicted / layer.measured < high
+    for event in Zipper(parents, known, ZipSpec(), evaluation=unseen).run():
+        if isinstance(event, ev.LayerZipped | ev.LayerCompensated):
+            assert 0.6 < event.predicted / event.measured < 1.6
 
 
 def test_three_tasks_and_task_weights() -> None:
@@ -212,7 +215,7 @@ def test_an_unknown_operation_leaves_its_neighbours_private_and_the_rest_zips() 
             return self.d(torch.cat([odd, torch.relu(self.c(x))], 1))
 
     parents = [randomised(Odd(), seed) for seed in (0, 1)]
-    result = zip_networks(parents, [images()] * 2)
+    result = zip_networks(parents, [images()] * 2, ZipSpec(bias="shared"))
     by_name = {layer.name: len(layer.pairs) for layer in result.layers}
     assert by_name == {"b": 0, "c": 7}
     assert any("cumsum" in note for note in result.warnings)

@@ -9,6 +9,7 @@ with rows divided by their sums is the merge matrix M.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from mtz_core.pairing import pair_neurons
 
 Slots = list[NDArray[np.int64]]
+Linkage = Literal["least", "average"]
+"""How a merged feature correlates with a third: as its least correlated member does, or as the members' average."""
 
 
 def correlation(covariance: Tensor) -> Tensor:
@@ -58,17 +61,20 @@ def permute(covariance: Tensor, widths: Sequence[int], k: int) -> Slots:
     return _with_private(chosen, widths)
 
 
-def zipped(covariance: Tensor, widths: Sequence[int], k: int, within: float = 1.0) -> Slots:
+def zipped(covariance: Tensor, widths: Sequence[int], k: int, within: float = 1.0, linkage: Linkage = "least") -> Slots:
     """Merge the two most correlated features of all networks, again and again, until (T-1)·k merges are done.
 
     The zip operation of ZipIt! (Stoica et al., ICLR 2024; arXiv 2305.03053, §4 and its appendix): features of one
     network may merge with each other, too, in at most `within`·k merges of each network (β of the appendix). A merged
-    feature correlates with a third as much as its least correlated member (α = 1 of the appendix).
+    feature correlates with a third as much as its least correlated member (α = 1 of the appendix), or as the average of
+    its members.
     With widths n and k = n, n features are left of T·n.
     """
     total = int(sum(widths))
     owner = np.repeat(np.arange(len(widths)), widths)
     related = correlation(covariance).cpu().numpy().copy()
+    moments = covariance.cpu().numpy().copy()
+    members = np.ones(total)
     np.fill_diagonal(related, -np.inf)
     budget = [int(within * k)] * len(widths)
     feature = np.arange(total)  # channel → the feature that it belongs to, named after its first channel
@@ -91,7 +97,10 @@ def zipped(covariance: Tensor, widths: Sequence[int], k: int, within: float = 1.
             break
         allowed = np.isfinite(related[i]) & np.isfinite(related[j])
         joined = np.full(total, -np.inf)
-        joined[allowed] = np.minimum(related[i], related[j])[allowed]
+        if linkage == "average":
+            joined[allowed] = _average(moments, members, i, j)[allowed]
+        else:
+            joined[allowed] = np.minimum(related[i], related[j])[allowed]
         own = owners[i] if owners[i] == owners[j] and len(owners[i]) == 1 else set()
         owners[i] |= owners[j]
         feature[feature == j] = i
@@ -109,6 +118,17 @@ def zipped(covariance: Tensor, widths: Sequence[int], k: int, within: float = 1.
         refresh(np.flatnonzero(stale))
     _, numbers = np.unique(feature, return_inverse=True)
     return [numbers[owner == t].astype(np.int64) for t in range(len(widths))]
+
+
+def _average(moments: NDArray[np.float64], members: NDArray[np.float64], i: int, j: int) -> NDArray[np.float64]:
+    """Put the average of features i and j in the place of i; return what it correlates with every feature, (n,)."""
+    a, b = members[[i, j]] / (members[i] + members[j])
+    moments[i] = a * moments[i] + b * moments[j]
+    moments[:, i] = a * moments[:, i] + b * moments[:, j]
+    members[i] += members[j]
+    spread = np.sqrt(np.clip(moments.diagonal(), 0, None) * max(moments[i, i], 0.0))
+    related: NDArray[np.float64] = np.divide(moments[i], spread, out=np.zeros_like(spread), where=spread > 0)
+    return related
 
 
 def _close(related: NDArray[np.float64], alone: NDArray[np.bool_]) -> None:

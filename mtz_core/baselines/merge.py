@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.matching import Slots, by_index, permute, zipped
+from mtz_core.baselines.matching import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.merged import MergedNetwork
-from mtz_core.baselines.observation import Observation, observe
+from mtz_core.baselines.observation import Place, observe
 from mtz_core.baselines.reset import reset_statistics
 from mtz_core.data_input import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
@@ -27,6 +28,9 @@ from mtz_core.structure import ParameterCounts, shared_count
 from mtz_core.zipped import ZippedNetwork
 
 Method = Literal["average", "permute", "zip"]
+Match = Callable[[Tensor, Sequence[int], int], Slots]
+PLACES: dict[str, Place] = {"permute": "written", "zip": "read"}
+"""Where each method did better on images that no figure is reported on: see docs/baselines.md."""
 BATCH = 128
 
 
@@ -47,6 +51,8 @@ def merge_networks(
     reset: bool = True,
     rescale: bool = False,
     within: float = 1.0,
+    linkage: Linkage = "least",
+    place: Place | None = None,
 ) -> BaselineResult:
     """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
 
@@ -65,6 +71,10 @@ def merge_networks(
             `reset`.
         rescale: do so in hidden layers without BatchNorm, too (REPAIR's proposal for such networks).
         within: at most this part of the merges of `"zip"` may join two features of one network.
+        linkage: how a feature that `"zip"` merged correlates with a third: as the `"least"` correlated of its members,
+            or as their `"average"`.
+        place: channels are compared as layers have `"written"` them, before the activation function, or as the next
+            layers `"read"` them; by default what suits the method (`PLACES`).
 
     Raises:
         GraphError: a network cannot be traced, or the networks do not correspond.
@@ -78,7 +88,8 @@ def merge_networks(
         >>> result.network(torch.randn(5, 4), task=1).shape
         torch.Size([5, 3])
     """
-    _check(networks, calibration, method, share, within)
+    place = place or PLACES.get(method, "written")
+    _check(networks, calibration, method, share, within, linkage, place)
     images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
     if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
         raise DataError(
@@ -92,9 +103,12 @@ def merge_networks(
     union = torch.cat(images)
     lockstep = Lockstep(graphs, [private.program(t) for t in range(len(graphs))])
     hidden = [g for g in range(len(graphs[0].groups)) if all(graph.groups[g].frozen is None for graph in graphs)]
-    observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [])
+    observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [], place)
+    match: Match = permute if method == "permute" else partial(zipped, within=within, linkage=linkage)
     slots = [
-        _group_slots(graphs, g, method, share, within, observation) if g in hidden else by_index(_widths(graphs, g), 0)
+        _group_slots(graphs, g, share, observation.covariances.get(g), match)
+        if g in hidden
+        else by_index(_widths(graphs, g), 0)
         for g in range(len(graphs[0].groups))
     ]
     network = MergedNetwork(private, slots)
@@ -108,13 +122,22 @@ def merge_networks(
     return BaselineResult(network, network.counts(), time.perf_counter() - begin)
 
 
-def _check(networks: Sequence[nn.Module], calibration: Sequence[Any], method: str, share: float, within: float) -> None:
+def _check(
+    networks: Sequence[nn.Module],
+    calibration: Sequence[Any],
+    method: str,
+    share: float,
+    within: float,
+    linkage: str,
+    place: str,
+) -> None:
     if len(networks) < 2:
         raise SpecError(f"merging needs two or more networks, got {len(networks)}")
     if len(calibration) != len(networks):
         raise DataError(f"calibration holds data of {len(calibration)} tasks for {len(networks)} networks")
-    if method not in get_args(Method):
-        raise SpecError(f"method is {method!r}; choose from {', '.join(map(repr, get_args(Method)))}")
+    for name, value, known in (("method", method, Method), ("linkage", linkage, Linkage), ("place", place, Place)):
+        if value not in get_args(known):
+            raise SpecError(f"{name} is {value!r}; choose from {', '.join(map(repr, get_args(known)))}")
     for name, ratio in (("share", share), ("within", within)):
         if not 0.0 <= ratio <= 1.0:
             raise SpecError(f"{name} is {ratio}; give a ratio in [0, 1]")
@@ -147,7 +170,7 @@ def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
 
 
 def _group_slots(
-    graphs: Sequence[ChannelGraph], group: int, method: Method, share: float, within: float, observation: Observation
+    graphs: Sequence[ChannelGraph], group: int, share: float, covariance: Tensor | None, match: Match
 ) -> Slots:
     """Features of one channel group, kind by kind; channels of a kind that another network lacks stay alone."""
     widths = _widths(graphs, group)
@@ -157,12 +180,8 @@ def _group_slots(
     for channels in channel_kinds(graphs, group):
         sizes = [len(mine) for mine in channels]
         k = shared_count(float(share), sizes)
-        if method == "average":
-            found = by_index(sizes, k)
-        else:
-            where = torch.as_tensor(np.concatenate([a + mine for a, mine in zip(starts[:-1], channels, strict=True)]))
-            covariance = observation.covariances[group][where][:, where]
-            found = permute(covariance, sizes, k) if method == "permute" else zipped(covariance, sizes, k, within)
+        where = torch.as_tensor(np.concatenate([a + mine for a, mine in zip(starts[:-1], channels, strict=True)]))
+        found = by_index(sizes, k) if covariance is None else match(covariance[where][:, where], sizes, k)
         for mine, own, numbers in zip(slots, channels, found, strict=True):
             mine[own] = following + numbers
         following = 1 + max(int(mine.max()) for mine in slots)

@@ -1,22 +1,27 @@
 """What the parents' channels do on the same images: covariances within a channel group, and outputs' mean and spread.
 
-A group is observed wherever a weight layer writes it, BatchNorm included and before the activation function; the
-covariances of all producers of a residual stream are added up. Every producer counts alike, whatever the size of its
-feature maps.
+A group is observed either wherever a weight layer writes it, BatchNorm included and before the activation function, or
+wherever a weight layer reads it, after the activation function. The covariances of all layers that write (or read) a
+residual stream are added up; every one counts alike, whatever the size of its feature maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.baselines.lockstep import Lockstep, as_samples
-from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.execution import apply_layer
+
+Place = Literal["written", "read"]
+"""Where channels are looked at: as a layer writes them, or as the next layers read them."""
 
 
 @dataclass(frozen=True)
@@ -61,48 +66,78 @@ class Observer:
         graphs: channel graphs of the parents.
         groups: numbers of the channel groups to be observed.
         images: how many there will be in all.
+        place: where channels are looked at.
     """
 
-    def __init__(self, graphs: Sequence[ChannelGraph], groups: Sequence[int], images: int) -> None:
-        self.graphs, self.images = graphs, images
+    def __init__(self, graphs: Sequence[ChannelGraph], groups: Sequence[int], images: int, place: Place) -> None:
+        self.graphs, self.images, self.place = graphs, images, place
         self.starts = {g: np.cumsum([0, *(graph.groups[g].width for graph in graphs)]) for g in groups}
         sizes = {g: int(starts[-1]) for g, starts in self.starts.items()}
         self.products = {g: torch.zeros(n, n, dtype=torch.float64) for g, n in sizes.items()}
+        self.means: dict[tuple[int, int], Tensor] = {}
         self.outputs: dict[int, list[Running]] = {}
 
-    def add(self, index: int, written: Sequence[Tensor]) -> None:
-        """A batch on its way out of layer `index`, one output per network."""
+    def add(self, index: int, given: Sequence[Tensor], written: Sequence[Tensor]) -> None:
+        """A batch that layer `index` reads and what it writes, one tensor per network."""
         layers = [graph.layers[index] for graph in self.graphs]
-        samples = [as_samples(y, layer).double() for y, layer in zip(written, layers, strict=True)]
-        for mine, x in zip(self.outputs.setdefault(index, [Running() for _ in layers]), samples, strict=True):
+        outputs = [as_samples(y, layer).double() for y, layer in zip(written, layers, strict=True)]
+        for mine, x in zip(self.outputs.setdefault(index, [Running() for _ in layers]), outputs, strict=True):
             mine.add(x)
-        g = layers[0].group
-        if g not in self.products:
+        share = len(written[0]) / (self.images * len(layers[0].nodes))
+        if self.place == "written":
+            self._count(index, layers[0].group, [layer.rows for layer in layers], outputs, share)
             return
-        rows = [first + layer.rows for first, layer in zip(self.starts[g][:-1], layers, strict=True)]
-        where, x = torch.as_tensor(np.concatenate(rows)), torch.cat(samples, dim=1)
-        weight = len(written[0]) / (self.images * len(layers[0].nodes) * len(x))
-        self.products[g].index_put_((where[:, None], where), x.mT @ x * weight, accumulate=True)
+        inputs = [as_samples(x, layer).double() for x, layer in zip(given, layers, strict=True)]
+        for g in np.unique(layers[0].column_groups):
+            if int(g) in self.products:
+                found = [by_channel(x, layer, int(g)) for x, layer in zip(inputs, layers, strict=True)]
+                self._count(index, int(g), [channels for channels, _ in found], [x for _, x in found], share)
+
+    def _count(
+        self, index: int, group: int, channels: Sequence[NDArray[np.int64]], samples: Sequence[Tensor], share: float
+    ) -> None:
+        """Add samples (m, k_t) of channels (k_t,); `share` is the part of all that this layer shows which they are."""
+        if group not in self.products:
+            return
+        starts = self.starts[group]
+        where = torch.as_tensor(np.concatenate([a + own for a, own in zip(starts[:-1], channels, strict=True)]))
+        x = torch.cat(list(samples), dim=1)
+        self.products[group].index_put_((where[:, None], where), x.mT @ x * (share / len(x)), accumulate=True)
+        mean = self.means.setdefault((index, group), torch.zeros(int(starts[-1]), dtype=torch.float64))
+        mean.index_add_(0, where, x.mean(0) * share)
 
     def result(self) -> Observation:
-        """What was seen. Every producer is centred on its own mean."""
+        """What was seen. Every layer's samples are centred on their own mean."""
         outputs = {index: [mine.statistics() for mine in per] for index, per in self.outputs.items()}
-        for index, per in outputs.items():
-            layers = [graph.layers[index] for graph in self.graphs]
-            g = layers[0].group
-            if g in self.products:
-                rows = [first + layer.rows for first, layer in zip(self.starts[g][:-1], layers, strict=True)]
-                where, mean = torch.as_tensor(np.concatenate(rows)), torch.cat([own.mean for own in per])
-                self.products[g][where[:, None], where] -= mean[:, None] * mean
+        for (_, group), mean in self.means.items():
+            self.products[group] -= mean[:, None] * mean
         return Observation(self.products, outputs)
 
 
+def by_channel(x: Tensor, layer: WeightLayer, group: int) -> tuple[NDArray[np.int64], Tensor]:
+    """The channels of a group that a layer reads (k,), and what it reads of them (m · places, k).
+
+    A channel that was flattened owns several input positions: they are so many samples of it.
+    """
+    columns = np.flatnonzero(layer.column_groups == group)
+    channels, counts = np.unique(layer.column_channels[columns], return_counts=True)
+    by_owner = columns[np.argsort(layer.column_channels[columns], kind="stable")]
+    first = np.cumsum([0, *counts[:-1]])
+    places = by_owner[first[None, :] + np.arange(counts.min())[:, None]]
+    return channels, x[:, torch.as_tensor(places)].reshape(-1, len(channels))
+
+
 def observe(
-    graphs: Sequence[ChannelGraph], lockstep: Lockstep, images: Tensor, batch_size: int, groups: Sequence[int]
+    graphs: Sequence[ChannelGraph],
+    lockstep: Lockstep,
+    images: Tensor,
+    batch_size: int,
+    groups: Sequence[int],
+    place: Place = "written",
 ) -> Observation:
     """Run the same images (N, ...) through all parents and collect covariances of `groups`."""
     matrices = [[graph.matrix(layer) for layer in graph.layers] for graph in graphs]
-    observer = Observer(graphs, groups, len(images))
+    observer = Observer(graphs, groups, len(images), place)
 
     def step(call: int, given: list[Tensor]) -> list[Tensor]:
         index = lockstep.order[call]
@@ -110,7 +145,7 @@ def observe(
             apply_layer(lockstep.module(call, t), graph.layers[index], matrices[t][index], given[t])
             for t, graph in enumerate(graphs)
         ]
-        observer.add(index, written)
+        observer.add(index, given, written)
         return written
 
     with torch.no_grad():

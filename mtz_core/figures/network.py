@@ -12,6 +12,9 @@ from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette,
 from mtz_core.structure import LayerSummary, NetworkStructure
 from mtz_core.text import count_text
 
+MOST_NAMES = 18
+"""Columns up to which every layer is named under its bar; the others are named where the pointer is."""
+
 
 def layer_label(layer: LayerSummary) -> str:
     """Return what a layer is, in a word or two: `conv 5×5`, `dense`."""
@@ -21,27 +24,32 @@ def layer_label(layer: LayerSummary) -> str:
 
 
 def shared_neurons(layer: LayerSummary, shared: Mapping[str, int]) -> int:
-    """Return how many neurons of a layer all tasks share, given shared channels per group."""
-    return 0 if layer.group is None else min(layer.width, shared.get(layer.group, 0))
+    """Return how many neurons of a layer are shared, given shared channels per group of its network."""
+    return 0 if layer.group is None or layer.alone else min(layer.width, shared.get(layer.group, 0))
 
 
 def network_drawing(
     structures: Sequence[NetworkStructure],
     *,
     tasks: Sequence[str],
-    shared: Mapping[str, int] | None = None,
+    shared: Sequence[Mapping[str, int]] | None = None,
+    positions: Sequence[Sequence[int]] | None = None,
     mode: Mode = "light",
     row_height: int = 170,
 ) -> go.Figure:
     """Draw each network as a row of bars, one per weight layer in order of execution.
 
     A bar's height grows with the square root of the layer's width, so that 10 and 500 neurons fit one picture; its
-    number is the width. With `shared` (channel group → shared channels) the shared part is set apart below.
+    number is the width. With `shared` (per network: channel group → shared channels) the shared part is set apart
+    below. `positions` places each network's layers, so that those which correspond stand in one column.
     """
     if not structures:
         return empty_figure("No network is chosen.", mode)
     colours = palette(mode)
-    crowded = max(len(structure.layers) for structure in structures) > 8
+    places = [list(range(len(structure.layers))) for structure in structures] if positions is None else positions
+    columns = 1 + max(max(xs) for xs in places)
+    crowded = columns > 6
+    step = -(-columns // MOST_NAMES)
     names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
     bars = row_height - 50
     plot = len(structures) * bars + (len(structures) - 1) * names_below
@@ -49,14 +57,14 @@ def network_drawing(
     highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
     for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
         layers = structure.layers
-        xs = list(range(len(layers)))
-        counts = [shared_neurons(layer, shared or {}) for layer in layers]
+        xs = list(places[t])
+        counts = [0 if shared is None else shared_neurons(layer, shared[t]) for layer in layers]
         heights = [math.sqrt(layer.width) for layer in layers]
         common = [h * c / layer.width for h, c, layer in zip(heights, counts, layers, strict=True)]
         hover = [
             f"<b>{layer.name}</b>: {layer_label(layer)}<br>{layer.width} {_units(layer)}"
             f"<br>{layer.columns} weights each, {count_text(layer.width * layer.columns)} in all"
-            + (f"<br>{c} shared" if shared is not None else "")
+            + _sharing(layer, c, shared is not None)
             for layer, c in zip(layers, counts, strict=True)
         ]
         if shared is not None:
@@ -90,17 +98,20 @@ def network_drawing(
             row=t + 1,
             col=1,
         )
-        for x, layer, h in zip(xs, layers, heights, strict=True):
+        for k, (x, layer, h) in enumerate(zip(xs, layers, heights, strict=True)):
+            if step > 1 and k and layers[k - 1].width == layer.width:
+                continue  # numbers that repeat would overlap
             figure.add_annotation(
                 x=x, y=h, text=f"{layer.width}", showarrow=False, yanchor="bottom", font={"size": 13}, row=t + 1, col=1
             )
-        names = [
-            layer.name if crowded else f"{layer.name}<br><span style='font-size:12px'>{layer_label(layer)}</span>"
-            for layer in layers
-        ]
-        figure.update_xaxes(
-            tickvals=xs, ticktext=names, showgrid=False, tickangle=-45 if crowded else 0, row=t + 1, col=1
-        )
+        kinds = [f"<br><span style='font-size:12px'>{layer_label(layer)}</span>" for layer in layers]
+        names = [layer.name + ("" if crowded else kind) for layer, kind in zip(layers, kinds, strict=True)]
+        named = [k for k, x in enumerate(xs) if x % step == 0 or k == len(xs) - 1]
+        slant = -45 if crowded else 0
+        ticks, texts = [xs[k] for k in named], [names[k] for k in named]
+        figure.update_xaxes(tickvals=ticks, ticktext=texts, showgrid=False, tickangle=slant, row=t + 1, col=1)
+        if positions is not None:
+            figure.update_xaxes(range=[-0.5, columns - 0.5], row=t + 1, col=1)
         figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
     figure.update_layout(
         template=template(mode),
@@ -108,9 +119,15 @@ def network_drawing(
         barmode="stack",
         bargap=0.45,
         legend={"traceorder": "normal"},
-        margin={"l": 8, "r": 8, "t": 44, "b": 8},
+        margin={"l": 64 if crowded else 8, "r": 8, "t": 44, "b": 8},  # slanted names begin left of their bar
     )
     return figure
+
+
+def _sharing(layer: LayerSummary, count: int, told: bool) -> str:
+    if not told:
+        return ""
+    return "<br>private: no layer corresponds" if layer.alone else f"<br>{count} shared"
 
 
 def _units(layer: LayerSummary) -> str:

@@ -9,6 +9,7 @@ that meet an operation without a rule are frozen, with the reason: both stay pri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.trace import TracedNetwork
+from mtz_core.structure import HEAD as HEAD
 from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
 
-HEAD = "task head"
 PRIVATE = -3
 """Column that reads a value which no rule explains: it stays with its task."""
 
@@ -112,6 +113,16 @@ class ChannelGraph:
             return self.network.example.new_zeros((0, 0))
         return to_matrix(self.network.module.get_submodule(layer.name))
 
+    def role(self, layer: WeightLayer) -> str:
+        """What must be equal for layers of two networks to correspond (see `mtz_core.alignment`)."""
+        shape = self.network.shapes[layer.nodes[0]]
+        space = shape[1:-1] if layer.kind in ("linear", "lstm", "gru") else shape[2:]
+        whole = self.network.example.shape[2:]
+        scaled = tuple(round(math.log2(a / b)) if a and b else 0 for a, b in zip(whole, space, strict=False))
+        producers = [p for p in self.groups[layer.group].producers if not self.layer(p).depthwise]
+        kernel = (layer.kind, layer.kernel, layer.setting, layer.bias, layer.groups > 1, layer.depthwise)
+        return repr((*kernel, scaled if layer.kernel else len(space), len(producers) > 1))
+
     def structure(self) -> NetworkStructure:
         """The graph as plain data."""
         layers = []
@@ -136,8 +147,10 @@ class ChannelGraph:
                     reads,
                     layer.kernel,
                     bias=layer.bias,
+                    groups=layer.groups,
                     unexplained=unexplained,
                     alone=layer.name in self.alone,
+                    role=self.role(layer),
                 )
             )
         managed = sum(layer.width * layer.columns for layer in self.layers)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import DataError
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, effective_shares, joined
 
 FILE = Path(__file__).resolve().parents[2] / "assets" / "parents" / "structures.json"
 
@@ -45,35 +45,21 @@ def structures(path: Path = FILE) -> dict[str, NetworkStructure]:
 def why_not_zippable(networks: Sequence[NetworkStructure], names: Sequence[str]) -> str | None:
     """Return why networks cannot be zipped together, in words, or `None` if nothing speaks against it.
 
-    Corresponding layers must be of one kind, with the same kernel and the same raw inputs; widths and the number
-    of classes may differ.
+    Some hidden layers must correspond and read something in common; depths, widths and classes may differ.
     """
     if len(networks) < 2:
         return "Choose at least two networks."
-    first, first_name = networks[0], names[0]
-    for other, name in zip(networks[1:], names[1:], strict=True):
-        if len(first.layers) != len(other.layers):
-            return (
-                f"{first_name} has {len(first.layers)} weight layers and {name} has {len(other.layers)}. "
-                "Layers are merged one by one, so choose networks of one architecture."
-            )
-        for a, b in zip(first.layers, other.layers, strict=True):
-            if (a.kind, a.kernel) != (b.kind, b.kernel):
-                return (
-                    f"Layer {a.name} of {first_name} is {_described(a)}, layer {b.name} of {name} is {_described(b)}. "
-                    "Corresponding layers must be of one kind."
-                )
-            if tuple(a.inputs.values()) != tuple(b.inputs.values()) or _raw(first, a) != _raw(other, b):
-                return f"Layer {a.name} reads different inputs in {first_name} and {name}."
-    if all(group.frozen for group in first.groups):
-        return "None of their layers can be shared: " + "; ".join(str(g.frozen) for g in first.groups)
+    joint = joined(networks)
+    for t in joint.apart:
+        return (
+            f"No hidden layer of {names[t]} corresponds to one of {' or '.join(names[:t])}: layers correspond if they "
+            "are of one kind, with the same kernel, stride, padding and bias, at the same scale of the image. Choose "
+            "networks of one family."
+        )
+    full = {group.name: min(group.widths) for group in joint.groups if group.sharing}
+    if not full:
+        reasons = dict.fromkeys(group.frozen for group in networks[0].groups if group.frozen)
+        return "None of their layers can be shared: " + "; ".join(map(str, reasons))
+    if not any((full | effective_shares(networks, full)).values()):
+        return "None of their layers can be shared: those that correspond read nothing in common."
     return None
-
-
-def _described(layer: LayerSummary) -> str:
-    return f"{layer.kind} {'×'.join(map(str, layer.kernel))}".strip()
-
-
-def _raw(network: NetworkStructure, layer: LayerSummary) -> int:
-    """Input columns that no group owns: the raw input and the bias."""
-    return layer.columns - round(sum(network.group(name).width * per for name, per in layer.inputs.items()))

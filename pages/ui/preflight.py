@@ -50,12 +50,8 @@ def area(parents: Sequence[str], tasks: Sequence[str]) -> None:
     report = _reports()[asked]
     _report(report, [f"{number}: {task}" for number, task in enumerate(tasks)])
     known = setup.known_networks()
-    if report["green"] and why_not_zippable([known[name] for name in parents], parents):
-        st.info(
-            "The Zip page takes only networks whose layers correspond one by one. Zip these with the command line or "
-            "from Python.",
-            icon=":material/terminal:",
-        )
+    if report["green"] and (problem := why_not_zippable([known[name] for name in parents], parents)):
+        st.info(f"The Zip page does not take them. {problem}", icon=":material/block:")
 
 
 def _report(report: Mapping[str, Any], names: Sequence[str]) -> None:

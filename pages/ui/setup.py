@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mtz_core.figures import names
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure import NetworkStructure, shared_count
+from mtz_core.structure import HEAD, NO_PARTNER, JointStructure, NetworkStructure, joined, shared_count
 from mtz_core.text import percent_text
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.structures import structures
@@ -24,6 +24,11 @@ IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
 CARRIED = {
+    "bias": "zip.bias",
+    "scale": "zip.scale",
+    "normalise": "zip.normalise",
+    "rounds": "zip.relu_rounds",
+    "streams": "zip.streams",
     "sparse": "zip.sparse",
     "chunk": "zip.batch_size",
     "memory": "zip.activation_budget",
@@ -48,26 +53,24 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
         return None
     zipping, retrain = spec.zip, spec.zip.retrain
+    networks = [known[name] for name in parents]
     query: dict[str, Any] = {
         "parents": parents,
         "images": spec.calibration.images,
         "pairing": zipping.pairing,
         "metric": zipping.metric,
+        "sharing": _unless(zipping.sharing, DEFAULTS.sharing),
+        "compensate": None if zipping.compensate else "false",
         "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
         "title": spec.title or None,
         "seed": zipping.seed or None,
         "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
     }
-    networks = [known[name] for name in parents]
-    for k, group in enumerate(networks[0].groups):
-        if group.frozen is None:
-            width = min(network.groups[k].width for network in networks)
-            share = zipping.share
-            if share == "auto":  # the budget says what the sliders were to be
-                continue
-            share = share.get(group.name, 0.0) if isinstance(share, dict) else share
-            query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / width)
-    if (budget := zipping.budget) is not None:
+    for group in joined(networks).groups if len(networks) > 1 and zipping.share != "auto" else ():
+        if group.sharing:
+            share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
+            query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
+    if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
         least = min(network.parameters for network in networks)
         size = budget.size if budget.parameters is None else budget.parameters / least
         query |= {"budget": "error", "change": budget.error} if size is None else {"budget": "size", "size": size}
@@ -164,7 +167,7 @@ def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PA
         max_selections=most,
         key="parents",
         bind="query-params",
-        help="Networks of one architecture can be zipped together. Each keeps its own last layer.",
+        help="Networks of one family can be zipped together, of any width and depth. Each keeps its own last layer.",
         placeholder="Choose two or more networks",
     )
     return tuple(chosen)
@@ -184,27 +187,29 @@ def task_labels(parents: Sequence[str]) -> list[str]:
 
 
 def choose_shares(
-    networks: Sequence[NetworkStructure], under: Callable[[str, int], None] | None = None
+    joint: JointStructure, tasks: Sequence[str], under: Callable[[str, int], None] | None = None
 ) -> dict[str, float]:
-    """Draw one slider for every channel group and one for all; return group → share ratio.
+    """Draw one slider for every channel group that several networks have, and one for all; return group → share ratio.
 
     `under` draws what stands under the slider of a group, given how many channels are shared.
 
     Only the groups' sliders are bound to the URL: the slider for all just moves them.
     """
-    groups = networks[0].groups
-    open_groups = [group.name for group in groups if group.frozen is None]
-    heads = {network.layers[-1].name for network in networks}
+    open_groups = [group.name for group in joint.groups if group.sharing]
     top = st.container()
     shares: dict[str, float] = {}
-    for k, group in enumerate(groups):
-        if group.frozen is not None:
-            if group.name not in heads:
-                st.caption(f":material/lock: **{group.name}** stays with its task: {group.frozen}")
+    for group in joint.groups:
+        first = next(iter(group.members.values()))
+        if not group.sharing:
+            reasons = [own.frozen for own in group.members.values() if own.frozen not in (None, HEAD, NO_PARTNER)]
+            if reasons:
+                st.caption(f":material/lock: **{group.name}** stays with its task: {reasons[0]}")
             continue
-        width = min(network.groups[k].width for network in networks)
+        more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
+        some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
+        width = min(group.widths)
         ratio = st.slider(
-            f"Share of {group.name}" + (f" + {len(group.producers) - 1} more" if len(group.producers) > 1 else ""),
+            f"Share of {group.name}{more}{some}",
             0.0,
             1.0,
             1.0,
@@ -212,12 +217,22 @@ def choose_shares(
             format="percent",
             key=f"share-{group.name}",
             bind="query-params",
-            help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(group.producers)}.",
+            help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
         )
         shares[group.name] = ratio
-        st.html(f"<p class='under-slider'>{shared_count(ratio, [width])} of {width} shared</p>")
+        count = f"{shared_count(ratio, [width])} of {width} shared"
+        if not group.pairing:
+            count = f"none of {width} shared: other layers read them in the other network"
+        st.html(f"<p class='under-slider'>{count}</p>")
         if under is not None:
             under(group.name, shared_count(ratio, [width]))
+    for network, task in zip(joint.networks, tasks, strict=True):
+        private = [layer.name for layer in network.layers if layer.alone]
+        if private:
+            st.caption(
+                f":material/lock: **Private to {task}**, no other network has layers that correspond: "
+                + ", ".join(private)
+            )
     values = set(shares.values())
     if len(values) == 1 or "share-all" not in st.session_state:
         st.session_state["share-all"] = max(values, default=1.0)
@@ -260,8 +275,19 @@ def _weight_range(key: str) -> tuple[float, float]:
     return min(0.1, *given, 0.1), max(5.0, *given, 5.0)
 
 
-def choose_method() -> dict[str, Any]:
+def choose_method(tasks: int) -> dict[str, Any]:
     """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
+    sharing = DEFAULTS.sharing
+    if tasks > 2:
+        sharing = st.segmented_control(
+            "Shared by",
+            ["subsets", "all"],
+            default=DEFAULTS.sharing,
+            required=True,
+            key="sharing",
+            bind="query-params",
+            help="Subsets: a neuron may be shared by any two or more tasks. All: by all of them or by none.",
+        )
     images = st.select_slider(
         "Calibration images per task",
         _options("images", IMAGES, _whole),
@@ -288,6 +314,13 @@ def choose_method() -> dict[str, Any]:
         bind="query-params",
         help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone.",
     )
+    compensate = st.toggle(
+        "Compensation",
+        value=True,
+        key="compensate",
+        bind="query-params",
+        help="Every layer makes up for what merges before it have changed; needs no labels. Off: the paper's method.",
+    )
     ridge = st.select_slider(
         "Ridge",
         ["auto", *_options("ridge", RIDGES[1:], _ridge)],
@@ -300,6 +333,8 @@ def choose_method() -> dict[str, Any]:
         "images": images,
         "pairing": pairing,
         "metric": metric,
+        "sharing": sharing,
+        "compensate": compensate,
         "ridge": "auto" if ridge == "auto" else float(ridge),
     }
 
@@ -421,6 +456,8 @@ def run_spec(
             alpha=weights,
             pairing=method["pairing"],
             metric=method["metric"],
+            sharing=method["sharing"],
+            compensate=method["compensate"],
             ridge=method["ridge"],
             retrain=retrain,
         ),

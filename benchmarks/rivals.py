@@ -1,0 +1,68 @@
+"""Settings of the rival methods, chosen where nothing is reported: other pairs, and no test image."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import table
+from benchmarks.quality import Task, calibration_images, load_task, spread, task_errors
+from mtz_core.baselines import merge_networks
+from mtz_core.data.sampling import stratified_sample
+
+PAIRS = (("mnist-1", "letters-0"), ("fashion-0", "letters-0"))
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    *({"method": "permute", "place": place} for place in ("written", "read")),
+    *(
+        {"method": "zip", "place": place, "linkage": linkage, "within": within}
+        for place in ("written", "read")
+        for linkage in ("least", "average")
+        for within in (0.0, 0.5, 1.0)
+    ),
+)
+
+
+def held_out(task: Task, images: int, seed: int, position: int, most: int) -> Task:
+    """The task with images of its training part in the place of test images, none of them in the calibration draw."""
+    labels = task.train[1]
+    drawn = torch.as_tensor(stratified_sample(labels.numpy(), images, seed * 100 + position))
+    left = torch.ones(len(labels), dtype=torch.bool)
+    left[drawn] = False
+    rest = torch.nonzero(left)[:, 0]
+    chosen = rest[torch.as_tensor(stratified_sample(labels[rest].numpy(), min(most, len(rest)), seed))]
+    return replace(task, test=(task.train[0][chosen], labels[chosen]))
+
+
+def errors(tasks: list[Task], images: int, most: int, draws: int) -> Iterator[list[float]]:
+    """Mean error over the tasks, in %, of every candidate; one list per calibration draw."""
+    for seed in range(draws):
+        calibration = calibration_images(tasks, images, seed)
+        measured = [held_out(task, images, seed, t, most) for t, task in enumerate(tasks)]
+        modules = [task.module for task in tasks]
+        yield [
+            statistics.fmean(task_errors(merge_networks(modules, calibration, **candidate).network, measured))
+            for candidate in CANDIDATES
+        ]
+
+
+def run(root: Path | None, draws: int, images: int = 1000, most: int = 2000, architecture: str = "resnet14") -> None:
+    """One row per candidate: its error on every pair."""
+    print("\n## Settings of the rival methods\n")
+    print(f"Mean error of both tasks in %, on up to {most:,} images a task of the training part that are not among the")
+    print(f"{images:,} calibration images; mean ± standard deviation over {draws} calibration draws.\n")
+    columns = []
+    for pair in PAIRS:
+        tasks = [load_task(f"{architecture}-{name}", root) for name in pair]
+        columns.append(list(zip(*errors(tasks, images, most, draws), strict=True)))
+    lines = []
+    for k, candidate in enumerate(CANDIDATES):
+        found = [column[k] for column in columns]
+        settings = [str(candidate.get(name, "")) for name in ("method", "place", "linkage", "within")]
+        mean = statistics.fmean(statistics.fmean(values) for values in found)
+        lines.append([*settings, *(spread(list(values)) for values in found), f"{mean:.2f}"])
+    print(table(["method", "place", "linkage", "within", *map(" and ".join, PAIRS), "mean"], lines), flush=True)

@@ -1,0 +1,222 @@
+"""`python -m benchmarks quality`: zipping beside the paper and rival merging methods, at every size, in one table.
+
+One row is one set of parents, one number of calibration images and one share; every method gets the same images and,
+where it can, the same size. Finished cells go to a file (`--store`), so that a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.machine import table
+from benchmarks.quality import CPU, Task, calibration_images, load_task, spread, task_errors
+from mtz_core import RetrainSpec, ZipSpec, zip_networks
+from mtz_core import events as ev
+from mtz_core.baselines import merge_networks
+from mtz_core.evaluation import error_rate
+
+ARCHITECTURES = ("lenet300", "lenet5", "resnet14")
+SETS: Mapping[str, tuple[str, ...]] = {
+    "MNIST seeds": ("mnist-0", "mnist-1"),
+    "MNIST + Fashion": ("mnist-0", "fashion-0"),
+    "MNIST + Fashion + letters": ("mnist-0", "fashion-0", "letters-0"),
+}
+SHARES = (1.0, 0.8, 0.5)
+IMAGES = (100, 500, 1000, 2000)
+WATCHED = 500
+"""Test images per task on which each layer's loss is measured."""
+PAPER: Mapping[str, Any] = {"compensate": False, "pairing": "greedy", "streams": "first"}
+LABELLED = RetrainSpec(steps=500, targets="labels", schedule="layerwise", learning_rate=2e-3, batch_size=64)
+DISTILLED = RetrainSpec(steps=100, targets="distill", schedule="final", learning_rate=1e-3, batch_size=64)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one draw: test errors in %, size relative to the smallest parent, seconds.
+
+    `layers` holds (predicted, measured) loss of every layer, relative to its signal.
+    """
+
+    errors: tuple[float, ...]
+    size: float
+    seconds: float
+    layers: tuple[tuple[float, float], ...] = field(default=())
+
+
+Method = Callable[[Sequence[Task], list[Tensor], float, int], Cell]
+
+
+def zipped(watched: bool = False, **fields: Any) -> Method:
+    """The engine with some fields of `ZipSpec`; `watched`: on the first draw each layer's loss on test images, too."""
+
+    def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
+        spec = ZipSpec(**{"share": share, **fields, "seed": seed})
+        parents, layers = [task.module for task in tasks], []
+        if watched and seed == 0:
+            some = [(task.test[0][:WATCHED], task.test[1][:WATCHED]) for task in tasks]
+
+            def hear(event: ev.Event) -> None:
+                if isinstance(event, ev.LayerZipped | ev.LayerCompensated) and event.scale > 0:
+                    layers.append((event.predicted / event.scale, event.measured / event.scale))
+
+            zip_networks(parents, images, spec, evaluation=some, on_event=hear)
+        start = time.perf_counter()
+        result = zip_networks(parents, images, spec, retraining=[task.train for task in tasks])
+        seconds = time.perf_counter() - start
+        errors = tuple(task_errors(result.network, list(tasks)))
+        return Cell(errors, result.counts.versus_smallest, seconds, tuple(layers))
+
+    return run
+
+
+def rival(**arguments: Any) -> Method:
+    """A method of `mtz_core.baselines`."""
+
+    def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
+        result = merge_networks([task.module for task in tasks], images, share=share, **arguments)
+        errors = tuple(task_errors(result.network, list(tasks)))
+        return Cell(errors, result.counts.versus_smallest, result.seconds)
+
+    return run
+
+
+METHODS: Mapping[str, Method] = {
+    "paper": zipped(**PAPER),
+    "paper, 500 labelled steps": zipped(**PAPER, retrain=LABELLED),
+    "ours": zipped(watched=True),
+    "ours, 100 label-free steps": zipped(retrain=DISTILLED),
+    "averaging": rival(method="average", reset=False),
+    "random pairs": zipped(**{**PAPER, "pairing": "random"}),
+    "permute + reset": rival(method="permute"),
+    "zip + reset": rival(method="zip"),
+}
+UNTRAINED = ("paper", "averaging", "random pairs", "permute + reset", "zip + reset")
+
+
+@dataclass
+class Store:
+    """Finished cells by name, in a JSON file if a path is given; cells of other code than this are not used."""
+
+    path: Path | None
+    code: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | None) -> Store:
+        """Read what is there; a file written by other code is left out of account."""
+        store = cls(path, _fingerprint())
+        if path is not None and path.is_file():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.get("code") == store.code:
+                for name, cell in data["cells"].items():
+                    layers = tuple((float(p), float(m)) for p, m in cell["layers"])
+                    store.cells[name] = Cell(tuple(cell["errors"]), cell["size"], cell["seconds"], layers)
+        return store
+
+    def cell(self, name: str, make: Callable[[], Cell]) -> Cell:
+        """Return a cell, made now if it is not known."""
+        if name not in self.cells:
+            self.cells[name] = make()
+            if self.path is not None:
+                data = {"code": self.code, "cells": {key: asdict(cell) for key, cell in self.cells.items()}}
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                partial = self.path.with_suffix(".partial")
+                partial.write_text(json.dumps(data), encoding="utf-8")
+                partial.replace(self.path)
+        return self.cells[name]
+
+
+def _fingerprint() -> str:
+    """A hash of everything that decides the figures: the engine's code and this file."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    skipped = {"figures", "runs", "own"}
+    for path in sorted([*(root / "mtz_core").rglob("*.py"), Path(__file__)]):
+        if not skipped & set(path.parts):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run(
+    root: Path | None,
+    draws: int,
+    store: Path | None = None,
+    architectures: Sequence[str] = ARCHITECTURES,
+    images: Sequence[int] = IMAGES,
+    shares: Sequence[float] = SHARES,
+    methods: Sequence[str] = tuple(METHODS),
+    sets: Sequence[str] = tuple(SETS),
+) -> None:
+    """Print the table, then what it says about predictions and about time."""
+    known = Store.open(store)
+    print(f"\n## Error increase over the parents, in points, mean over tasks; mean ± spread over {draws} draws\n")
+    print("No retraining and no labels unless a column says so. Full test sets.\n")
+    lines, ours, ratios = [], [], []
+    for architecture in architectures:
+        for title in sets:
+            tasks = [load_task(f"{architecture}-{name}", root) for name in SETS[title]]
+            parents = [error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks]
+            for count in images:
+                for share in shares:
+                    found = dict(_row(known, architecture, title, tasks, count, share, draws, methods))
+                    increase = {
+                        name: [statistics.fmean(cell.errors) - statistics.fmean(parents) for cell in cells]
+                        for name, cells in found.items()
+                    }
+                    first = found.get("ours") or next(iter(found.values()))
+                    seconds = {name: statistics.fmean(cell.seconds for cell in cells) for name, cells in found.items()}
+                    ours += [layer for cell in found.get("ours", ()) for layer in cell.layers]
+                    if {"ours", "paper"} <= set(found):
+                        ratios.append(seconds["ours"] / seconds["paper"])
+                    row = [architecture, title, str(count), f"{share:.1f}", " / ".join(f"{e:.2f}" for e in parents)]
+                    row += [spread(increase[name]) for name in methods]
+                    lines.append([*row, f"{first[0].size:.3f}×", f"{seconds.get('ours', 0.0):.0f}"])
+                    print(f"  {' · '.join(row)}", flush=True)
+    header = ["network", "tasks", "images", "share", "parents, error %", *methods, "size", "seconds"]
+    print("\n" + table(header, lines) + "\n", flush=True)
+    _predictions(ours)
+    if ratios:
+        print(f"Time of ours relative to the paper's zip: median {np.median(ratios):.2f}, highest {max(ratios):.2f}.")
+
+
+def _row(
+    store: Store,
+    architecture: str,
+    title: str,
+    tasks: Sequence[Task],
+    count: int,
+    share: float,
+    draws: int,
+    methods: Sequence[str],
+) -> Iterator[tuple[str, list[Cell]]]:
+    calibration = [calibration_images(list(tasks), count, seed) for seed in range(draws)]
+    for name in methods:
+        cells = []
+        for seed in range(draws):
+            key = f"{architecture} | {title} | {count} | {share} | {name} | {seed}"
+            cells.append(store.cell(key, lambda s=seed, n=name: METHODS[n](tasks, calibration[s], share, s)))
+        yield name, cells
+
+
+def _predictions(layers: Sequence[tuple[float, float]]) -> None:
+    """How well predicted layer losses foretell measured ones."""
+    pairs = np.array([pair for pair in layers if min(pair) > 1e-9])
+    if len(pairs) < 3:
+        return
+    ranks = [np.argsort(np.argsort(pairs[:, k])) for k in range(2)]
+    correlation = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    factor = np.exp(np.abs(np.log(pairs[:, 0] / pairs[:, 1])))
+    print(
+        f"Predicted against measured loss of {len(pairs)} layers: rank correlation {correlation:.3f}, within a factor "
+        f"1.5 in {100 * float((factor <= 1.5).mean()):.0f} %, median factor {float(np.median(factor)):.2f}."
+    )
