@@ -45,7 +45,8 @@ evaluation:
 # data_root: /path/to/data         # full MNIST / Fashion-MNIST (default: $MTZ_DATA, else the bundled images)
 
 zip:
-  share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}
+  share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}; or auto
+# budget: {size: 1.5}              # with share: auto; size × smallest parent, or parameters, or error (% of answers)
   alpha: null                      # task weights, e.g. [2, 1]; null: equal
   pairing: optimal                 # optimal, greedy (the paper's rule) or random
   metric: functional               # functional difference, or euclidean distance of weights
@@ -213,6 +214,28 @@ def _preflight(options: argparse.Namespace) -> int:
     return 0 if found.green else 1
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from mtz_core.planning import Measuring, plan
+    from mtz_core.plans import choice_data, plan_data, plan_text
+    from mtz_core.runs.inputs import gather
+
+    spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
+    if spec.zip.budget is None:
+        raise SpecError("zip.budget: a plan needs one; write share: auto and, e.g., budget: {size: 1.5}")
+    _check_parents(spec)
+    inputs = gather(spec)
+    for item in plan(inputs.networks, inputs.calibration, spec.zip):
+        if not isinstance(item, Measuring):
+            print(
+                json.dumps({"plan": plan_data(item), **choice_data(item.choice)}) if options.json else plan_text(item)
+            )
+        elif options.json:
+            print(json.dumps({"group": item.group, "done": item.done, "total": item.total}), flush=True)
+        elif sys.stderr.isatty():
+            print(f"\r{item.done + 1} of {item.total}: {item.group}\x1b[K", end="", file=sys.stderr, flush=True)
+    return 0
+
+
 def _extract(options: argparse.Namespace) -> int:
     record = _store(options).get(options.run)
     task = _task_number(record, options.task)
@@ -290,6 +313,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.set_defaults(command=_preflight)
+    command = commands.add_parser("plan", help="choose all shares under the budget of a YAML file, and zip nothing")
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
+    command.add_argument("--json", action="store_true", help="print progress and plan as lines of JSON")
+    command.set_defaults(command=_plan)
     command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
     command.add_argument("--task", required=True, help="number (from 0) or name of the task")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")

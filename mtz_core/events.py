@@ -1,5 +1,5 @@
-"""What the zipper tells its listeners, in order: started, per layer calibrated → difference → zipped → retrained
-→ evaluated, then finished or failed.
+"""What the zipper tells its listeners, in order: planned (if asked for), started, per layer calibrated → difference →
+zipped → retrained → evaluated, then finished or failed.
 
 Events are frozen, hold numpy arrays and plain numbers only, and need no torch to be read. `fraction` is the share
 of the whole run's work that is done, in [0, 1]; `seconds` counts from the start of the run.
@@ -26,6 +26,31 @@ class Event:
 
     fraction: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning(Event):
+    """Shares are being planned: step `done` of `total` looks at channel group `group`."""
+
+    group: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Event):
+    """All shares were chosen under the budget, before anything is merged.
+
+    `shares` are channels per group; `parameters` and `error` (answers that are predicted to change, in %) say what to
+    expect. `curves[group]` holds `counts`, `errors` (of this group alone) and the `measured` counts; `frontier` the
+    best predicted points at other sizes, as (parameters, error), by size.
+    """
+
+    shares: Mapping[str, int]
+    parameters: int
+    error: float
+    curves: Mapping[str, Mapping[str, tuple[float, ...]]]
+    frontier: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,13 +66,34 @@ class RetrainSpec(_Strict):
     evaluate_every: int = Field(default=50, ge=1)
 
 
+class BudgetSpec(_Strict):
+    """What a zipped network may cost when the shares of its layers are planned; exactly one limit.
+
+    `size` counts in the size of the smallest parent, `parameters` in stored numbers; `error` limits the answers that
+    are predicted to change, in % of all.
+    """
+
+    size: float | None = Field(default=None, gt=0.0, le=1000.0)
+    parameters: int | None = Field(default=None, ge=1)
+    error: float | None = Field(default=None, ge=0.0, le=100.0)
+
+    @model_validator(mode="after")
+    def _exactly_one_limit(self) -> BudgetSpec:
+        given = [name for name in ("size", "parameters", "error") if getattr(self, name) is not None]
+        if len(given) != 1:
+            came = " and ".join(given) or "none of them"
+            raise ValueError(f"give exactly one of size, parameters and error, e.g. {{size: 1.5}}; got {came}")
+        return self
+
+
 class ZipSpec(_Strict):
     """How two or more networks are zipped.
 
     Attributes:
         share: share ratio of every hidden layer (shared neurons divided by the narrowest parent's width), or a
             mapping from layer name to a ratio (float in [0, 1]) or a count (int). Layers that a mapping does not
-            name are not shared.
+            name are not shared. `"auto"`: planned for the `budget`.
+        budget: with `share="auto"`, the limit under which all shares are planned at once (see `BudgetSpec`).
         alpha: task weights, one per task, positive; normalised to sum to one. `None`: equal weights.
         pairing: `"optimal"` assignment, the paper's `"greedy"` rule, or `"random"` (a baseline).
         metric: what pairing compares: the `"functional"` difference or plain `"euclidean"` distance of the
@@ -98,7 +119,8 @@ class ZipSpec(_Strict):
         retrain: `None` never retrains.
     """
 
-    share: Ratio | dict[str, Annotated[float | int, Field(ge=0)]] = 1.0
+    share: Literal["auto"] | Ratio | dict[str, Annotated[float | int, Field(ge=0)]] = 1.0
+    budget: BudgetSpec | None = None
     alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None
     pairing: Pairing = "optimal"
     metric: Metric = "functional"
@@ -136,6 +158,14 @@ class ZipSpec(_Strict):
         if alpha is not None and len(alpha) < 2:
             raise ValueError(f"one weight per task is needed (two or more), got {len(alpha)}")
         return alpha
+
+    @model_validator(mode="after")
+    def _budget_and_auto_belong_together(self) -> ZipSpec:
+        if self.share == "auto" and self.budget is None:
+            raise ValueError("share 'auto' needs a budget, e.g. budget: {size: 1.5}")
+        if self.share != "auto" and self.budget is not None:
+            raise ValueError("a budget needs share: auto; with shares of your own, leave the budget out")
+        return self
 
     @property
     def own_bias(self) -> bool:

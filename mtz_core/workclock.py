@@ -57,6 +57,12 @@ class WorkClock:
     def advance(self, unit: Unit) -> None:
         self.done += self.units.pop(unit, 0.0)
 
+    def foresee(self, steps: int) -> None:
+        """Shares are planned first, in so many steps: about as much work as the zip itself."""
+        share = self.total / max(1, steps)
+        self.units |= {("plan", k): share if k else 0.0 for k in range(steps + 1)}
+        self.total += share * steps
+
     def skip(self, layers: Sequence[int], steps: int) -> None:
         """Count what an earlier run finished: whole layers and so many retraining steps."""
         done = [u for u in self.units if u[0] in ("calibrate", "merge", "ahead") and u[1] in layers]

@@ -7,7 +7,7 @@ and stores nothing; listeners read its events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,8 @@ from mtz_core.graph.execution import Matrices, execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
 from mtz_core.matching import Costs
+from mtz_core.planning import Forecast, Measuring, planned
+from mtz_core.plans import plan_data
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
@@ -81,11 +83,12 @@ class Zipper:
         self.device = _device(spec.device)
         dtypes = [network_dtype(network) for network in networks]
         self.images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
+        self.networks = tuple(networks)
         self.alphas = spec.task_weights(len(networks))
         graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
         self.network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         graphs = list(self.network.graphs)
-        asked = resolve_shares(spec.share, graphs)
+        asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, graphs)
         effective = effective_shares([graph.structure() for graph in graphs], asked)
         self.shares = {name: effective.get(name, count) for name, count in asked.items()}
         self._blocked = [name for name, count in asked.items() if count > self.shares[name]]
@@ -103,6 +106,7 @@ class Zipper:
         self._teachers = [self._teacher(t) for t in range(len(networks))]
         self._halves = [self._split(t) for t in range(len(networks))]
         self._finished: list[int] = []
+        self._planned = spec.share != "auto"
         self._decided: dict[int, list[set[int]]] = {}
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
@@ -151,6 +155,8 @@ class Zipper:
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         decided = {str(g): [sorted(channels) for channels in per] for g, per in self._decided.items()}
         meta = {"finished": list(self._finished), "decided": decided, "steps": self._steps}
+        if self.spec.share == "auto":
+            meta["plan"] = dict(self.shares)
         return Checkpoint(tensors, {**meta, "network": self.network.description()})
 
     def _resume(self, checkpoint: Checkpoint) -> None:
@@ -160,6 +166,8 @@ class Zipper:
             self._decided.update({int(g): [set(channels) for channels in per] for g, per in decided.items()})
             self._steps = int(checkpoint.meta["steps"])
             network = checkpoint.meta["network"]
+            if not self._planned:
+                self._share({str(name): int(count) for name, count in checkpoint.meta["plan"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint is damaged ({error}); start the run again") from error
         if finished != self.stations[: len(finished)]:
@@ -183,6 +191,8 @@ class Zipper:
             self._clock.skip(self._finished, self._steps)
         retraining = self.spec.retrain
         layers = self.network.graphs[0].layers
+        if not self._planned:
+            yield from self._plan()
         yield ev.Started(
             **self._clock.now(),
             layers=tuple(layers[k].name for k in self.hidden),
@@ -215,6 +225,26 @@ class Zipper:
         if retraining is not None and retraining.schedule == "final":
             yield from self._retrain(retraining, retraining.steps, None)
         yield from self._finish()
+
+    def _plan(self) -> Iterator[ev.Event]:
+        """Choose all shares under the budget."""
+        network = ZippedNetwork(self.networks, self.network.graphs, self.spec.sparse, self.spec.own_bias)
+        forecast = Forecast(network.to(self.device), self.spec, self.alphas, self.images, self.device)
+        self._clock.foresee(forecast.steps)
+        for item in planned(forecast):
+            if isinstance(item, Measuring):
+                self._clock.advance(("plan", item.done))
+                yield ev.Planning(**self._clock.now(), group=item.group, done=item.done, total=item.total)
+            else:
+                self._share(item.point.shares)
+                self._clock.advance(("plan", forecast.steps))
+                data: dict[str, Any] = {**self._clock.now(), **plan_data(item)}
+                yield ev.Planned(**data)
+
+    def _share(self, shares: Mapping[str, int]) -> None:
+        """Share as many channels as were planned."""
+        self.shares.update(shares)
+        self._planned = True
 
     def _streams(self) -> list[Twin]:
         """Calibration images, then the evaluation images on which each layer's loss is measured."""

@@ -12,7 +12,7 @@ from mtz_core.spec import explain
 from mtz_core.structure import effective_shares, joined, plan_counts, plan_range, shared_count
 from mtz_core.text import bytes_text, count_text, percent_text, times_text
 from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import frame, jobs, running, setup
+from pages.ui import frame, jobs, plan, running, setup
 
 run_id = st.query_params.get("run")
 frame.page(
@@ -44,8 +44,10 @@ joint = joined(networks)
 numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
 
+plan.apply_wanted()
 with inputs:
-    shares = setup.choose_shares(joint, tasks)
+    planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
+    sliders = st.container()
     with st.expander("Method", icon=":material/tune:"):
         method = setup.choose_method(len(parents))
     with st.expander("Task weights", icon=":material/balance:"):
@@ -55,6 +57,13 @@ with inputs:
     with st.expander("Advanced", icon=":material/settings:"):
         advanced = setup.choose_advanced(retraining=retrain is not None)
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
+
+wish = plan.specification(parents, weights, method, advanced)
+choice = None if wish is None else plan.known(wish, networks)
+with sliders:
+    shares = setup.choose_shares(joint, tasks, plan.curves(choice))
+with planning:
+    plan.area(wish, networks)
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(networks, shared)
@@ -111,3 +120,5 @@ with picture:
         "Bars: layers in order, height by the square root of their width. "
         "Layers that correspond stand in one column. The last layer stays with its task."
     )
+    if choice is not None:
+        plan.picture(choice, shared, counts.total)

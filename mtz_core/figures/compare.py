@@ -79,7 +79,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
     )
 
 
-def share_text(share: float | Mapping[str, float | int]) -> str:
+def share_text(share: float | Mapping[str, float | int] | Literal["auto"]) -> str:
     """Say a share in words: `80 %`, or layer by layer.
 
     >>> share_text({"fc1": 0.5, "fc2": 30})
@@ -88,7 +88,7 @@ def share_text(share: float | Mapping[str, float | int]) -> str:
     if isinstance(share, Mapping):
         parts = [f"{name} {s if isinstance(s, int) else percent_text(s)}" for name, s in share.items()]
         return ", ".join(parts) or "none"
-    return percent_text(share)
+    return "planned" if isinstance(share, str) else percent_text(share)
 
 
 def retraining_text(spec: RunSpec) -> str:

@@ -41,11 +41,15 @@ class Inputs:
 
 
 def prepare(record: RunRecord, say: Callable[[str], None] | None = None) -> Inputs:
-    """Load everything that a run needs; `say` hears of downloads.
+    """Load everything that a run needs (see `gather`)."""
+    return gather(record.spec, say)
+
+
+def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
+    """Load everything that a specification names; `say` hears of downloads.
 
     Raises `SpecError`, `CheckpointError` or `DataError`, naming the network (counted from 1) that is at fault.
     """
-    spec = record.spec
     names, tasks, architectures, networks = [], [], [], []
     calibration, evaluation, retraining = [], [], []
     known: dict[str, TaskData] = {}

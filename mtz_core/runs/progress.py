@@ -7,7 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from mtz_core.events import Event, LayerCompensated, LayerFinished, LayerZipped, LookedAhead, RetrainStep, Started
+from mtz_core.events import (
+    Event,
+    LayerCompensated,
+    LayerFinished,
+    LayerZipped,
+    LookedAhead,
+    Planned,
+    Planning,
+    RetrainStep,
+    Started,
+)
 from mtz_core.runs.records import RunRecord
 
 BAR = 24
@@ -64,7 +74,7 @@ class ProgressLine:
                 self._stream.write(f"{CLEAR}{text[:118]}")
                 self._stream.flush()
                 self._shown = now
-        elif isinstance(event, Started | LayerZipped | LayerFinished):
+        elif isinstance(event, Planned | Started | LayerZipped | LayerFinished):
             self._print(text)
 
     def announce(self, text: str) -> None:
@@ -92,6 +102,10 @@ def describe(event: Event) -> str:
     """Return what an event says, in a few words."""
     layer = getattr(event, "layer", None)
     match event:
+        case Planning():
+            return f"planning: {event.group}, step {event.done + 1} of {event.total}"
+        case Planned():
+            return f"planned: {event.parameters:,} parameters, {event.error:.1f} % of the answers predicted to change"
         case Started():
             return f"{len(event.layers)} layers of {len(event.structures)} networks"
         case LayerZipped():

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mtz_core.errors import MTZError, RunError
-from mtz_core.events import Evaluated, Event, Failed, Finished, LayerFinished, RetrainStep, Started
+from mtz_core.events import Evaluated, Event, Failed, Finished, LayerFinished, Planned, Planning, RetrainStep, Started
 from mtz_core.runs.pulse import Pulse, leave
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
@@ -149,7 +149,7 @@ class _Recorder:
     def __init__(self, store: RunStore, run_id: str, listen: Listener | None) -> None:
         self._store, self._run_id, self._listen = store, run_id, listen
         last = store.last_event(run_id)
-        self._resumed = last is not None
+        self._resumed = store.last_event(run_id, "Started") is not None
         self._seconds: float = last.data["seconds"] if last else 0.0
         self._fraction: float = last.data["fraction"] if last else 0.0
         self._offset: float | None = None
@@ -187,7 +187,9 @@ class _Recorder:
 
 def _is_opening(event: Event) -> bool:
     """Whether the event opens every run: a resumed one has it already."""
-    return isinstance(event, Started) or (isinstance(event, Evaluated) and event.stage == "parents")
+    return isinstance(event, Planning | Planned | Started) or (
+        isinstance(event, Evaluated) and event.stage == "parents"
+    )
 
 
 def _note_failure(store: RunStore, run_id: str, error: Exception, message: str) -> None:

@@ -66,10 +66,14 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "seed": zipping.seed or None,
         "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
     }
-    for group in joined(networks).groups if len(networks) > 1 else ():
+    for group in joined(networks).groups if len(networks) > 1 and zipping.share != "auto" else ():
         if group.sharing:
             share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
             query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
+    if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
+        least = min(network.parameters for network in networks)
+        size = budget.size if budget.parameters is None else budget.parameters / least
+        query |= {"budget": "error", "change": budget.error} if size is None else {"budget": "size", "size": size}
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
     if retrain is not None:
@@ -182,8 +186,12 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
-def choose_shares(joint: JointStructure, tasks: Sequence[str]) -> dict[str, float]:
+def choose_shares(
+    joint: JointStructure, tasks: Sequence[str], under: Callable[[str, int], None] | None = None
+) -> dict[str, float]:
     """Draw one slider for every channel group that several networks have, and one for all; return group → share ratio.
+
+    `under` draws what stands under the slider of a group, given how many channels are shared.
 
     Only the groups' sliders are bound to the URL: the slider for all just moves them.
     """
@@ -216,6 +224,8 @@ def choose_shares(joint: JointStructure, tasks: Sequence[str]) -> dict[str, floa
         if not group.pairing:
             count = f"none of {width} shared: other layers read them in the other network"
         st.html(f"<p class='under-slider'>{count}</p>")
+        if under is not None:
+            under(group.name, shared_count(ratio, [width]))
     for network, task in zip(joint.networks, tasks, strict=True):
         private = [layer.name for layer in network.layers if layer.alone]
         if private:

@@ -1,0 +1,441 @@
+"""All layers' shares at once, under a budget: a small integer program over measured curves (no torch here).
+
+Every channel group has a *curve*: by how much the outputs are predicted to diverge from the parents' (in nats) if it
+shares so many channels. Divergences of groups add up. Sizes do not: a weight is shared if its row and its column are,
+so a network's size is bilinear in the shares of neighbouring groups. With shares on a grid and one binary variable per
+group and grid point, products of two binaries are exact linear variables, and `scipy.optimize.milp` finds the optimum
+on the grid; single channels are then moved until the budget is used up.
+
+Small divergences D are small shifts of the outputs, of size √D; the part of the answers that change grows like that.
+So the predicted error is `rate`·√D, in % of the answers, with a rate measured along with the curves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from mtz_core.errors import NumericalError, SpecError
+from mtz_core.spec import BudgetSpec
+from mtz_core.structure import JointLayer, JointStructure, NetworkStructure, effective_shares, joined, plan_counts
+
+SECONDS = 20.0
+"""Time limit of one integer program; the best plan found by then is taken."""
+STEPS = (1, 2, 4, 8, 16, 32)
+"""Channels by which shares are moved off the grid."""
+SWEEPS = 50
+CORRECTIONS = 6
+Shares = Mapping[str, int]
+Members = tuple[int, ...]
+Count = Callable[[Shares], int]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Predicted divergence of one channel group alone: `divergences[k]` if it shares `counts[k]` of its channels.
+
+    `counts` increase from 0 to the width of the narrowest network; `divergences` start at 0 and never decrease.
+    `measured` are the counts at which the outputs were looked at; in between the cost of pairing gives the shape.
+    A group whose layer reads another group, the `gate`, is compared over what is shared there only, and the rest
+    adapts: if a part u of the gate is shared, divergences are u ** `power` times as large.
+    `members[k]` says how many slots each set of tasks has then; left out with two tasks, who can only share all.
+    """
+
+    group: str
+    counts: tuple[int, ...]
+    divergences: tuple[float, ...]
+    measured: tuple[int, ...] = ()
+    members: tuple[Mapping[Members, int], ...] = ()
+    gate: str | None = None
+    power: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Channels that can be shared."""
+        return self.counts[-1]
+
+    def divergence(self, count: int) -> float:
+        """Predicted divergence if `count` channels are shared; linear between the points of the curve."""
+        return float(np.interp(count, self.counts, self.divergences))
+
+    def slots(self, count: int, tasks: int) -> dict[Members, float]:
+        """Slots of every set of tasks, linear between the points of the curve."""
+        if not self.members:
+            return {tuple(range(tasks)): float(count)}
+        names = dict.fromkeys(name for held in self.members for name in held)
+        return {
+            name: float(np.interp(count, self.counts, [held.get(name, 0) for held in self.members])) for name in names
+        }
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of all shares: parameters of the zipped network, predicted divergence, and predicted error in %."""
+
+    parameters: int
+    divergence: float
+    error: float
+    shares: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be chosen: the networks' structures, corresponding layer by layer, and a curve per channel group."""
+
+    structures: tuple[NetworkStructure, ...]
+    curves: tuple[Curve, ...]
+    own_bias: bool = False
+    own_scale: bool = False
+    rate: float = 1.0
+    """Answers that change, in %, per square root of the divergence."""
+
+    @cached_property
+    def joint(self) -> JointStructure:
+        """The networks side by side."""
+        return joined(self.structures)
+
+    @property
+    def tasks(self) -> int:
+        """Number of networks."""
+        return len(self.structures)
+
+    def parameters(self, shares: Shares) -> int:
+        """Size for given shares: exact for two dense networks, an estimate for more.
+
+        With more than two a weight is stored once for those who share both its row and its column; that rows and
+        columns are shared by the same tasks is taken to be a matter of chance.
+        """
+        if not any(curve.members for curve in self.curves):
+            return plan_counts(self.structures, shares, self.own_bias, self.own_scale).total
+        shares = effective_shares(self.structures, shares)
+        held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
+        saved = 0.0
+        for layer in self.joint.layers:
+            rows = held.get(self.joint.groups[layer.group].name, {})
+            saved += part_of(self.joint, layer) * self.common(layer) * joint(rows, None)
+            for group, per in self.joint.reads(layer):
+                saved += part_of(self.joint, layer) * min(per.values()) * joint(rows, held.get(group.name, {}))
+        return round(sum(network.parameters for network in self.joint.networks) - saved)
+
+    def common(self, layer: JointLayer) -> int:
+        """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
+        members = layer.members.values()
+        bias = not self.own_bias and all(own.bias for own in members)
+        scale = self.own_scale and all(own.groups == 1 for own in members)
+        return self.joint.raw(layer) + int(bias) - int(scale)
+
+    def divergence(self, shares: Shares) -> float:
+        """Predicted divergence for given shares."""
+        widths = {curve.group: curve.width for curve in self.curves}
+        total = 0.0
+        for curve in self.curves:
+            part = 1.0 if curve.gate is None else shares.get(curve.gate, 0) / max(1, widths[curve.gate])
+            total += curve.divergence(shares.get(curve.group, 0)) * part**curve.power
+        return total
+
+    def error(self, divergence: float) -> float:
+        """Answers that are predicted to change, in %."""
+        return min(100.0, self.rate * math.sqrt(divergence))
+
+    def point(self, shares: Shares) -> Point:
+        """Size and predictions for given shares."""
+        divergence = self.divergence(shares)
+        return Point(self.parameters(shares), divergence, self.error(divergence), dict(shares))
+
+    def uniform(self, share: float) -> dict[str, int]:
+        """The same share for every group."""
+        return {curve.group: round(share * curve.width) for curve in self.curves}
+
+
+def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
+    """Numbers that are saved in a block of weights: for tasks that share both row and column, all but one.
+
+    `columns` may be `None`: one column that all tasks have in common.
+
+    >>> joint({(0, 1): 3, (0, 1, 2): 1}, {(1, 2): 2, (0, 1, 2): 5})
+    27
+    """
+    if columns is None:
+        return sum(n * (len(r) - 1) for r, n in rows.items())
+    return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
+
+
+def part_of(joint: JointStructure, layer: JointLayer) -> float:
+    """Part of its group's channels that a layer writes."""
+    task, own = min(layer.members.items())
+    return own.width / joint.groups[layer.group].members[task].width
+
+
+def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> Point:
+    """The best shares under a budget.
+
+    Args:
+        choice: what can be chosen.
+        budget: the limit.
+        count: the true size for given shares, where it is known better than `choice` knows it.
+
+    Raises:
+        SpecError: the budget cannot be met.
+        NumericalError: the solver found nothing in time.
+    """
+    count = choice.parameters if count is None else count
+    if budget.error is not None:
+        return counted(smallest_size(choice, budget.error), count)
+    smallest = min(structure.parameters for structure in choice.structures)
+    limit = budget.parameters if budget.size is None else math.floor(budget.size * smallest + 1e-6)
+    assert limit is not None
+    everything = counted(choice.point(choice.uniform(1.0)), count)
+    if everything.parameters > limit:
+        raise SpecError(
+            f"budget: {limit:,} parameters are too few for these networks; with every layer fully shared they take "
+            f"{everything.parameters:,} (size {math.ceil(1000 * everything.parameters / smallest) / 1000})"
+        )
+    best, aim, tried = everything, limit, set()
+    for _ in range(CORRECTIONS):
+        if aim in tried:
+            break
+        tried.add(aim)
+        found = counted(smallest_error(choice, aim), count)
+        if found.parameters <= limit and found.divergence < best.divergence:
+            best = found
+        aim += limit - found.parameters
+    return best
+
+
+def counted(point: Point, count: Count) -> Point:
+    """The point with its true size."""
+    return replace(point, parameters=count(point.shares))
+
+
+def smallest_error(choice: Choice, parameters: int) -> Point:
+    """Shares of least predicted error among those whose network has at most `parameters` numbers, if there are any."""
+    for share in (0.0, 1.0):
+        point = choice.point(choice.uniform(share))
+        if (point.parameters <= parameters) == (share == 0.0):
+            return point
+    shares = _Program(choice).solve(size=parameters)
+    return choice.point(_moved(choice, _repaired(choice, shares, parameters), size=parameters))
+
+
+def smallest_size(choice: Choice, error: float) -> Point:
+    """Shares of least size among those whose predicted error is at most `error` (in %)."""
+    limit = (error / choice.rate) ** 2 if choice.rate > 0 else math.inf
+    everything = choice.point(choice.uniform(1.0))
+    if everything.divergence <= limit:
+        return everything
+    return choice.point(_moved(choice, _Program(choice).solve(divergence=limit), divergence=limit))
+
+
+def frontier(choice: Choice, count: Count | None = None, points: int = 12) -> list[Point]:
+    """Best points at evenly spaced sizes, from everything shared to nothing, each on the grid of the curves."""
+    program = _Program(choice)
+    least, most = (choice.parameters(choice.uniform(share)) for share in (1.0, 0.0))
+    found = [choice.point(choice.uniform(1.0))]
+    for size in np.linspace(least, most, points)[1:-1]:
+        found.append(choice.point(_repaired(choice, program.solve(size=int(size)), int(size))))
+    found.append(choice.point(choice.uniform(0.0)))
+    return undominated(found if count is None else [counted(point, count) for point in found])
+
+
+def undominated(points: Iterable[Point]) -> list[Point]:
+    """Points than which no other is both smaller and better, by size."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.parameters, p.divergence)):
+        if not kept or point.divergence < kept[-1].divergence:
+            kept.append(point)
+    return kept
+
+
+class _Program:
+    """The integer program: x[g, k] = 1 if group g shares counts[k]; z of two groups are the products of their x."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        curves = choice.curves
+        self.first = dict(
+            zip((c.group for c in curves), np.cumsum([0] + [len(c.counts) for c in curves]), strict=False)
+        )
+        self.curve = {c.group: c for c in curves}
+        self.size = sum(len(c.counts) for c in curves)
+        self.pairs: dict[tuple[str, str], int] = {}
+        saved: dict[int, float] = {}
+        self.rows: list[tuple[dict[int, float], float, float]] = []
+        for curve in curves:
+            self.rows.append(({self.first[curve.group] + k: 1.0 for k in range(len(curve.counts))}, 1.0, 1.0))
+        for layer in choice.joint.layers:
+            for variable, value in self._saved(layer).items():
+                saved[variable] = saved.get(variable, 0.0) + value
+        for curve in curves:
+            if curve.gate is not None:
+                self._product(curve.group, curve.gate)
+        self._reading()
+        self.saved = np.zeros(self.size)
+        self.saved[list(saved)] = list(saved.values())
+        self.divergences = np.zeros(self.size)
+        for curve in curves:
+            own = np.asarray(curve.divergences)
+            if curve.gate is None:
+                at = self.first[curve.group]
+                self.divergences[at : at + len(own)] += own
+                continue
+            gate = self.curve[curve.gate]
+            parts = (np.asarray(gate.counts) / max(1, gate.width)) ** curve.power
+            at = self.pairs[curve.group, curve.gate]
+            self.divergences[at : at + len(own) * len(parts)] += np.outer(own, parts).reshape(-1)
+
+    def _product(self, a: str, b: str) -> int:
+        """Number of the first of the variables that stand for the products of two groups' binaries."""
+        if (a, b) in self.pairs:
+            return self.pairs[a, b]
+        n, m, start = len(self.curve[a].counts), len(self.curve[b].counts), self.size
+        self.pairs[a, b] = start
+        self.size += n * m
+        for i in range(n):
+            terms = {start + i * m + j: 1.0 for j in range(m)}
+            self.rows.append(({**terms, self.first[a] + i: -1.0}, 0.0, 0.0))
+        for j in range(m):
+            terms = {start + i * m + j: 1.0 for i in range(n)}
+            self.rows.append(({**terms, self.first[b] + j: -1.0}, 0.0, 0.0))
+        return start
+
+    def _saved(self, layer: JointLayer) -> dict[int, float]:
+        """Numbers that sharing saves in a layer, by variable."""
+        networks = self.choice.joint
+        target = networks.groups[layer.group]
+        writing = [t for t in target.pairing if t in layer.members]
+        if target.name not in self.curve or len(writing) < 2:
+            return {}
+        part, first = part_of(networks, layer), self.first[target.name]
+        rows = [self._slots(target.name, count, writing) for count in self.curve[target.name].counts]
+        found = {first + k: part * self.choice.common(layer) * joint(held, None) for k, held in enumerate(rows)}
+        for group, per in networks.reads(layer):
+            weight = part * min(per.values())
+            if group.name == target.name:
+                for k, held in enumerate(rows):
+                    found[first + k] += weight * joint(held, held)
+            elif group.name in self.curve:
+                start = self._product(target.name, group.name)
+                both = [t for t in writing if t in per]
+                read = [self._slots(group.name, count, both) for count in self.curve[group.name].counts]
+                for i, held in enumerate(rows):
+                    for j, other in enumerate(read):
+                        found[start + i * len(read) + j] = weight * joint(held, other)
+        return found
+
+    def _slots(self, group: str, count: int, tasks: Sequence[int]) -> dict[Members, float]:
+        """Slots of every set of tasks, among those that the layer has."""
+        curve = self.curve[group]
+        return curve.slots(count, self.choice.tasks) if curve.members else {tuple(tasks): float(count)}
+
+    def _reading(self) -> None:
+        """A group whose first layer reads nothing in common but a bias shares nothing (see `effective_shares`)."""
+        networks, seen = self.choice.joint, set()
+        for layer in networks.layers:
+            name = networks.groups[layer.group].name
+            if name not in self.curve or 0 not in layer.members or name in seen:
+                continue
+            seen.add(name)
+            if networks.raw(layer) > 0:
+                continue
+            terms = {self.first[name]: 1.0}  # "shares none"
+            for source in layer.members[0].inputs:
+                if source in self.curve and source != name:
+                    terms[self.first[source]] = -1.0
+            # x_out(none) ≥ Σ_in x_in(none) - (number of inputs - 1)
+            self.rows.append((terms, 2.0 - len(terms), np.inf))
+
+    def solve(self, size: float | None = None, divergence: float | None = None) -> dict[str, int]:
+        """Least divergence within a size, or least size within a divergence.
+
+        Raises:
+            NumericalError: the solver found no plan in time.
+        """
+        parents = sum(network.parameters for network in self.choice.joint.networks)
+        rows = list(self.rows)
+        unit = max(float(self.divergences.max(initial=0.0)), 1e-30)
+        if size is not None:
+            objective = self.divergences / unit
+            rows.append((dict(enumerate((self.saved / parents).tolist())), (parents - size) / parents, np.inf))
+        else:
+            assert divergence is not None
+            objective = -self.saved / parents
+            rows.append((dict(enumerate((self.divergences / unit).tolist())), -np.inf, divergence / unit))
+        entries = [(r, v, x) for r, (terms, _, _) in enumerate(rows) for v, x in terms.items() if x]
+        r, v, x = zip(*entries, strict=True)
+        matrix = coo_array((x, (r, v)), shape=(len(rows), self.size)).tocsr()
+        low, high = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
+        binary = sum(len(curve.counts) for curve in self.choice.curves)
+        result = milp(
+            objective,
+            integrality=(np.arange(self.size) < binary).astype(int),
+            bounds=Bounds(0.0, 1.0),
+            constraints=LinearConstraint(matrix, low, high),
+            options={"time_limit": SECONDS, "mip_rel_gap": 1e-4},
+        )
+        if result.x is None:
+            raise NumericalError(f"no plan was found within {SECONDS:.0f} s: {result.message}; set the shares yourself")
+        return {g: self._chosen(result.x, g) for g in self.curve}
+
+    def _chosen(self, x: NDArray[np.float64], group: str) -> int:
+        counts = self.curve[group].counts
+        start = self.first[group]
+        return counts[int(np.argmax(x[start : start + len(counts)]))]
+
+
+def _repaired(choice: Choice, shares: Shares, size: int) -> dict[str, int]:
+    """Share more where rounding left the network too large: the cheapest channels first."""
+    now = choice.point(shares)
+    while now.parameters > size:
+        trials = [
+            choice.point({**now.shares, curve.group: now.shares[curve.group] + 1})
+            for curve in choice.curves
+            if now.shares[curve.group] < curve.width
+        ]
+        smaller = [trial for trial in trials if trial.parameters < now.parameters]
+        if not smaller:
+            return choice.uniform(1.0)
+        before = now
+        now = min(smaller, key=lambda p: (p.divergence - before.divergence) / (before.parameters - p.parameters))
+    return dict(now.shares)
+
+
+def _moved(choice: Choice, shares: Shares, size: int | None = None, divergence: float | None = None) -> dict[str, int]:
+    """Move channels, of one group or from one to another, while that lowers what is minimised within the budget."""
+    curves = {curve.group: curve for curve in choice.curves}
+
+    def better(trial: Shares, now: Point) -> bool:
+        if any(not 0 <= count <= curves[g].width for g, count in trial.items()):
+            return False
+        predicted = choice.divergence(trial)
+        if size is not None:
+            return predicted < now.divergence * (1.0 - 1e-9) and choice.parameters(trial) <= size
+        return predicted <= (divergence or 0.0) and choice.parameters(trial) < now.parameters
+
+    now = choice.point(shares)
+    for _ in range(SWEEPS):
+        found = next((trial for trial in _neighbours(now.shares, curves) if better(trial, now)), None)
+        if found is None:
+            break
+        now = choice.point(found)
+    return dict(now.shares)
+
+
+def _neighbours(shares: Shares, curves: Mapping[str, Curve]) -> Iterable[dict[str, int]]:
+    names: Sequence[str] = list(curves)
+    for step in reversed(STEPS):
+        for name in names:
+            yield {**shares, name: shares[name] - step}
+            yield {**shares, name: shares[name] + step}
+    for down in names:
+        for up in names:
+            if up != down:
+                for a in STEPS:
+                    for b in STEPS:
+                        yield {**shares, down: shares[down] - a, up: shares[up] + b}

@@ -1,0 +1,95 @@
+"""A plan as data and as text (no torch here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtz_core.budgets import Choice, Curve, Point
+from mtz_core.structure import NetworkStructure
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be chosen, the point that was chosen, and the best points at other sizes, by size."""
+
+    choice: Choice
+    point: Point
+    frontier: tuple[Point, ...]
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """Return the fields of the event `Planned`."""
+    error = plan.choice.error
+    curves = {
+        c.group: {
+            "counts": c.counts,
+            "errors": tuple(error(value) for value in c.divergences),
+            "measured": c.measured,
+        }
+        for c in plan.choice.curves
+    }
+    points = tuple((float(p.parameters), p.error) for p in plan.frontier)
+    return {
+        "shares": dict(plan.point.shares),
+        "parameters": plan.point.parameters,
+        "error": plan.point.error,
+        "curves": curves,
+        "frontier": points,
+    }
+
+
+def choice_data(choice: Choice) -> dict[str, Any]:
+    """Return what was measured as JSON-able data; the structures are left out."""
+    curves = [
+        {
+            "group": c.group,
+            "counts": list(c.counts),
+            "divergences": list(c.divergences),
+            "measured": list(c.measured),
+            "members": [[[list(tasks), n] for tasks, n in held.items()] for held in c.members],
+            "gate": c.gate,
+            "power": c.power,
+        }
+        for c in choice.curves
+    ]
+    return {"curves": curves, "own_bias": choice.own_bias, "own_scale": choice.own_scale, "rate": choice.rate}
+
+
+def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure]) -> Choice:
+    """Return what `choice_data` wrote, for networks of these structures."""
+    curves = tuple(
+        Curve(
+            c["group"],
+            tuple(c["counts"]),
+            tuple(c["divergences"]),
+            tuple(c["measured"]),
+            tuple({tuple(tasks): n for tasks, n in held} for held in c["members"]),
+            c["gate"],
+            c["power"],
+        )
+        for c in data["curves"]
+    )
+    return Choice(tuple(structures), curves, data["own_bias"], data["own_scale"], data["rate"])
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as lines to read.
+
+    >>> structure = NetworkStructure((), ())
+    >>> choice = Choice((structure, structure), (Curve("fc1", (0, 4, 8), (0.0, 0.1, 0.4)),), rate=10.0)
+    >>> print(plan_text(Plan(choice, choice.point({"fc1": 4}), (choice.point({"fc1": 8}),))))
+    0 parameters, 3.2 % of the answers predicted to change
+      fc1: 4 of 8 shared; alone 3.2 %
+    best at other sizes (parameters, answers that change)
+      0: 6.3 %
+    """
+    lines = [f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the answers predicted to change"]
+    for curve in plan.choice.curves:
+        count = plan.point.shares[curve.group]
+        alone = plan.choice.error(curve.divergence(count))
+        lines.append(f"  {curve.group}: {count} of {curve.width} shared; alone {alone:.1f} %")
+    lines.append("best at other sizes (parameters, answers that change)")
+    lines += [f"  {point.parameters:,}: {point.error:.1f} %" for point in plan.frontier]
+    return "\n".join(lines)

@@ -1,0 +1,275 @@
+"""Plan all shares under a budget. Measuring runs in a process of its own; after that every budget is solved at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from mtz_core.budgets import Choice, Point, frontier, resolve
+from mtz_core.errors import MTZError
+from mtz_core.figures.planning import frontier_figure, share_curve
+from mtz_core.plans import read_choice
+from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
+from mtz_core.structure import NetworkStructure
+from mtz_core.text import count_text, duration_text
+from pages.ui import frame, setup
+
+TICK = 0.7
+KINDS = {"size": "Size", "error": "Predicted error"}
+
+
+@dataclass
+class Job:
+    """A process that measures, and what it has written."""
+
+    key: str
+    process: subprocess.Popen[bytes]
+    folder: TemporaryDirectory[str]
+    began: float = field(default_factory=time.monotonic)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Whole lines written so far."""
+        written = (Path(self.folder.name) / "out").read_bytes()
+        return [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
+
+    def complaint(self) -> str:
+        """Why it ended without a plan."""
+        lines = (Path(self.folder.name) / "err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if not lines:
+            return "Its process ended without a word, most likely for lack of memory."
+        return lines[-1] if lines[0].startswith("Traceback") else "\n".join(lines)
+
+    def end(self) -> None:
+        """Stop the process and forget what it wrote."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+@st.cache_resource(show_spinner=False, max_entries=1)
+def _measured() -> dict[str, dict[str, Any]]:
+    """What was measured since the server started, by everything that it depends on."""
+    return {}
+
+
+def key_of(spec: RunSpec) -> str:
+    """Return what the curves of a specification depend on: everything but shares, budget, retraining and title."""
+    zipping = spec.zip.model_copy(update={"share": 1.0, "budget": None, "retrain": None})
+    return dump_run_spec(spec.model_copy(update={"zip": zipping, "title": ""}))
+
+
+def specification(
+    parents: Sequence[str],
+    weights: tuple[float, ...] | None,
+    method: Mapping[str, Any],
+    advanced: Mapping[str, Any],
+) -> RunSpec | None:
+    """Return what is to be measured, whatever the budget is; `None` where the inputs make no sense yet."""
+    fixed = {path: value for path, value in advanced.items() if "retrain" not in path}
+    try:
+        spec = setup.run_spec(parents, {"": 1.0}, weights, method, None, more=fixed)
+    except ValidationError:
+        return None
+    zipping = spec.zip.model_copy(update={"share": "auto", "budget": BudgetSpec(error=1.0)})
+    return spec.model_copy(update={"zip": zipping})
+
+
+def busy() -> bool:
+    """Whether a process measures."""
+    return _job() is not None
+
+
+def known(spec: RunSpec, networks: Sequence[NetworkStructure]) -> Choice | None:
+    """Return the curves of a specification if they were measured."""
+    data = _measured().get(key_of(spec))
+    return None if data is None else read_choice(data, networks)
+
+
+def apply_wanted() -> None:
+    """Set the sliders to the last plan; to be called before they are drawn."""
+    for name, value in (st.session_state.pop("plan-wanted", None) or {}).items():
+        st.session_state[name] = value
+
+
+def choose_budget() -> BudgetSpec:
+    """Draw the budget, bound to `?budget=` and `?size=` or `?change=`."""
+    kind = st.segmented_control(
+        "Budget",
+        list(KINDS),
+        default="size",
+        required=True,
+        format_func=KINDS.__getitem__,
+        key="budget",
+        bind="query-params",
+        help="Size: the least predicted error at this size. Predicted error: the smallest network within it.",
+    )
+    if kind == "error":
+        error = st.number_input(
+            "Answers that may change, %", 0.0, 100.0, 2.0, 0.1, format="%.2f", key="change", bind="query-params"
+        )
+        return BudgetSpec(error=error)
+    size = st.number_input(
+        "Size, as a multiple of the smallest parent",
+        0.05,
+        100.0,
+        1.5,
+        0.05,
+        format="%.3f",
+        key="size",
+        bind="query-params",
+    )
+    return BudgetSpec(size=size)
+
+
+def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
+    """Draw budget and button; while a process measures, its progress and a way to stop it."""
+    st.caption(
+        "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
+        "nothing is merged, and no labels are used."
+    )
+    budget = choose_budget()
+    clicked = st.button("Plan", icon=":material/route:", key="plan", disabled=spec is None or _job() is not None)
+    if clicked and spec is not None:
+        choice = known(spec, networks)
+        if choice is None:
+            _start(spec)
+        else:
+            _settle(choice, budget)
+    if (failure := st.session_state.pop("plan-failure", None)) is not None:
+        st.error(frame.plain(failure), icon=":material/error:")
+    if _job() is not None:
+        st.fragment(_watch, run_every=TICK)(budget, networks)
+    elif spec is not None and known(spec, networks) is None:
+        st.caption("The curves under the sliders appear once they were measured for these networks and this method.")
+
+
+def curves(choice: Choice | None) -> Callable[[str, int], None] | None:
+    """Return what draws the curve of a group under its slider."""
+    if choice is None:
+        return None
+    mode = frame.theme()
+    drawn = {c.group: (c.counts, [choice.error(d) for d in c.divergences]) for c in choice.curves}
+    highest = max((errors[-1] for _, errors in drawn.values()), default=0.0)
+
+    def draw(group: str, count: int) -> None:
+        if group in drawn:
+            counts, errors = drawn[group]
+            figure = share_curve(counts, errors, count=count, highest=highest, mode=mode)
+            frame.show(
+                figure,
+                f"curve-{group}",
+                alt=f"Predicted error against the share of {group}: {errors[-1]:.1f} % if all is shared",
+            )
+
+    return draw
+
+
+def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
+    """Draw the frontier, with the point where the sliders stand."""
+    points = _frontier(choice, repr(choice))
+    error = choice.error(choice.divergence(shares))
+    smallest = min(structure.parameters for structure in choice.structures)
+    st.subheader("Predicted error and size", anchor=False)
+    frame.show(
+        frontier_figure(
+            [p.parameters for p in points],
+            [p.error for p in points],
+            chosen=(parameters, error),
+            smallest=smallest,
+            mode=frame.theme(),
+        ),
+        "plan-frontier",
+        alt="Best predicted error at every size; the sliders stand at "
+        f"{count_text(parameters)} parameters, {error:.1f} %",
+    )
+    st.caption(
+        "Predicted: how many answers differ from the parents' own, right or wrong, without retraining. Later layers "
+        "make up for some of it, so the measured error usually rises by less."
+    )
+
+
+@st.cache_data(show_spinner=False, max_entries=20)
+def _frontier(_choice: Choice, key: str) -> list[Point]:
+    """Return the frontier; `key` tells choices apart."""
+    return frontier(_choice)
+
+
+def _job() -> Job | None:
+    job: Job | None = st.session_state.get("plan-job")
+    return job
+
+
+def _start(spec: RunSpec) -> None:
+    """Start `python -m mtz_core plan`."""
+    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="plan-")
+    file, out, err = (Path(folder.name) / name for name in ("plan.yaml", "out", "err"))
+    file.write_text(dump_run_spec(spec), encoding="utf-8")
+    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with out.open("wb") as output, err.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mtz_core", "plan", str(file), "--json"],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )  # fmt: skip
+    st.session_state["plan-job"] = Job(key_of(spec), process, folder)
+
+
+def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
+    """Show how far a process is; when it has ended, take its plan over."""
+    job = _job()
+    if job is None:
+        return
+    ended = job.process.poll() is not None
+    lines = job.lines()
+    if ended:
+        found = next((line for line in lines if "plan" in line), None)
+        if found is None:
+            st.session_state["plan-failure"] = job.complaint()
+        else:
+            _measured()[job.key] = found
+        st.session_state["plan-job"] = None
+        job.end()
+        if found is not None:
+            _settle(read_choice(found, networks), budget)
+        st.rerun()
+    _progress(job, lines)
+    if st.button("Stop", icon=":material/stop:", key="plan-stop"):
+        job.end()
+        st.session_state["plan-job"] = None
+        st.rerun()
+
+
+def _progress(job: Job, lines: Sequence[Mapping[str, Any]]) -> None:
+    if not lines:
+        st.progress(0.0, "starting…")
+        return
+    now, first = lines[-1], job.began
+    done, total = int(now.get("done", 0)), max(1, int(now.get("total", 1)))
+    elapsed = time.monotonic() - first
+    left = f", about {duration_text(elapsed * (total - done) / done)} left" if done else ""
+    st.progress(done / total, f"measuring {now.get('group', '')}, step {done + 1} of {total}{left}")
+
+
+def _settle(choice: Choice, budget: BudgetSpec) -> None:
+    """Solve for a budget; the sliders follow when the page is drawn next."""
+    try:
+        point = resolve(choice, budget)
+    except MTZError as error:
+        st.session_state["plan-failure"] = str(error)
+        st.rerun()
+    widths = {curve.group: curve.width for curve in choice.curves}
+    wanted = {f"share-{group}": count / max(1, widths[group]) for group, count in point.shares.items()}
+    st.session_state["plan-wanted"] = wanted
+    st.rerun()

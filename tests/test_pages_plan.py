@@ -1,0 +1,95 @@
+"""Planning on the Zip page: a process measures, the sliders follow, another budget needs no process."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mtz_core.structure import plan_counts
+from mtz_core.zoo.structures import structures
+from pages.ui import plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
+    plan._measured().clear()
+
+    def opened(**parameters: Any) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+        app.switch_page("pages/2_Zip.py")
+        for name, value in parameters.items():
+            app.query_params[name] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def counted(app: AppTest) -> float:
+    """Size that the sliders ask for, as a multiple of the smallest parent."""
+    shared = {n: round(app.slider(key=f"share-{n}").value * w) for n, w in (("fc1", 300), ("fc2", 100))}
+    return plan_counts([structures()[name] for name in PAIR], shared, own_bias=True).versus_smallest
+
+
+def finished(app: AppTest) -> AppTest:
+    """The page once its process has ended."""
+    until = time.monotonic() + 120
+    while app.session_state["plan-job"] is not None and time.monotonic() < until:
+        time.sleep(0.3)
+        app.run()
+        assert not app.exception, app.exception
+    return app
+
+
+def test_a_plan_sets_the_sliders_within_the_budget_and_draws_curves(visit: Open) -> None:
+    app = visit(parents=PAIR, images="100", size="1.4")
+    charts = len(app.get("plotly_chart"))
+    app.button(key="plan").click().run()
+    finished(app)
+    assert not app.exception
+    assert not app.error
+    assert 1.35 < counted(app) <= 1.4
+    assert len(app.get("plotly_chart")) == charts + 3  # two layers and the frontier
+
+    app.number_input(key="size").set_value(1.2).run()
+    app.button(key="plan").click().run()
+    app.run()
+    assert app.session_state["plan-job"] is None
+    assert 1.15 < counted(app) <= 1.2
+
+    app.number_input(key="size").set_value(0.5).run()
+    app.button(key="plan").click().run()
+    assert "too few" in app.error[0].value
+
+
+def test_stop_ends_the_process(visit: Open) -> None:
+    app = visit(parents=PAIR, images="1000")
+    app.button(key="plan").click().run()
+    process: subprocess.Popen[bytes] = app.session_state["plan-job"].process
+    assert process.poll() is None
+    app.button(key="plan-stop").click().run()
+    assert not app.exception
+    assert process.poll() is not None
+    assert app.session_state["plan-job"] is None
+    assert not app.button(key="plan").disabled
+
+
+def test_a_process_that_fails_says_why(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.sys, "executable", "/bin/false")
+    app = visit(parents=PAIR, images="100")
+    app.button(key="plan").click().run()
+    finished(app)
+    assert "without a word" in app.error[0].value

@@ -1,0 +1,240 @@
+"""The planner: the solver against brute force, budgets to the number, and plans that a zip keeps to."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtz_core import Zipper, ZipSpec, zip_networks
+from mtz_core import events as ev
+from mtz_core.budgets import Choice, Curve, frontier, resolve, smallest_error, smallest_size
+from mtz_core.errors import SpecError
+from mtz_core.planning import MEASURED, Forecast, curve, plan
+from mtz_core.plans import Plan, choice_data, read_choice
+from mtz_core.spec import BudgetSpec
+from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
+from mtz_core.zipped import ZippedNetwork
+from tests.networks import FAMILIES, images, randomised
+
+
+def _structure(widths: tuple[int, ...], inputs: int = 20, classes: int = 4) -> NetworkStructure:
+    """A perceptron."""
+    names = [f"fc{k}" for k in range(len(widths))]
+    layers, reads = [], inputs
+    for k, (name, width) in enumerate(zip(names, widths, strict=True)):
+        layers.append(LayerSummary(name, "Linear", width, reads + 1, name, {names[k - 1]: 1} if k else {}))
+        reads = width
+    layers.append(LayerSummary("head", "Linear", classes, reads + 1, None, {names[-1]: 1}))
+    groups = [GroupSummary(name, width, (name,)) for name, width in zip(names, widths, strict=True)]
+    return NetworkStructure(tuple(layers), tuple(groups))
+
+
+def _choice(widths: tuple[int, ...], seed: int, own_bias: bool = False) -> Choice:
+    """Random rising curves with a point for every channel."""
+    rng = np.random.default_rng(seed)
+    curves = []
+    for k, width in enumerate(widths):
+        rising = np.concatenate([[0.0], np.cumsum(rng.random(width) ** 3)])
+        gate = {"gate": f"fc{k - 1}", "power": float(rng.random() * 2)} if k and seed % 2 else {}
+        curves.append(Curve(f"fc{k}", tuple(range(width + 1)), tuple(float(v) for v in rising), **gate))
+    return Choice((_structure(widths),) * 2, tuple(curves), own_bias, rate=10.0)
+
+
+def _every(choice: Choice) -> list[tuple[int, float]]:
+    """Size and divergence of every possible choice."""
+    found = []
+    for counts in product(*(range(c.width + 1) for c in choice.curves)):
+        shares = {c.group: n for c, n in zip(choice.curves, counts, strict=True)}
+        divergence = 0.0
+        for k, (c, n) in enumerate(zip(choice.curves, counts, strict=True)):
+            gate = 1.0 if c.gate is None else (counts[k - 1] / choice.curves[k - 1].width) ** c.power
+            divergence += c.divergences[n] * gate
+        found.append((plan_counts(choice.structures, shares, choice.own_bias).total, divergence))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("own_bias", [False, True])
+def test_a_plan_has_the_least_error_of_all_choices_within_the_budget(seed: int, own_bias: bool) -> None:
+    choice = _choice((7, 5, 6), seed, own_bias)
+    every = _every(choice)
+    least, most = min(size for size, _ in every), max(size for size, _ in every)
+    for part in (0.1, 0.45, 0.8):
+        limit = round(least + part * (most - least))
+        found = smallest_error(choice, limit)
+        assert found.parameters <= limit
+        assert found.parameters == plan_counts(choice.structures, found.shares, own_bias).total
+        assert found.divergence == pytest.approx(min(d for size, d in every if size <= limit), rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_has_the_least_size_of_all_choices_within_an_error(seed: int) -> None:
+    choice = _choice((7, 5, 6), seed)
+    every = _every(choice)
+    for part in (0.1, 0.5, 0.9):
+        error = choice.error(part * max(d for _, d in every))
+        found = smallest_size(choice, error)
+        limit = (error / choice.rate) ** 2
+        assert choice.error(found.divergence) <= error * (1 + 1e-9)
+        best = min(size for size, d in every if d <= limit * (1 + 1e-9))
+        assert best <= found.parameters <= best * 1.002
+
+
+def test_extremes_of_the_budget() -> None:
+    choice = _choice((7, 5, 6), 0)
+    everything, nothing = choice.uniform(1.0), choice.uniform(0.0)
+    assert resolve(choice, BudgetSpec(size=2.0)).shares == nothing
+    assert resolve(choice, BudgetSpec(error=100.0)).shares == everything
+    assert resolve(choice, BudgetSpec(error=0.0)).divergence == 0.0
+    assert resolve(choice, BudgetSpec(parameters=choice.parameters(everything))).shares == everything
+    with pytest.raises(SpecError, match=r"budget: .* too few .*size 1\.\d+"):
+        resolve(choice, BudgetSpec(parameters=choice.parameters(everything) - 1))
+
+
+def test_the_frontier_falls_and_contains_nothing_that_is_dominated() -> None:
+    choice = _choice((7, 5, 6), 1)
+    points = frontier(choice)
+    sizes, divergences = [p.parameters for p in points], [p.divergence for p in points]
+    assert sizes == sorted(sizes)
+    assert divergences == sorted(divergences, reverse=True)
+    assert len(points) > 6
+    for size, divergence in zip(sizes, divergences, strict=True):
+        assert divergence <= min(d for s, d in _every(choice) if s <= size) * 1.001 + 1e-12
+
+
+def test_a_corrected_size_keeps_the_budget() -> None:
+    choice = _choice((7, 5, 6), 2)
+    limit = round(1.4 * choice.structures[0].parameters)
+
+    def count(shares: object) -> int:
+        return choice.parameters(shares) + 13  # type: ignore[arg-type]
+
+    found = resolve(choice, BudgetSpec(parameters=limit), count)
+    assert found.parameters <= limit
+    assert found.divergence == pytest.approx(min(d for size, d in _every(choice) if size <= limit - 13), rel=1e-3)
+
+
+def test_a_curve_goes_through_what_was_measured_and_never_falls() -> None:
+    costs = np.linspace(0.0, 1.0, 21) ** 2
+    made = curve("a", 40, costs, [0.01, 0.16])
+    assert [made.divergence(round(s * 40)) for s in MEASURED] == pytest.approx([0.01, 0.16])
+    assert made.divergences[0] == 0.0
+    assert list(made.divergences) == sorted(made.divergences)
+    assert made.divergence(30) == pytest.approx(0.01 * (0.75**2 / 0.5**2) ** 2)  # four times the cost, 16 × the change
+    falling = curve("a", 40, costs, [0.2, 0.1])
+    assert list(falling.divergences) == sorted(falling.divergences)
+    assert not any(curve("a", 40, np.zeros(21), [0.0, 0.0]).divergences)
+
+
+def _planned(family: str, tasks: int, spec: ZipSpec) -> tuple[list[nn.Module], Plan]:
+    parents = [randomised(FAMILIES[family](), seed) for seed in range(tasks)]
+    *progress, found = plan(parents, [images(80, seed) for seed in range(tasks)], spec)
+    assert isinstance(found, Plan)
+    assert progress
+    return parents, found
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("compensate", [True, False])
+def test_a_zip_of_two_has_the_planned_size_to_the_number(family: str, compensate: bool) -> None:
+    spec = ZipSpec(share="auto", budget={"size": 1.6}, compensate=compensate, positions=4)
+    parents, found = _planned(family, 2, spec)
+    fixed = spec.model_copy(update={"share": dict(found.point.shares), "budget": None})
+    made = zip_networks(parents, [images(80, seed) for seed in range(2)], fixed)
+    assert made.counts.total == found.point.parameters
+    assert made.counts.versus_smallest <= 1.6
+
+
+def test_a_plan_for_three_tasks_keeps_its_budget_where_neurons_are_shared_by_all_or_none() -> None:
+    spec = ZipSpec(share="auto", budget={"size": 1.8}, sharing="all", positions=4)
+    parents, found = _planned("convolutional", 3, spec)
+    fixed = spec.model_copy(update={"share": dict(found.point.shares), "budget": None})
+    made = zip_networks(parents, [images(80, seed) for seed in range(3)], fixed)
+    assert made.counts.total == found.point.parameters
+    assert made.counts.versus_smallest <= 1.8
+
+
+def test_a_choice_is_read_back_unchanged() -> None:
+    for tasks in (2, 3):
+        _, found = _planned("perceptron", tasks, ZipSpec(share="auto", budget={"size": 1.8}))
+        data = json.loads(json.dumps(choice_data(found.choice)))
+        assert read_choice(data, found.choice.structures) == found.choice
+
+
+def test_planning_changes_no_weight() -> None:
+    parents = [randomised(FAMILIES["residual"](), seed) for seed in (0, 1)]
+    spec = ZipSpec(share="auto", budget={"size": 1.5}, positions=4)
+    graphs = Zipper(parents, [images(), images(60, 1)], ZipSpec()).network.graphs
+    network = ZippedNetwork(parents, graphs, own_bias=True)
+    before = [network(images(9, 5), task=t).detach() for t in range(2)]
+    list(Forecast(network, spec, (0.5, 0.5), [images(), images(60, 1)], torch.device("cpu")).choice())
+    for t in range(2):
+        torch.testing.assert_close(network(images(9, 5), task=t), before[t], rtol=1e-12, atol=1e-12)
+
+
+def test_networks_that_are_equal_cost_nothing_to_share() -> None:
+    parents = [randomised(FAMILIES["perceptron"](), 0) for _ in range(2)]
+    spec = ZipSpec(share="auto", budget={"error": 0.01}, ridge=0.0)
+    *_, found = plan(parents, [images(80, seed) for seed in range(2)], spec)
+    assert isinstance(found, Plan)
+    assert found.point.shares == {"fc1": 12, "fc2": 10}
+
+
+@pytest.mark.parametrize("family", ["perceptron", "residual"])
+def test_a_planned_run_says_so_keeps_to_it_and_resumes_without_planning_again(family: str) -> None:
+    parents = [randomised(FAMILIES[family](), seed) for seed in (0, 1)]
+    calibration = [images(80, seed) for seed in (0, 1)]
+    spec = ZipSpec(share="auto", budget={"size": 1.5}, positions=4)
+    zipper = Zipper(parents, calibration, spec)
+    events, checkpoint = [], None
+    for event in zipper.run():
+        events.append(event)
+        if isinstance(event, ev.LayerFinished) and checkpoint is None:
+            checkpoint = zipper.checkpoint()
+    names = [type(event).__name__ for event in events]
+    assert names.index("Planning") < names.index("Planned") < names.index("Started")
+    planned = next(event for event in events if isinstance(event, ev.Planned))
+    started = next(event for event in events if isinstance(event, ev.Started))
+    assert dict(started.shared) == dict(planned.shares)
+    assert isinstance(events[-1], ev.Finished)
+    assert events[-1].counts.total == planned.parameters
+    assert events[-1].counts.versus_smallest <= 1.5
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+    again = Zipper(parents, calibration, spec)
+    rest = list(again.run(resume=checkpoint))
+    assert not any(isinstance(event, ev.Planning | ev.Planned) for event in rest)
+    for key, value in zipper.network.state_dict().items():
+        torch.testing.assert_close(again.network.state_dict()[key], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"share": "auto"}, r"share 'auto' needs a budget"),
+        ({"share": 0.5, "budget": {"size": 1.5}}, r"a budget needs share: auto"),
+        ({"budget": {"size": 1.5}}, r"a budget needs share: auto"),
+        ({"share": "auto", "budget": {}}, r"budget: .*exactly one .*got none"),
+        ({"share": "auto", "budget": {"size": 1.5, "error": 1}}, r"budget: .*got size and error"),
+        ({"share": "auto", "budget": {"size": 0}}, r"budget.size"),
+        ({"share": "auto", "budget": {"flops": 3}}, r"budget.flops"),
+        ({"share": "most"}, r"share"),
+    ],
+)
+def test_bad_budgets_are_named(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        ZipSpec(**fields)
+
+
+def test_an_impossible_budget_says_what_is_possible() -> None:
+    parents = [randomised(FAMILIES["perceptron"](), seed) for seed in (0, 1)]
+    spec = ZipSpec(share="auto", budget={"parameters": 100})
+    with pytest.raises(SpecError, match=r"budget: 100 parameters are too few.*fully shared they take 1,"):
+        list(Zipper(parents, [images(), images(60, 1)], spec).run())
