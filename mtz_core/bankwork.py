@@ -18,7 +18,7 @@ from torch import Tensor
 from mtz_core.difference import pairwise_difference
 from mtz_core.indexed import aligned
 from mtz_core.linalg import DenseGram, Gram
-from mtz_core.moments import SOURCES, BankMoments, Moments, Source
+from mtz_core.moments import BankMoments, Moments, Source
 from mtz_core.objective import BankObjective, Objective, chunks, factored
 from mtz_core.slots import Members, Table
 from mtz_core.spec import ZipSpec
@@ -35,7 +35,6 @@ class BankWork(Work):
 
     entries: Sequence[Table] = ()
     depthwise: bool = False
-    base: dict[int, Tensor] = field(default_factory=dict)
     known: dict[Members, tuple[Table, list[Tensor], Tensor]] = field(default_factory=dict)
     """Members → rows, their columns in common for every member, and which of these are real (see `aligned`)."""
 
@@ -57,18 +56,14 @@ class BankWork(Work):
             tasks=tasks,
             matrices=[matrix.detach() for matrix in matrices],
             own={t: np.arange(matrices[t].shape[1]) for t in tasks},
-            objectives={},
+            base={t: matrices[t].detach().to(dtype) for t in tasks},
             alphas=alphas,
             spec=spec,
             ridge=START if spec.ridge == "auto" else float(spec.ridge),
             entries=entries,
             depthwise=depthwise,
-            base={t: matrices[t].detach().to(dtype) for t in tasks},
         )
-        for source in SOURCES:
-            found = {t: o for t in tasks if (o := work.objective(source, t, moments[t])) is not None}
-            if len(found) == len(tasks):
-                work.objectives[source] = found
+        work.observe(moments)
         return work
 
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:

@@ -61,7 +61,7 @@ class LayerSamples:
         halves: half 0 or 1 of every calibration image.
         positions: see `ZipSpec.positions`.
         seed: of sampled positions.
-        budget: bytes of input rows that may be kept; beyond, they are computed again when they are needed again.
+        budget: bytes of input rows that may be kept, where targets will be renewed; beyond, they are computed again.
     """
 
     graph: ChannelGraph
@@ -158,10 +158,12 @@ class LayerSamples:
             if batch.summand is not None:
                 now = now + batch.summand
             for sample in self._by_part(batch, now):
-                if kept is not None:
-                    tensors = (sample.rows, sample.now, sample.goal)
-                    size += sum(x.numel() * x.element_size() for x in tensors if x is not None)
-                    kept = [*kept, sample] if size <= self.budget else None
+                tensors = (sample.rows, sample.now, sample.goal)
+                size += sum(x.numel() * x.element_size() for x in tensors if x is not None)
+                if kept is not None and self.bounded and size <= self.budget:
+                    kept.append(sample)
+                else:
+                    kept = None
                 yield sample
         self._kept = kept
 

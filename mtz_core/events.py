@@ -98,7 +98,8 @@ class LayerZipped(Event):
     """A layer's neurons were paired and merged.
 
     `pairs` (k, T) holds neuron indices in the parents' own numbering, cheapest first, -1 where a task has no part;
-    `costs` (k,) the functional difference of each. `predicted` is the cross-validated loss of the merged neurons,
+    `costs` (k,) what merging each adds to its loss: its functional difference, and with compensation that of the final
+    targets and scales. `predicted` is the cross-validated loss of the merged neurons,
     `measured` their loss on the evaluation images where there are any (else on the calibration images): both are
     Σ_neurons Σ_t α_t ½ E(w·x - y_t)², where y_t is what the neuron puts out in the parent, and private neurons count,
     too; without compensation y_t = w_t·x. `scale` is the same sum for w = 0, so `predicted / scale` is relative.

@@ -114,10 +114,13 @@ class LayerLoop:
         asked = self.shares[self.network.graphs[0].groups[group].name]
         return min(round(asked * min(widths) / max(1, narrowest)), *widths)
 
-    def measure(self, index: int, streams: Sequence[Twin], tables: Sequence[Table], peaks: bool = True) -> Measured:
+    def measure(
+        self, index: int, streams: Sequence[Twin], tables: Sequence[Table], peaks: bool = True, keep: bool = True
+    ) -> Measured:
         """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare its neurons.
 
-        Without compensation only what the tasks share there is looked at.
+        Without compensation only what the tasks share there is looked at. `peaks`: also on which images neurons fire
+        most. `keep`: input rows are kept for `merge`.
         """
         network, compared = self.network, self.tasks(index) if index in self.hidden() else ()
         layers = [graph.layers[index] for graph in network.graphs]
@@ -138,7 +141,7 @@ class LayerLoop:
                 self.halves[t],
                 self.spec.positions,
                 self.spec.seed + 1_000_003 * (index * network.tasks + t + 1),
-                self.spec.activation_budget // (2 * len(tasks)) if peaks else 0,
+                self.spec.row_budget // len(tasks) if keep else 0,
             )
             images[t], values[t] = samples[t].calibrate(peaks)
         found = {t: each.moments for t, each in samples.items()}
@@ -300,7 +303,7 @@ class LayerLoop:
                 continue
             if not mine and any((tables[layer.group] >= 0).sum(1) > 1):
                 continue
-            seen = self.measure(k, branches, tables, peaks=False)
+            seen = self.measure(k, branches, tables, peaks=False, keep=False)
             if not mine:
                 inner = self.fresh(k)
                 self._provide(tables, k, self.slots(k, self.costs(k, seen, inner), inner, seen, tables))

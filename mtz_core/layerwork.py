@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtz_core.difference import euclidean_gram, pairwise_difference
 from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, same_kind, to_dense
-from mtz_core.moments import SOURCES, BankMoments, Moments, Source
+from mtz_core.moments import BankMoments, Moments, Source
 from mtz_core.objective import LayerObjective, Moment, Objective
 from mtz_core.pairing import pair_neurons
 from mtz_core.partial import DENSE_UP_TO, merge_partial
@@ -36,7 +36,6 @@ class LayerWork(Work):
 
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     places: dict[int, Tensor] = field(default_factory=dict)
-    base: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
     known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
     mergers: dict[tuple[Members, float, bytes], ScaledMerge] = field(default_factory=dict)
@@ -54,32 +53,27 @@ class LayerWork(Work):
     ) -> LayerWork:
         """Restrict everything to the columns `inputs` (U, T) and bring it to one precision."""
         device = matrices[tasks[0]].device
-        double = len(inputs) <= EXACT_UP_TO and device.type != "mps"
-        dtype = torch.float64 if double else torch.float32
         own = {t: inputs[inputs[:, t] >= 0, t] for t in tasks}
+        double = max(map(len, own.values())) <= EXACT_UP_TO and device.type != "mps"
+        dtype = torch.float64 if double else torch.float32
 
         def cut(source: Tensor, t: int) -> Tensor:
             return source[:, torch.as_tensor(own[t], device=device)]
 
-        base = {t: cut(matrices[t].detach(), t).to(dtype) for t in tasks}
         whole = [moments[t].parts[k].gram() for t in tasks for k in range(2)]
         work = cls(
             tasks=tasks,
             matrices=[matrix.detach() for matrix in matrices],
             own=own,
-            objectives={},
+            base={t: cut(matrices[t].detach(), t).to(dtype) for t in tasks},
             alphas=alphas,
             spec=spec,
             masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
             inputs=inputs,
             places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
-            base=base,
             dense=not all(isinstance(gram, RowGram) for gram in whole) or isinstance(same_kind(whole)[0], DenseGram),
         )
-        for source in SOURCES:
-            found = {t: o for t in tasks if (o := work.objective(source, t, moments[t])) is not None}
-            if len(found) == len(tasks):
-                work.objectives[source] = found
+        work.observe(moments)
         return work
 
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:

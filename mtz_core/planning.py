@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 
 from mtz_core.budgets import Choice, Curve, Members, frontier, joint, resolve
 from mtz_core.errors import SpecError
-from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
@@ -29,7 +27,7 @@ from mtz_core.plans import Plan
 from mtz_core.shares import participants
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
-from mtz_core.stream import Stream, Twin
+from mtz_core.stream import Twin, twins
 from mtz_core.zipped import ZippedNetwork
 
 GRID = tuple(k / 20 for k in range(21))
@@ -112,16 +110,8 @@ class Forecast:
         return images[order[: min(half, FIT)]], images[order[half : half + JUDGE]] if len(images) > 1 else images
 
     def _streams(self) -> list[Twin]:
-        streams = []
-        shares = len(self.fit) * (2 if self.spec.compensate else 1)
-        for t, images in enumerate(self.fit):
-            program = self.network.program(t)
-            budget = self.spec.activation_budget // (2 * shares)
-            zipped, parent = (Stream(program, images, self.spec.batch_size, budget, self.device) for _ in range(2))
-            original = partial(_original, self.network.graphs[t], self.device)
-            now = partial(self.network.matrices, t)
-            streams.append(Twin(zipped, now, parent if self.spec.compensate else None, original))
-        return streams
+        spec = self.spec
+        return twins(self.network, self.fit, spec.compensate, spec.batch_size, spec.activation_budget // 2, self.device)
 
     def groups(self) -> dict[str, int]:
         """Names and numbers of the groups that can be shared."""
@@ -194,7 +184,7 @@ class Forecast:
     def _compare(self, index: int, streams: Sequence[Twin]) -> None:
         """Pair the channels of a layer at every share, as if all its inputs were shared."""
         name, loop = self._name(index), self.loop
-        seen = loop.measure(index, streams, self.tables, peaks=False)
+        seen = loop.measure(index, streams, self.tables, peaks=False, keep=False)
         self.ridges[index] = seen.work.ridge
         fresh = loop.fresh(index)
         if not all(len(channels) for channels in fresh.values()):
@@ -285,7 +275,7 @@ class Forecast:
                 widths = [network.widths[t][group] for t in range(network.tasks)]
                 rows = shared_rows(row_table(layers, table, widths))
             shared = self.tables if inputs is None else inputs
-            seen = self.quick.measure(k, forks, shared if k in producers else network.tables, peaks=False)
+            seen = self.quick.measure(k, forks, shared if k in producers else network.tables, peaks=False, keep=False)
             seen.work.ridge = self.ridges.get(k, RIDGE)
             network.set_weights(k, seen.work.merged_weights(rows))
             if any(len(layer.nodes) > 1 for layer in layers):
@@ -436,7 +426,3 @@ def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> 
 def _divergence(parent: Tensor, other: Tensor) -> float:
     """Mean Kullback-Leibler divergence of soft predictions given as logarithms (N, classes)."""
     return float((parent.exp() * (parent - other)).sum(1).mean().clamp(min=0.0))
-
-
-def _original(graph: ChannelGraph, device: torch.device, name: str) -> Tensor:
-    return graph.matrix(graph.layer(name)).to(device)

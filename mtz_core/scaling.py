@@ -22,6 +22,8 @@ from mtz_core.linalg import DenseGram, cholesky
 ROUNDS = 3
 LIMIT = 5.0
 """Scales lie between 1 / LIMIT and LIMIT."""
+BASIS_UP_TO = 1024
+"""Wider systems of two tasks are solved by conjugate gradients, too: eigenvectors cost more than they save."""
 STEPS = 8
 TOLERANCE = 1e-4
 
@@ -43,7 +45,7 @@ class ScaledMerge:
             total[place[:, None], place] += matrix
         self.factor = cholesky(total)
         self.basis: tuple[Tensor, Tensor] | None = None
-        if len(grams) == 2 and all(len(place) == size for place in places) and size:
+        if len(grams) == 2 and all(len(place) == size for place in places) and 0 < size <= BASIS_UP_TO:
             self.basis = _joint_basis(self.matrices[0], self.factor)
 
     def __call__(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

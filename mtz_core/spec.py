@@ -173,6 +173,11 @@ class ZipSpec(_Strict):
         return self.compensate and self.bias == "own"
 
     @property
+    def row_budget(self) -> int:
+        """Part of the activation budget for a layer's input rows, which renewing targets needs again and again."""
+        return self.activation_budget // 2 if self.compensate and self.relu_rounds else 0
+
+    @property
     def own_scale(self) -> bool:
         """Whether shared neurons have a scale for each task."""
         return self.compensate and self.scale == "own"

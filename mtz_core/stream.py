@@ -7,8 +7,9 @@ before it; retraining does, and then the walk starts again (`restart`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, fx
 
 from mtz_core.graph.execution import Matrices, Program, State, advance, layer_input, start
 from mtz_core.graph.sequel import Sequel
+from mtz_core.zipped import ZippedNetwork
 
 
 class Stream:
@@ -72,13 +74,14 @@ class Stream:
 class Twin:
     """The same images on their way through the partly zipped network and, for compensation, through the parent.
 
-    `matrices()` gives the zipped network's weights as they are now, `original` the parent's.
+    `matrices()` gives the zipped network's weights as they are now, `original()` the parent's; each assembles a matrix
+    once for as long as its answer is kept.
     """
 
     zipped: Stream
     matrices: Callable[[], Matrices]
     parent: Stream | None
-    original: Matrices
+    original: Callable[[], Matrices]
 
     def restart(self) -> None:
         """Forget activations of the zipped network: weights upstream have changed."""
@@ -104,6 +107,24 @@ class Twin:
         if self.parent is None:
             yield from ((where, found, None) for where, found in zipped)
             return
-        before = self.parent.inputs(node, self.original, summand)
+        before = self.parent.inputs(node, self.original(), summand)
         for (where, found), (_, original) in zip(zipped, before, strict=True):
             yield where, found, original
+
+
+def twins(
+    network: ZippedNetwork,
+    images: Sequence[Tensor],
+    compensate: bool,
+    batch_size: int,
+    budget: int,
+    device: torch.device,
+) -> list[Twin]:
+    """One `Twin` per task; together they keep at most `budget` bytes of activations."""
+    made = []
+    share = budget // (len(images) * (2 if compensate else 1))
+    for t, given in enumerate(images):
+        zipped, parent = (Stream(network.program(t), given, batch_size, share, device) for _ in range(2))
+        original = partial(network.graphs[t].matrices, device)
+        made.append(Twin(zipped, partial(network.matrices, t), parent if compensate else None, original))
+    return made

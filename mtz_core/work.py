@@ -69,16 +69,17 @@ class Solution:
 class Work(ABC):
     """What the zipper needs of one layer.
 
-    `matrices` are all tasks' weights now; `objectives[source][t]` judges task t's weights, over the columns
-    `own[t]` of its matrix.
+    `matrices` are all tasks' weights now, `base[t]` those of task t over the columns `own[t]` of its matrix, in the
+    precision of the solution; `objectives[source][t]` judges them.
     """
 
     tasks: Members
     matrices: list[Tensor]
     own: Mapping[int, NDArray[np.int64]]
-    objectives: dict[Source, dict[int, Objective]]
+    base: Mapping[int, Tensor]
     alphas: tuple[float, ...]
     spec: ZipSpec
+    objectives: dict[Source, dict[int, Objective]] = field(default_factory=dict)
     masks: Mapping[int, Tensor] = field(default_factory=dict)
     unit: float = 1.0
     """What one unit of this layer's loss is worth beside other layers'."""
@@ -115,11 +116,11 @@ class Work(ABC):
 
     def power(self, t: int) -> float:
         """Task-weighted half mean square of the layer's wanted outputs, summed over its rows."""
-        objective = self.objectives["calibration"][t]
-        return self.alphas[t] * float(objective.loss(torch.zeros_like(objective.base), self._every(t)).sum())
+        nothing = torch.zeros_like(self.base[t])
+        return self.alphas[t] * float(self.objectives["calibration"][t].loss(nothing, self._every(t)).sum())
 
     def _every(self, t: int) -> Tensor:
-        return torch.arange(len(self.objectives["calibration"][t].base), device=self.matrices[t].device)
+        return torch.arange(len(self.base[t]), device=self.base[t].device)
 
     def best(self, source: Source, t: int) -> Tensor:
         """Weights (n_t, d_t) of task t alone that reproduce its parent best, by the moments of `source`."""
@@ -212,6 +213,13 @@ class Work(ABC):
     def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
         """What task t's weights are judged by, given new moments."""
 
+    def observe(self, moments: Mapping[int, Moments | BankMoments]) -> None:
+        """Judge all tasks' weights by these moments; evaluation images count where every task has some."""
+        for source in SOURCES:
+            found = {t: o for t in self.tasks if (o := self.objective(source, t, moments[t])) is not None}
+            if len(found) == len(self.tasks):
+                self.objectives[source] = found
+
     def renew(self, moments: Mapping[int, Moments | BankMoments], sources: Sequence[Source] = SOURCES) -> None:
         """Judge the weights of some tasks by new targets, on the parts `sources` of the data."""
         self._best.clear()
@@ -240,7 +248,7 @@ class Work(ABC):
         )
         matrices = [matrix.clone() for matrix in self.matrices]
         scales = [matrix.new_ones(len(matrix)) for matrix in matrices]
-        some = self.objectives["calibration"][self.tasks[0]].base
+        some = self.base[self.tasks[0]]
         columns = self.columns
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0

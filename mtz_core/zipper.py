@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from mtz_core.bankwork import BankWork
 from mtz_core.data_input import as_images, as_labelled, check_shapes, network_dtype
 from mtz_core.errors import CheckpointError, DataError, SpecError
 from mtz_core.evaluation import error_rate
-from mtz_core.graph.channels import HEAD, ChannelGraph
-from mtz_core.graph.execution import Matrices, execute
+from mtz_core.graph.channels import HEAD
+from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
 from mtz_core.matching import Costs
@@ -31,7 +30,7 @@ from mtz_core.plans import plan_data
 from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
-from mtz_core.stream import Stream, Twin
+from mtz_core.stream import Twin, twins
 from mtz_core.structure import effective_shares
 from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
@@ -204,20 +203,23 @@ class Zipper:
         )
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
-        for index in self.stations:
+        latest: int | None = None
+        for index, following in zip(self.stations, [*self.stations[1:], None], strict=True):
+            latest = index if index in self.hidden else latest
             if index in self._finished:
                 continue
-            if index not in self.hidden:
+            if index == latest:
+                yield from self._zip_layer(index, streams)
+                yield self._evaluated("zipped", layers[index].name)
+            else:
                 yield from self._compensate_layer(index, streams)
-                self._finished.append(index)
-                yield ev.LayerFinished(**self._clock.now(), layer=layers[index].name)
-                continue
-            yield from self._zip_layer(index, streams)
-            yield self._evaluated("zipped", layers[index].name)
-            if retraining is not None and retraining.schedule == "layerwise":
-                steps = _portion(retraining.steps, len(self.hidden), self.hidden.index(index))
+            # Layers that share nothing are fitted before the steps that belong to the layer before them: fitted
+            # afterwards, they would forget what they have learnt.
+            layerwise = retraining is not None and retraining.schedule == "layerwise"
+            if retraining is not None and layerwise and latest is not None and (following in (None, *self.hidden)):
+                steps = _portion(retraining.steps, len(self.hidden), self.hidden.index(latest))
                 if steps:
-                    yield from self._retrain(retraining, steps, layers[index].name)
+                    yield from self._retrain(retraining, steps, layers[latest].name)
                     for stream in streams:
                         stream.restart()
             self._finished.append(index)
@@ -248,19 +250,11 @@ class Zipper:
 
     def _streams(self) -> list[Twin]:
         """Calibration images, then the evaluation images on which each layer's loss is measured."""
-        spec, streams = self.spec, []
-        shares = len(self.images) * (2 if spec.compensate else 1)
-        for t, images in enumerate(self.images):
-            live = self.live[t]
-            extra = images[:0] if live is None else live[0][: len(images)]
-            budget = spec.activation_budget // shares
-            program, graph = self.network.program(t), self.network.graphs[t]
-            both = torch.cat([images, extra])
-            zipped, parent = (Stream(program, both, spec.batch_size, budget, self.device) for _ in range(2))
-            original = _matrices(graph, self.device)
-            now = partial(self.network.matrices, t)
-            streams.append(Twin(zipped, now, parent if spec.compensate else None, original))
-        return streams
+        spec, both = self.spec, []
+        for images, live in zip(self.images, self.live, strict=True):
+            both.append(images if live is None else torch.cat([images, live[0][: len(images)]]))
+        budget = spec.activation_budget - spec.row_budget
+        return twins(self.network, both, spec.compensate, spec.batch_size, budget, self.device)
 
     def _compensate_layer(self, index: int, streams: Sequence[Twin]) -> Iterator[ev.Event]:
         """A layer that shares nothing makes up for what the merges before it have changed."""
@@ -303,6 +297,7 @@ class Zipper:
         paired = loop.rows(index)
         if isinstance(seen.work, BankWork) or not any(len(channels) for channels in fresh.values()):
             seen.work.choose_ridge(paired)  # the pairing came from elsewhere: judge the ridge by it
+        compared = tuple(_numpy(seen.work.compared(t)) for t in range(network.tasks))
         outcome = loop.merge(seen, paired)
         network.merge(index, outcome.weights, outcome.scales)
         self._clock.advance(("merge", index))
@@ -319,7 +314,7 @@ class Zipper:
             measured_on=outcome.measured_on,
             ridge=seen.work.ridge,
             counts=network.counts(),
-            weights=tuple(_numpy(seen.work.compared(t)) for t in range(network.tasks)),
+            weights=compared,
             merged=_numpy(outcome.merged),
             columns=tuple(outcome.columns[:, t] for t in range(network.tasks)),
             top_images=tuple(seen.top_images.get(t, nothing.astype(np.int64)) for t in range(network.tasks)),
@@ -396,11 +391,6 @@ class Zipper:
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
         return tuple(dict.fromkeys(notes))
-
-
-def _matrices(graph: ChannelGraph, device: torch.device) -> Matrices:
-    """The parent's own weights by layer name, each assembled when it is needed."""
-    return lambda name: graph.matrix(graph.layer(name)).to(device)
 
 
 def _portion(total: int, parts: int, index: int) -> int:

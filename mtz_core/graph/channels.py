@@ -10,8 +10,9 @@ that meet an operation without a rule are frozen, with the reason: both stay pri
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -122,6 +123,11 @@ class ChannelGraph:
         producers = [p for p in self.groups[layer.group].producers if not self.layer(p).depthwise]
         kernel = (layer.kind, layer.kernel, layer.setting, layer.bias, layer.groups > 1, layer.depthwise)
         return repr((*kernel, scaled if layer.kernel else len(space), len(producers) > 1))
+
+    def matrices(self, device: torch.device) -> Callable[[str], Tensor]:
+        """The parent's weight matrices by layer name; each is assembled once for the life of the returned function."""
+        named = {layer.name: layer for layer in self.layers}
+        return cache(lambda name: self.matrix(named[name]).to(device))
 
     def structure(self) -> NetworkStructure:
         """The graph as plain data."""
