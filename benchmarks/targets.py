@@ -21,6 +21,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "shared biases": {"bias": "shared"},
     "shared scales and biases": {"scale": "shared", "bias": "shared"},
     "losses not relative to output variance": {"normalise": False},
+    "errors of all outputs count alike": {"weighting": "equal"},
     "streams paired by all their layers": {"streams": "all"},
     "none of it: no compensation": {"compensate": False, "streams": "first"},
 }

@@ -37,7 +37,7 @@ WATCHED = 500
 """Test images per task on which each layer's loss is measured."""
 PAPER: Mapping[str, Any] = {"compensate": False, "pairing": "greedy", "streams": "first"}
 LABELLED = RetrainSpec(steps=500, targets="labels", schedule="layerwise", learning_rate=2e-3, batch_size=64)
-DISTILLED = RetrainSpec(steps=100, targets="distill", schedule="final", learning_rate=1e-3, batch_size=64)
+DISTILLED = RetrainSpec(steps=100, targets="distill", schedule="final", learning_rate=3e-4, batch_size=64)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,14 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputsWeighed(Event):
+    """So large a `part` of task `task`'s images was asked how much each layer's outputs matter to the answer."""
+
+    task: int
+    part: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerCalibrated(Event):
     """Moments of a layer's inputs are known: `rows[t]` input rows of task t were accumulated."""
 

@@ -24,6 +24,7 @@ from mtz_core.graph.channels import WeightLayer, channel_roles
 from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks
 from mtz_core.moments import SOURCES, BankMoments, Moments
+from mtz_core.sensitivity import Sensitivity, sensitivities
 from mtz_core.shares import participants
 from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
@@ -33,6 +34,11 @@ from mtz_core.zipped import ZippedNetwork
 
 ROWS_PER_INPUT = 1
 """With fewer calibration rows than this per input of a layer, its targets are not renewed: it would fit noise."""
+TASKS_APART = 0.25
+"""How far tasks are weighed by what an error of the size of their outputs would do: 0 not at all, 1 fully.
+
+Fully, a task with confident answers would be given up: to second order its errors hardly matter.
+"""
 Fresh = dict[int, NDArray[np.int64]]
 """Task → channels of a group that are to be paired."""
 
@@ -62,9 +68,18 @@ class LayerLoop:
     shares: Mapping[str, int]
     halves: Sequence[Tensor]
     decided: dict[int, list[set[int]]]
+    outputs: list[dict[str, Sensitivity]] = field(default_factory=list)
+    """For each task, how much the outputs of its layers matter, by layer; empty: all alike."""
     known_roles: dict[tuple[int, tuple[int, int]], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict
     )
+
+    def weigh_outputs(self, t: int, images: Tensor, device: torch.device) -> Iterator[float]:
+        """Find out from a network's own answers how much the outputs of its layers matter; tasks come in order."""
+        program, matrices = self.network.program(t), self.network.graphs[t].matrices(device)
+        budget, seed = self.spec.activation_budget, self.spec.seed + t
+        found = yield from sensitivities(program, images, matrices, budget, seed, device)
+        self.outputs[t:] = [found]
 
     def tasks(self, index: int) -> Members:
         """Tasks whose neurons in layer number `index` can be shared."""
@@ -156,7 +171,8 @@ class LayerLoop:
         else:
             masks = [network.mask(index, t) for t in range(network.tasks)]
             moments = {t: m for t, m in found.items() if isinstance(m, Moments)}
-            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, self.spec)
+            outputs = {t: known.matrix for t in tasks if (known := self._sensitivity(t, layers[t])) is not None}
+            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, self.spec, outputs)
             work.compensate()
             fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in compared}
             if fresh and all(len(rows) for rows in fresh.values()) and len(work.columns):
@@ -177,15 +193,21 @@ class LayerLoop:
             costs[t, u] = total * measured.work.unit
         return costs
 
+    def _sensitivity(self, task: int, layer: WeightLayer) -> Sensitivity | None:
+        return self.outputs[task].get(layer.name) if task < len(self.outputs) else None
+
     def _weights(self, samples: Mapping[int, LayerSamples]) -> tuple[tuple[float, ...], float]:
         """Task weights for one layer, and the unit of its losses.
 
         A network with large outputs would otherwise count for more than one with small ones, and a layer for more
-        than another.
+        than another. Where it is known how much the outputs matter, a task whose answers are easily upset counts more.
         """
         if not (self.spec.compensate and self.spec.normalise):
             return self.alphas, 1.0
         relative = [a / s.spread if (s := samples.get(t)) and s.spread > 0 else 0.0 for t, a in enumerate(self.alphas)]
+        matter = {t: found.unit * s.spread for t, s in samples.items() if (found := self._sensitivity(t, s.layer))}
+        if len(matter) == len(samples):
+            relative = [r * matter.get(t, 1.0) ** TASKS_APART for t, r in enumerate(relative)]
         relative = [r or max(relative) for r in relative]
         total = sum(relative)
         return (tuple(r / total for r in relative), total) if total > 0 else (self.alphas, 1.0)

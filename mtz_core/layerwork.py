@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.coupled import Member, Tie, merge_coupled
 from mtz_core.difference import euclidean_gram, pairwise_difference
 from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, same_kind, to_dense
 from mtz_core.moments import BankMoments, Moments, Source
@@ -34,6 +35,8 @@ class LayerWork(Work):
     Weights of task t are over its own d_t of these, which stand at `places[t]` (d_t,) among the U.
     """
 
+    outputs: Mapping[int, Tensor] = field(default_factory=dict)
+    """What the outputs of some tasks weigh (n_t, n_t), see `sensitivity`; all alike where it is not known."""
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     places: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
@@ -50,6 +53,7 @@ class LayerWork(Work):
         moments: Mapping[int, Moments],
         alphas: tuple[float, ...],
         spec: ZipSpec,
+        outputs: Mapping[int, Tensor] | None = None,
     ) -> LayerWork:
         """Restrict everything to the columns `inputs` (U, T) and bring it to one precision."""
         device = matrices[tasks[0]].device
@@ -69,6 +73,7 @@ class LayerWork(Work):
             alphas=alphas,
             spec=spec,
             masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
+            outputs={t: weights.to(device, dtype) for t, weights in (outputs or {}).items()},
             inputs=inputs,
             places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
             dense=not all(isinstance(gram, RowGram) for gram in whole) or isinstance(same_kind(whole)[0], DenseGram),
@@ -119,7 +124,11 @@ class LayerWork(Work):
         both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
-        return pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
+        found = pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
+        if self.spec.metric == "functional" and t in self.outputs and u in self.outputs:
+            mine, theirs = self.outputs[t].diagonal()[:, None], self.outputs[u].diagonal()
+            found *= (2 * mine * theirs / (mine + theirs)).to(found)
+        return found
 
     def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
         """Weights and weighted Grams of `tasks` over the columns that all of them share."""
@@ -177,6 +186,45 @@ class LayerWork(Work):
                 moved[:, h.eliminated.free] += h.eliminated.follow(shared - w[:, h.kept])
             values.append(moved)
         return Solution(values, scales)
+
+    def solutions(self, parts: Sequence[Part], source: Source) -> list[Solution]:
+        found = super().solutions(parts, source)
+        tasks = {t for part in parts for t in part.members}
+        grams = {t: self._gram(source, t, self.ridge) for t in tasks}
+        shared = any(len(part.members) > 1 for part in parts)
+        if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
+            return found
+        wanted = {t: self.best(source, t) for t in tasks}
+        values = {t: w.clone() for t, w in wanted.items()}
+        ties: list[Tie] = []
+        for part, solution in zip(parts, found, strict=True):
+            ties += self._ties(part, solution)
+            for t, w in zip(part.members, solution.values, strict=True):
+                values[t][self.index(part.rows, t)] = w
+        weights = {t: self.outputs[t] if t in self.outputs else torch.eye(len(w)).to(w) for t, w in wanted.items()}
+        matrices = {t: to_dense(gram).full() for t, gram in grams.items()}
+        coupled = merge_coupled(values, wanted, matrices, weights, ties)
+        return [
+            Solution([coupled[t][self.index(part.rows, t)] for t in part.members], solution.scales)
+            for part, solution in zip(parts, found, strict=True)
+        ]
+
+    def _ties(self, part: Part, solution: Solution) -> list[Tie]:
+        """The unknowns in the rows of a part: what its members share, and what each has on its own."""
+        used = (self.inputs[:, part.members] >= 0).sum(axis=1) > (1 if len(part.members) > 1 else 0)
+        size = int(used.sum())
+        shared, ties = {}, []
+        for m, t in enumerate(part.members):
+            rows, place = self.index(part.rows, t), self.places[t]
+            compact = torch.as_tensor(np.cumsum(used) - 1, device=place.device)
+            held = torch.as_tensor(used, device=place.device)[place]
+            mine, rest = torch.nonzero(held)[:, 0], torch.nonzero(~held)[:, 0]
+            ones = self.base[t].new_ones(len(rows))
+            scales = ones if solution.scales is None else solution.scales[m]
+            shared[t] = Member(rows, mine, compact[place[mine]], scales)
+            if len(rest):
+                ties.append(Tie({t: Member(rows, rest, torch.arange(len(rest), device=rest.device), ones)}, len(rest)))
+        return [Tie(shared, size), *ties] if size else ties
 
     def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""

@@ -123,11 +123,18 @@ class Forecast:
     def steps(self) -> int:
         """How many steps `choice` takes."""
         gated = sum(self.gate(g) is not None for g in self.groups().values())
-        return len(self.loop.hidden()) + len(self.groups()) * len(MEASURED) + gated
+        weighed = len(self.images) if self.spec.weighs_outputs else 0
+        return weighed + len(self.loop.hidden()) + len(self.groups()) * len(MEASURED) + gated
 
     def choice(self) -> Iterator[Measuring | Choice]:
         """Yield progress, and at last what can be chosen."""
         done = 0
+        if self.spec.weighs_outputs:
+            for t in range(len(self.images)):
+                for _ in self.loop.weigh_outputs(t, self.fit[t], self.device):
+                    yield Measuring(f"outputs of network {t + 1}", done, self.steps)
+                done += 1
+            self.quick.outputs = self.loop.outputs
         streams = self._streams()
         for index in self.loop.hidden():
             yield Measuring(self._name(index), done, self.steps)

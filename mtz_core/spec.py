@@ -112,6 +112,8 @@ class ZipSpec(_Strict):
         scale: with compensation, whether every task multiplies a shared neuron's weights with its `"own"` scale (one
             number per neuron and further task), or `"shared"` weights are the same for all.
         normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
+        weighting: with compensation, errors of a layer's outputs count as far as they change the network's answer
+            (`"fisher"`, from the parents' own predictions; see `mtz_core.sensitivity`), or all alike (`"equal"`).
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
@@ -131,6 +133,7 @@ class ZipSpec(_Strict):
     bias: Literal["own", "shared"] = "own"
     scale: Literal["own", "shared"] = "own"
     normalise: bool = True
+    weighting: Literal["fisher", "equal"] = "fisher"
     relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
     sparse: Literal["auto", "yes", "no"] = "auto"
@@ -181,6 +184,11 @@ class ZipSpec(_Strict):
     def own_scale(self) -> bool:
         """Whether shared neurons have a scale for each task."""
         return self.compensate and self.scale == "own"
+
+    @property
+    def weighs_outputs(self) -> bool:
+        """Whether errors of a layer's outputs count as far as they change the network's answer."""
+        return self.compensate and self.weighting == "fisher"
 
     @property
     def looks_ahead(self) -> bool:

@@ -8,7 +8,7 @@ to where they best reproduce the parent's outputs; without, only shared weights 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,7 +95,11 @@ class Work(ABC):
 
     @abstractmethod
     def difference(self, t: int, u: int) -> Tensor:
-        """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired."""
+        """Functional difference of all rows of tasks t and u, (n_t, n_u); infinite where they cannot be paired.
+
+        Where it is known how much rows' outputs matter, a and b, it counts 2 a b / (a + b) times: so much more two
+        neurons with equal inputs would differ if their errors were weighed by a and b.
+        """
 
     @abstractmethod
     def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
@@ -167,9 +171,7 @@ class Work(ABC):
         elif len(rows):
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
-            self.ridge = walk_downhill(
-                RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge, scaled=False)
-            )
+            self.ridge = walk_downhill(RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge))
 
     def loss(self, part: Part, values: Sequence[Tensor], source: Source) -> Tensor:
         """Task-weighted loss (k,) of weights `values` of the part's rows."""
@@ -179,12 +181,24 @@ class Work(ABC):
         ]
         return torch.stack(losses).sum(0)
 
-    def cross_validated(self, parts: Sequence[Part], ridge: float, scaled: bool | None = None) -> float:
-        """Expected loss on unseen samples: weights fitted to one half's moments, judged by the other's."""
+    def solutions(self, parts: Sequence[Part], source: Source) -> list[Solution]:
+        """Every part's rows once all of them are merged."""
+        return [self.solve(part, source, self.ridge) for part in parts]
+
+    def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
+        """Loss on unseen samples with each part on its own and no scales, by which a ridge is chosen."""
+        return self._judged(parts, lambda half: [self.solve(part, half, ridge, scaled=False) for part in parts])
+
+    def predicted(self, parts: Sequence[Part]) -> float:
+        """Loss to expect on unseen samples."""
+        return self._judged(parts, lambda half: self.solutions(parts, half))
+
+    def _judged(self, parts: Sequence[Part], fitted: Callable[[Source], Sequence[Solution]]) -> float:
+        """Weights fitted to one half's moments, judged by the other's: mean over both ways."""
         total = 0.0
-        for part in parts:
-            for half, other in OTHER.items():
-                total += float(self.loss(part, self.solve(part, half, ridge, scaled).values, other).sum()) / 2
+        for half, other in OTHER.items():
+            for part, solution in zip(parts, fitted(half), strict=True):
+                total += float(self.loss(part, solution.values, other).sum()) / 2
         return total
 
     def index(self, rows: Table, t: int) -> Tensor:
@@ -253,8 +267,7 @@ class Work(ABC):
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0
         parts = [*parts_of(rows), *self.private(rows)]
-        for part in parts:
-            solution = self.solve(part, "calibration", self.ridge)
+        for part, solution in zip(parts, self.solutions(parts, "calibration"), strict=True):
             values = solution.values
             measured += float(self.loss(part, values, measured_on).sum())
             scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
@@ -272,7 +285,7 @@ class Work(ABC):
             costs[order],
             merged[order],
             columns,
-            self.cross_validated(parts, self.ridge),
+            self.predicted(parts),
             measured,
             scale,
             measured_on,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from mtz_core.sensitivity import IMAGES
 from mtz_core.spec import ZipSpec
 from mtz_core.zipped import ZippedNetwork
 
 Unit = tuple[str | int, ...]
-"""A piece of work: ("calibrate", layer), ("merge", layer), ("ahead", layer, name),
+"""A piece of work: ("calibrate", layer), ("merge", layer), ("ahead", layer, name), ("weigh", task),
 ("step", number) or ("end",)."""
 
 
@@ -48,14 +49,24 @@ class WorkClock:
             step = 0.004 + 6.0 * size * spec.retrain.batch_size / self.SPEED
             self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
         self.units[("end",)] = 0.2
+        if spec.weighs_outputs:
+            kernels = any(layer.kernel for layer in network.graphs[0].layers)
+            for t, count in enumerate(images):
+                passes = 6.0 * min(count, IMAGES) * network.parent_sizes[t]
+                self.units[("weigh", t)] = 0.1 + passes * (8 if kernels else 1) / self.SPEED
+        self.whole = dict(self.units)
         self.total = sum(self.units.values())
         self.done = 0.0
 
     def begin(self) -> None:
         self.start = time.monotonic()
 
-    def advance(self, unit: Unit) -> None:
-        self.done += self.units.pop(unit, 0.0)
+    def advance(self, unit: Unit, left: float = 0.0) -> None:
+        """A unit is done, but for the part `left` of what it was."""
+        before, after = self.units.pop(unit, 0.0), self.whole.get(unit, 0.0) * left
+        self.done += before - after
+        if left:
+            self.units[unit] = after
 
     def foresee(self, steps: int) -> None:
         """Shares are planned first, in so many steps: about as much work as the zip itself."""

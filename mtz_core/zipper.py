@@ -203,6 +203,8 @@ class Zipper:
         )
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
+        if self.spec.weighs_outputs:
+            yield from self._weigh_outputs()
         latest: int | None = None
         for index, following in zip(self.stations, [*self.stations[1:], None], strict=True):
             latest = index if index in self.hidden else latest
@@ -255,6 +257,13 @@ class Zipper:
             both.append(images if live is None else torch.cat([images, live[0][: len(images)]]))
         budget = spec.activation_budget - spec.row_budget
         return twins(self.network, both, spec.compensate, spec.batch_size, budget, self.device)
+
+    def _weigh_outputs(self) -> Iterator[ev.Event]:
+        """How much the outputs of each layer matter to every parent's answer."""
+        for t in range(len(self.images)):
+            for part in self.loop.weigh_outputs(t, self.images[t], self.device):
+                self._clock.advance(("weigh", t), 1.0 - part)
+                yield ev.OutputsWeighed(**self._clock.now(), task=t, part=part)
 
     def _compensate_layer(self, index: int, streams: Sequence[Twin]) -> Iterator[ev.Event]:
         """A layer that shares nothing makes up for what the merges before it have changed."""

@@ -111,6 +111,6 @@ def test_memory_benchmark_measures_in_a_process_of_its_own(capsys: pytest.Captur
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     memory.run(("squeezenet1_1",), images=4, side=32)
-    row = _header(capsys.readouterr().out)[-1]
-    assert row[0] == "squeezenet1_1"
-    assert 0.1 < float(row[1]) < 16
+    rows = _header(capsys.readouterr().out)[-2:]
+    assert [row[:2] for row in rows] == [["squeezenet1_1", "off"], ["squeezenet1_1", "on"]]
+    assert all(0.1 < float(row[2]) < 16 for row in rows)

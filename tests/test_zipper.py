@@ -29,7 +29,7 @@ def test_events_come_in_order_and_progress_never_falls() -> None:
     parents = _twins()
     spec = ZipSpec(retrain=RetrainSpec(steps=7, evaluate_every=2))
     seen = list(Zipper(parents, [images()] * 2, spec, evaluation=_labelled(parents)).run())
-    names = [type(event).__name__ for event in seen if not isinstance(event, ev.RetrainStep)]
+    names = [type(event).__name__ for event in seen if not isinstance(event, ev.RetrainStep | ev.OutputsWeighed)]
     stages = [event.stage for event in seen if isinstance(event, ev.Evaluated)]
     assert names[:2] == ["Started", "Evaluated"]
     assert names[2:5] == ["LayerCalibrated", "DifferenceComputed", "LayerZipped"]
@@ -84,7 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_network(schedule: str) -> None:
     again = Zipper(_twins("residual"), [images()] * 2, spec)
     events = list(again.run(resume=checkpoint))
     assert [e.layer for e in events if isinstance(e, ev.LayerFinished)] == ["b", "fc"]
-    assert events[0].fraction > 0.3
+    assert events[0].fraction > 0.2
     for key, value in whole.network.state_dict().items():
         torch.testing.assert_close(again.network.state_dict()[key], value, rtol=1e-12, atol=1e-12)
     with pytest.raises(MTZError, match=r"another|damaged|other networks"):
@@ -95,15 +95,19 @@ def test_retraining_by_distillation_needs_no_labels_and_helps() -> None:
     parents = _twins()
     data = [images(400, 3)] * 2
     evaluation = _labelled(parents, 300)
-    plain = zip_networks(parents, data, ZipSpec(ridge=1e-3), evaluation=evaluation)
+    plain = zip_networks(parents, data, ZipSpec(compensate=False, ridge=1e-3), evaluation=evaluation)
     retrain = RetrainSpec(steps=300, learning_rate=0.01, schedule="final", temperature=1.0)
-    better = zip_networks(parents, data, ZipSpec(ridge=1e-3, retrain=retrain), evaluation=evaluation)
+    better = zip_networks(parents, data, ZipSpec(compensate=False, ridge=1e-3, retrain=retrain), evaluation=evaluation)
     assert plain.errors is not None
     assert better.errors is not None
     assert sum(better.errors) < 0.7 * sum(plain.errors)
     labels = RetrainSpec(steps=300, learning_rate=0.01, schedule="final", targets="labels")
     told = zip_networks(
-        parents, data, ZipSpec(ridge=1e-3, retrain=labels), evaluation=evaluation, retraining=_labelled(parents, 400)
+        parents,
+        data,
+        ZipSpec(compensate=False, ridge=1e-3, retrain=labels),
+        evaluation=evaluation,
+        retraining=_labelled(parents, 400),
     )
     assert told.errors is not None
     assert sum(told.errors) < 0.7 * sum(plain.errors)

@@ -13,6 +13,7 @@ from mtz_core.events import (
     LayerFinished,
     LayerZipped,
     LookedAhead,
+    OutputsWeighed,
     Planned,
     Planning,
     RetrainStep,
@@ -116,6 +117,8 @@ def describe(event: Event) -> str:
             return f"{layer}: fitted to its parents, relative loss {relative:.3f}"
         case RetrainStep():
             return f"{layer or 'all layers'}: retraining, step {event.step}, loss {sum(event.losses):.3f}"
+        case OutputsWeighed():
+            return f"network {event.task + 1}: how much each output matters, {event.part:.0%}"
         case LookedAhead():
             return f"{layer}: differences in {event.producer}"
         case LayerFinished():

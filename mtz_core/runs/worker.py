@@ -17,7 +17,18 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mtz_core.errors import MTZError, RunError
-from mtz_core.events import Evaluated, Event, Failed, Finished, LayerFinished, Planned, Planning, RetrainStep, Started
+from mtz_core.events import (
+    Evaluated,
+    Event,
+    Failed,
+    Finished,
+    LayerFinished,
+    OutputsWeighed,
+    Planned,
+    Planning,
+    RetrainStep,
+    Started,
+)
 from mtz_core.runs.pulse import Pulse, leave
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
@@ -187,7 +198,7 @@ class _Recorder:
 
 def _is_opening(event: Event) -> bool:
     """Whether the event opens every run: a resumed one has it already."""
-    return isinstance(event, Planning | Planned | Started) or (
+    return isinstance(event, Planning | Planned | Started | OutputsWeighed) or (
         isinstance(event, Evaluated) and event.stage == "parents"
     )
 

@@ -27,6 +27,7 @@ CARRIED = {
     "bias": "zip.bias",
     "scale": "zip.scale",
     "normalise": "zip.normalise",
+    "weighting": "zip.weighting",
     "rounds": "zip.relu_rounds",
     "streams": "zip.streams",
     "sparse": "zip.sparse",

@@ -100,6 +100,9 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.retrain_steps = int(data.get("retrain_steps") or 0)
             story.warnings = list(data.get("warnings") or ())
             say(f"{len(story.layers)} layers to zip: {', '.join(story.layers)}")
+        case "OutputsWeighed":
+            if data["part"] >= 1.0:
+                say(f"Network {data['task'] + 1}: known how much each output matters to its answers")
         case "LayerCalibrated":
             say(f"{data['layer']}: {' + '.join(f'{rows:,}' for rows in data['rows'])} inputs seen")
         case "LookedAhead":
