@@ -93,6 +93,7 @@ class LookedAhead(Event):
 class DifferenceComputed(Event):
     """Functional differences of all neuron pairs: `differences[(t, u)]` has shape (n_t, n_u).
 
+    Where it is known how much each neuron matters, pairs that matter more differ more (see `LayerZipped.matters`).
     Neurons that cannot be paired (of different blocks of a grouped convolution) have the largest difference of all.
     """
 
@@ -116,6 +117,9 @@ class LayerZipped(Event):
     input columns; `columns[t]` (d,) says which column of parent t each of these is, -1 for none. In a grouped
     convolution columns count from the start of each neuron's own group.
     `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
+    `matters[t]` (n_t,) is how much an error of each neuron's output changes the answer of network t, one on average;
+    `scales[t]` (n_t,) by how much network t multiplies what each neuron shares. Both are empty where there is no such
+    thing.
     """
 
     layer: str
@@ -133,6 +137,8 @@ class LayerZipped(Event):
     columns: tuple[Integers, ...] = field(repr=False)
     top_images: tuple[Integers, ...] = field(repr=False)
     top_values: tuple[Floats, ...] = field(repr=False)
+    matters: tuple[Floats, ...] = field(default=(), repr=False)
+    scales: tuple[Floats, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

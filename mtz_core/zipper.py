@@ -24,6 +24,7 @@ from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import LayerLoop
+from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs
 from mtz_core.planning import Forecast, Measuring, planned
 from mtz_core.plans import plan_data
@@ -32,6 +33,7 @@ from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
 from mtz_core.structure import effective_shares
+from mtz_core.work import Work
 from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
 
@@ -328,6 +330,8 @@ class Zipper:
             columns=tuple(outcome.columns[:, t] for t in range(network.tasks)),
             top_images=tuple(seen.top_images.get(t, nothing.astype(np.int64)) for t in range(network.tasks)),
             top_values=tuple(seen.top_values.get(t, nothing) for t in range(network.tasks)),
+            matters=_diagonals(seen.work, network.tasks),
+            scales=tuple(_numpy(scale) for scale in outcome.scales or ()),
         )
         if any(len(layer.nodes) > 1 for layer in per_task):
             for stream in streams:
@@ -400,6 +404,12 @@ class Zipper:
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
         return tuple(dict.fromkeys(notes))
+
+
+def _diagonals(work: Work, tasks: int) -> tuple[ev.Floats, ...]:
+    """How much each neuron of every task matters; nothing unless it is known of all of them."""
+    weights = work.outputs if isinstance(work, LayerWork) else {}
+    return tuple(_numpy(weights[t].diagonal()) for t in range(tasks)) if len(weights) == tasks else ()
 
 
 def _portion(total: int, parts: int, index: int) -> int:

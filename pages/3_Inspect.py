@@ -21,6 +21,11 @@ from mtz_core.text import percent_text
 from pages.ui import address, frame
 from pages.ui.heatmap import LIMIT, heatmap
 
+WEIGHED = "How much the outputs of the two differ at best, times the harmonic mean of how much they matter."
+MATTERS = (
+    "How far a wrong output of the neuron changes its network's answer, found from the network's own predictions; "
+    "the layer's mean is one."
+)
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
 
@@ -186,13 +191,17 @@ def show_cell(
     else:
         st.badge("Not paired yet", icon=":material/hourglass_top:", color="gray")
     with st.container(horizontal=True):
-        st.metric("Functional difference", f"{facts.difference:.4g}")
+        weighed = f"matters_{t}" in arrays and f"matters_{u}" in arrays
+        st.metric("Functional difference", f"{facts.difference:.4g}", help=WEIGHED if weighed else None)
         st.metric(
             f"Rank for {labels[t]} {i}", f"{facts.rank_in_row} of {facts.columns}", help="1 is the closest partner."
         )
         st.metric(
             f"Rank for {labels[u]} {j}", f"{facts.rank_in_column} of {facts.rows}", help="1 is the closest partner."
         )
+        if weighed:
+            both = [float(arrays[f"matters_{x}"][n]) for x, n in ((t, i), (u, j))]
+            st.metric("How much they matter", f"{both[0]:.2g} and {both[1]:.2g}", help=MATTERS)
     if facts.pair is None and len(pairs):
         partners = (
             (labels[t], i, labels[u], facts.partner_of_i),
@@ -266,7 +275,13 @@ def show_weights(
         if any(private)
         else ""
     )
-    st.caption(f"{what} {biases}.{own}")
+    factors = ""
+    if pair is not None and f"scales_{t}" in arrays:
+        own_scales = [float(arrays[f"scales_{x}"][n]) for x, n in ((t, i), (u, j))]
+        factors = (
+            f" {labels[t]} uses the merged weights {own_scales[0]:.3g} times, {labels[u]} {own_scales[1]:.3g} times."
+        )
+    st.caption(f"{what} {biases}.{factors}{own}")
 
 
 def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int, int], labels: list[str]) -> None:

@@ -231,6 +231,8 @@ def _zipped(
         weights=weights, merged=sum(w[pairs[:, t]] for t, w in enumerate(weights)) / tasks,
         columns=(np.arange(columns),) * tasks,
         top_images=tuple(rng.integers(0, images, size=(width, 9)) for _ in range(tasks)), top_values=tuple(tops),
+        matters=tuple(np.linspace(0.5, 1.5, width) for _ in range(tasks)),
+        scales=tuple(np.linspace(1.0, 1.0 + t, width) for t in range(tasks)),
     )  # fmt: skip
 
 
