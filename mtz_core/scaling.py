@@ -13,6 +13,7 @@ from Σ_t P_t, whose factor makes a few conjugate gradient steps enough for all 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,24 +46,41 @@ class ScaledMerge:
             total[place[:, None], place] += matrix
         self.factor = cholesky(total)
         self.basis: tuple[Tensor, Tensor] | None = None
+        # Places are in ascending order, so all of them are all inputs as they stand.
         if len(grams) == 2 and all(len(place) == size for place in places) and 0 < size <= BASIS_UP_TO:
             self.basis = _joint_basis(self.matrices[0], self.factor)
 
     def __call__(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return merged neurons w (k, size) of weights (k, d_t), and scales (T, k); the first task's are one."""
         pulls = [w @ p for w, p in zip(weights, self.matrices, strict=True)]
-        scales = pulls[0].new_ones(len(weights), len(weights[0]))
+        merged, scales = self._by_turns(pulls) if self.basis is None else self._in_basis(pulls, *self.basis)
+        return merged * scales[0][:, None], scales / scales[0]
+
+    def _by_turns(self, pulls: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        scales = pulls[0].new_ones(len(pulls), len(pulls[0]))
         merged = torch.cholesky_solve(self._pulled(pulls, scales).mT, self.factor).mT
-        tiny = torch.finfo(merged.dtype).tiny
         for _ in range(ROUNDS):
             for t, (matrix, pull, place) in enumerate(zip(self.matrices, pulls, self.places, strict=True)):
                 own = merged[:, place]
-                length = ((own @ matrix) * own).sum(1)
-                scales[t] = torch.where(length > tiny, (pull * own).sum(1) / length.clamp(min=tiny), 1.0)
-            scales.clamp_(1.0 / LIMIT, LIMIT)
-            scales /= scales.log().mean(0).exp()
-            merged = self._solved(self._pulled(pulls, scales), scales.square(), merged)
-        return merged * scales[0][:, None], scales / scales[0]
+                scales[t] = _fitted((pull * own).sum(1), ((own @ matrix) * own).sum(1))
+            scales = _bounded(scales)
+            system = partial(self._applied, squares=scales.square())
+            merged = _conjugate_gradients(system, self._pulled(pulls, scales), merged, self.factor)
+        return merged, scales
+
+    def _in_basis(self, pulls: Sequence[Tensor], basis: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for two tasks, whose Grams are both diagonal in `basis`: entry by entry."""
+        scales = pulls[0].new_ones(2, len(pulls[0]))
+        curvatures, turned = (first, 1.0 - first), [pull @ basis for pull in pulls]
+        entries = turned[0] + turned[1]
+        for _ in range(ROUNDS):
+            for t in range(2):
+                scales[t] = _fitted((turned[t] * entries).sum(1), (entries.square() * curvatures[t]).sum(1))
+            scales = _bounded(scales)
+            wanted = turned[0] * scales[0][:, None] + turned[1] * scales[1][:, None]
+            squares = scales.square()
+            entries = wanted / (squares[0][:, None] * curvatures[0] + squares[1][:, None] * curvatures[1])
+        return entries @ basis.mT, scales
 
     def _pulled(self, pulls: Sequence[Tensor], scales: Tensor) -> Tensor:
         result = pulls[0].new_zeros(len(pulls[0]), self.size)
@@ -76,13 +94,17 @@ class ScaledMerge:
             result[:, place] += (w[:, place] * square[:, None]) @ matrix
         return result
 
-    def _solved(self, wanted: Tensor, squares: Tensor, start: Tensor) -> Tensor:
-        """Solve Σ_t s_t² P_t w = `wanted` (k, size) for every row."""
-        if self.basis is not None:
-            basis, first = self.basis
-            curvature = squares[0][:, None] * first + squares[1][:, None] * (1.0 - first)
-            return ((wanted @ basis) / curvature) @ basis.mT
-        return _conjugate_gradients(lambda w: self._applied(w, squares), wanted, start, self.factor)
+
+def _fitted(pull: Tensor, length: Tensor) -> Tensor:
+    """Scales of neurons with squared lengths `length` whose wanted weights pull them with `pull`, (k,) each."""
+    tiny = torch.finfo(length.dtype).tiny
+    return torch.where(length > tiny, pull / length.clamp(min=tiny), 1.0)
+
+
+def _bounded(scales: Tensor) -> Tensor:
+    """Scales (T, k) within the limit, their geometric mean one."""
+    scales = scales.clamp(1.0 / LIMIT, LIMIT)
+    return scales / scales.log().mean(0).exp()
 
 
 def _joint_basis(first: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -320,7 +320,8 @@ def choose_method(tasks: int) -> dict[str, Any]:
         value=True,
         key="compensate",
         bind="query-params",
-        help="Every layer makes up for what merges before it have changed; needs no labels. Off: the paper's method.",
+        help="Every layer makes up for what merges before it have changed, and errors that would change an answer "
+        "count most. Needs no labels. Off: the paper's method.",
     )
     ridge = st.select_slider(
         "Ridge",
