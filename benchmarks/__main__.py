@@ -59,7 +59,7 @@ def main() -> None:
         "rivals": lambda: rivals.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
-        "planner": lambda: planner.run(root, options.draws),
+        "planner": lambda: planner.run(root, options.draws, options.architectures),
         "linear": linear.run,
         "memory": lambda: memory.run(tuple(options.networks), options.images),
         "dashboard": dashboard.run,

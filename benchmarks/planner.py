@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from mtz_core.planning import Forecast, Measuring
 from mtz_core.spec import BudgetSpec
 from mtz_core.zipped import ZippedNetwork
 
-ARCHITECTURES = ("lenet300", "lenet5", "resnet14")
 SETS = (("mnist-0", "mnist-1"), ("mnist-0", "fashion-0"), ("mnist-0", "fashion-0", "letters-0"))
 SHARES = (0.8, 0.5)
 IMAGES = 1000
@@ -63,11 +63,11 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
     return lines
 
 
-def run(root: Path | None, draws: int) -> None:
+def run(root: Path | None, draws: int, architectures: Sequence[str] = ("lenet300", "lenet5", "resnet14")) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     lines = []
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         for names in SETS:
             for draw in range(draws):
                 lines += row([f"{architecture}-{name}" for name in names], SHARES, root, draw)
