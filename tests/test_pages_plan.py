@@ -25,6 +25,7 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
     plan._measured().clear()
+    plan._jobs().clear()
 
     def opened(**parameters: Any) -> AppTest:
         app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
@@ -78,13 +79,30 @@ def test_a_plan_sets_the_sliders_within_the_budget_and_draws_curves(visit: Open)
 def test_stop_ends_the_process(visit: Open) -> None:
     app = visit(parents=PAIR, images="1000")
     app.button(key="plan").click().run()
-    process: subprocess.Popen[bytes] = app.session_state["plan-job"].process
+    process: subprocess.Popen[bytes] = plan._jobs()[app.session_state["plan-job"]].process
     assert process.poll() is None
     app.button(key="plan-stop").click().run()
     assert not app.exception
     assert process.poll() is not None
     assert app.session_state["plan-job"] is None
     assert not app.button(key="plan").disabled
+
+
+def test_a_reloaded_page_finds_its_process_again(visit: Open) -> None:
+    asked = {"parents": PAIR, "images": "100", "size": "1.4"}
+    app = visit(**asked)
+    app.button(key="plan").click().run()
+    process = plan._jobs()[app.session_state["plan-job"]].process
+    again = visit(**asked)
+    assert plan._jobs()[again.session_state["plan-job"]].process is process
+    assert again.button(key="plan-stop")
+    assert visit(parents=PAIR, images="200").session_state["plan-job"] is None
+    finished(again)
+    assert 1.35 < counted(again) <= 1.4
+    app.run()
+    assert not app.exception
+    assert app.session_state["plan-job"] is None
+    assert not plan._jobs()
 
 
 def test_a_process_that_fails_says_why(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,11 @@ class Job:
     began: float = field(default_factory=time.monotonic)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Whole lines written so far."""
-        written = (Path(self.folder.name) / "out").read_bytes()
+        """Whole lines written so far; none once another page has put them away."""
+        try:
+            written = (Path(self.folder.name) / "out").read_bytes()
+        except FileNotFoundError:
+            return []
         return [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
 
     def complaint(self) -> str:
@@ -56,6 +59,12 @@ class Job:
             self.process.kill()
         self.process.wait()
         self.folder.cleanup()
+
+
+@st.cache_resource(show_spinner=False, max_entries=1)
+def _jobs() -> dict[str, Job]:
+    """Processes that measure, by what their curves depend on: a page that was reloaded finds its own again."""
+    return {}
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)
@@ -139,6 +148,9 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
         "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
         "nothing is merged, and no labels are used."
     )
+    if _job() is None and spec is not None and key_of(spec) in _jobs():
+        st.session_state["plan-job"] = key_of(spec)
+        st.rerun()
     budget = choose_budget()
     clicked = st.button("Plan", icon=":material/route:", key="plan", disabled=spec is None or _job() is not None)
     if clicked and spec is not None:
@@ -207,12 +219,33 @@ def _frontier(_choice: Choice, key: str) -> list[Point]:
 
 
 def _job() -> Job | None:
-    job: Job | None = st.session_state.get("plan-job")
+    """The process that this page waits for, if it is not over."""
+    key: str | None = st.session_state.get("plan-job")
+    job = None if key is None else _jobs().get(key)
+    if job is None:
+        st.session_state["plan-job"] = None
     return job
 
 
+def _end(job: Job) -> None:
+    _jobs().pop(job.key, None)
+    st.session_state["plan-job"] = None
+    job.end()
+
+
+def _plan_of(job: Job) -> dict[str, Any] | None:
+    """Keep what an ended process has found."""
+    found = next((line for line in job.lines() if "plan" in line), None)
+    if found is not None:
+        _measured()[job.key] = found
+    return found
+
+
 def _start(spec: RunSpec) -> None:
-    """Start `python -m mtz_core plan`."""
+    """Start `python -m mtz_core plan`; what nobody waited for is put away."""
+    for job in [job for job in _jobs().values() if job.process.poll() is not None]:
+        _plan_of(job)
+        _end(job)
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="plan-")
     file, out, err = (Path(folder.name) / name for name in ("plan.yaml", "out", "err"))
     file.write_text(dump_run_spec(spec), encoding="utf-8")
@@ -223,31 +256,28 @@ def _start(spec: RunSpec) -> None:
             stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
-    st.session_state["plan-job"] = Job(key_of(spec), process, folder)
+    st.session_state["plan-job"] = key_of(spec)
+    _jobs()[key_of(spec)] = Job(key_of(spec), process, folder)
 
 
 def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
     """Show how far a process is; when it has ended, take its plan over."""
     job = _job()
-    if job is None:
-        return
-    ended = job.process.poll() is not None
-    lines = job.lines()
-    if ended:
-        found = next((line for line in lines if "plan" in line), None)
+    if job is None:  # another page has ended it
+        st.rerun()
+    if job.process.poll() is not None:
+        if _jobs().pop(job.key, None) is None:  # pages of one server run at the same time; the first takes the plan
+            st.rerun()
+        found = _plan_of(job)
         if found is None:
             st.session_state["plan-failure"] = job.complaint()
-        else:
-            _measured()[job.key] = found
-        st.session_state["plan-job"] = None
-        job.end()
+        _end(job)
         if found is not None:
             _settle(read_choice(found, networks), budget)
         st.rerun()
-    _progress(job, lines)
+    _progress(job, job.lines())
     if st.button("Stop", icon=":material/stop:", key="plan-stop"):
-        job.end()
-        st.session_state["plan-job"] = None
+        _end(job)
         st.rerun()
 
 
