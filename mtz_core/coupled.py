@@ -27,11 +27,14 @@ TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Member:
-    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times entry (i, places[j])."""
+    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times entry (i, places[j]).
+
+    Without `columns` and `places` it is all columns of V as they stand.
+    """
 
     rows: Tensor
-    columns: Tensor
-    places: Tensor
+    columns: Tensor | None
+    places: Tensor | None
     scales: Tensor
 
 
@@ -47,13 +50,20 @@ class Tie:
         some = next(iter(self.members.values()))
         total = matrices[next(iter(self.members))].new_zeros(len(some.rows), self.size)
         for t, m in self.members.items():
-            total.index_add_(1, m.places, matrices[t][m.rows][:, m.columns] * m.scales[:, None])
+            taken = matrices[t][m.rows]
+            if m.columns is None or m.places is None:
+                total += taken.mul_(m.scales[:, None])
+            else:
+                total.index_add_(1, m.places, taken[:, m.columns].mul_(m.scales[:, None]))
         return total
 
     def scatter(self, unknowns: Tensor, matrices: Mapping[int, Tensor]) -> None:
         """Write the unknowns to where they stand."""
         for t, m in self.members.items():
-            matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.places] * m.scales[:, None]
+            if m.columns is None or m.places is None:
+                matrices[t][m.rows] = unknowns * m.scales[:, None]
+            else:
+                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.places] * m.scales[:, None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,10 @@ class _Preconditioner:
         left, right = some.new_zeros(height, height), some.new_zeros(tie.size, tie.size)
         for t, m in tie.members.items():
             left += weights[t][m.rows][:, m.rows] * m.scales[:, None] * m.scales / len(tie.members)
-            right[m.places[:, None], m.places] += grams[t][m.columns][:, m.columns]
+            if m.columns is None or m.places is None:
+                right += grams[t]
+            else:
+                right[m.places[:, None], m.places] += grams[t][m.columns][:, m.columns]
         return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
 
     def __call__(self, residual: Tensor) -> Tensor:

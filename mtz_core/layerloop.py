@@ -8,6 +8,7 @@ its first layer alone; then it is paired by all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -32,7 +33,7 @@ from mtz_core.stream import Twin
 from mtz_core.work import Outcome, Work
 from mtz_core.zipped import ZippedNetwork
 
-ROWS_PER_INPUT = 1
+ROWS_PER_INPUT = 8
 """With fewer calibration rows than this per input of a layer, its targets are not renewed: it would fit noise."""
 TASKS_APART = 0.25
 """How far tasks are weighed by what an error of the size of their outputs would do: 0 not at all, 1 fully.
@@ -45,8 +46,9 @@ Fresh = dict[int, NDArray[np.int64]]
 
 @dataclass
 class Measured:
-    """A layer's work, its rows by channel, and what calibration saw."""
+    """The work of layer number `index`, its rows by channel, and what calibration saw."""
 
+    index: int
     work: Work
     samples: Mapping[int, LayerSamples]
     top_images: Mapping[int, NDArray[np.int64]]
@@ -156,7 +158,7 @@ class LayerLoop:
                 self.halves[t],
                 self.spec.positions,
                 self.spec.seed + 1_000_003 * (index * network.tasks + t + 1),
-                self.spec.row_budget // len(tasks) if keep else 0,
+                self.spec.row_budget // len(tasks) if keep and self._renewable(index, t) else 0,
             )
             images[t], values[t] = samples[t].calibrate(peaks)
         found = {t: each.moments for t, each in samples.items()}
@@ -179,7 +181,34 @@ class LayerLoop:
                 work.choose_ridge(work.provisional(fresh))
         work.unit = unit
         differences = {(t, u): _numpy(work.difference(t, u)) for t, u in combinations(compared, 2)}
-        return Measured(work, samples, images, values, differences)
+        return Measured(index, work, samples, images, values, differences)
+
+    def _rows_ahead(self, index: int, t: int, images: int) -> int:
+        """Input rows that so many images of task t give layer `index`."""
+        graph = self.network.graphs[t]
+        layer = graph.layers[index]
+        shape = graph.network.shapes[layer.nodes[0]] if layer.width else (0, 0)
+        places = math.prod(shape[1:]) // max(1, layer.width)
+        return images * len(layer.nodes) * min(places, self.spec.positions or places)
+
+    def _renewable(self, index: int, t: int) -> bool:
+        """Whether the calibration images give enough rows to renew targets by."""
+        rows = self._rows_ahead(index, t, len(self.halves[t]))
+        return rows >= ROWS_PER_INPUT * self.network.graphs[t].layers[index].columns
+
+    def row_bytes(self, images: Sequence[int]) -> int:
+        """Memory for the rows of one layer, given the images of every task, that are kept to renew targets."""
+        most = 0
+        for index in self.stations() if self.spec.row_budget else []:
+            total = 0
+            for t, graph in enumerate(self.network.graphs):
+                layer = graph.layers[index]
+                if layer.width and self._renewable(index, t):
+                    values = layer.columns * layer.groups + 2 * layer.width
+                    size = graph.network.example.element_size()
+                    total += self._rows_ahead(index, t, images[t]) * values * size
+            most = max(most, total)
+        return min(most, self.spec.row_budget)
 
     def costs(self, index: int, measured: Measured, fresh: Fresh) -> dict[tuple[int, int], NDArray[np.float64]]:
         """Difference of every pair of fresh channels in layer `index`: the sum over the rows that write them."""
@@ -366,8 +395,7 @@ class LayerLoop:
         Where a ReLU follows, targets are renewed for the weights so found, `spec.relu_rounds` times.
         """
         work = measured.work
-        enough = {t: s.moments.rows >= ROWS_PER_INPUT * s.layer.columns for t, s in measured.samples.items()}
-        bounded = [t for t, samples in measured.samples.items() if samples.bounded and enough[t]]
+        bounded = [t for t, s in measured.samples.items() if s.bounded and self._renewable(measured.index, t)]
         rounds = self.spec.relu_rounds if bounded and (len(rows) or work.compensated) else 0
         for number in range(1, rounds + 1):
             weights = work.merged_weights(rows)

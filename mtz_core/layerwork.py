@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtz_core.coupled import Member, Tie, merge_coupled
 from mtz_core.difference import euclidean_gram, pairwise_difference
-from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, same_kind, to_dense
+from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, add, same_kind, to_dense
 from mtz_core.moments import BankMoments, Moments, Source
 from mtz_core.objective import LayerObjective, Moment, Objective
 from mtz_core.pairing import pair_neurons
@@ -20,7 +20,7 @@ from mtz_core.partial import DENSE_UP_TO, merge_partial
 from mtz_core.scaling import ScaledMerge
 from mtz_core.slots import Members, Table, shared_rows
 from mtz_core.spec import ZipSpec
-from mtz_core.work import Part, Solution, Work
+from mtz_core.work import FITTED, JUDGING, Part, Solution, Work
 
 EXACT_UP_TO = 2048
 """Layers of at most this many inputs are solved in double precision; wider ones in single, for memory and speed
@@ -89,12 +89,23 @@ class LayerWork(Work):
             assert moment is not None
             cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
             return LayerObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
-        moment = moments.mean(source)
+        moment = moments.mean(source, self._sum(t, moments) if self.dense and source == "calibration" else None)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
-        # With as many rows as inputs the matrices are cheaper; build them once, not in every product.
-        return LayerObjective(moment.dense() if self.dense and source != "evaluation" else moment, base)
+        # With as many rows as inputs the matrices are cheaper for what is solved; build them once.
+        return LayerObjective(moment.dense() if self.dense and source == FITTED else moment, base)
+
+    def _sum(self, t: int, moments: Moments) -> DenseGram:
+        """Task t's Gram of both halves, given those of each."""
+        grams = []
+        for source, part in zip((FITTED, JUDGING), moments.parts, strict=False):
+            objective = self.objectives[source][t]
+            assert isinstance(objective, LayerObjective)
+            grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
+        total = add(grams)
+        assert isinstance(total, DenseGram)
+        return total
 
     @property
     def columns(self) -> Table:
@@ -221,7 +232,8 @@ class LayerWork(Work):
             mine, rest = torch.nonzero(held)[:, 0], torch.nonzero(~held)[:, 0]
             ones = self.base[t].new_ones(len(rows))
             scales = ones if solution.scales is None else solution.scales[m]
-            shared[t] = Member(rows, mine, compact[place[mine]], scales)
+            whole = len(mine) == size == len(place)
+            shared[t] = Member(rows, None, None, scales) if whole else Member(rows, mine, compact[place[mine]], scales)
             if len(rest):
                 ties.append(Tie({t: Member(rows, rest, torch.arange(len(rest), device=rest.device), ones)}, len(rest)))
         return [Tie(shared, size), *ties] if size else ties

@@ -14,6 +14,7 @@ of Multivariate Analysis, 2004).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,10 @@ from torch import Tensor
 from mtz_core.graph.execution import Matrices, Program, advance, start
 from mtz_core.moments import values_at
 
-SAMPLES = 2
-"""Answers drawn per image."""
+SAMPLES = 8
+"""Answers drawn per image, if all layers have one output per image; one answer if some have outputs at many positions,
+whose gradients tell as much.
+"""
 TEMPERATURE = 4.0
 """Of the predictions that answers are drawn from. Trained networks are so sure of most images that, at one, few images
 would decide; softer predictions also say which errors would matter once they are larger.
@@ -33,6 +36,8 @@ IMAGES = 1000
 """So many images are enough."""
 WIDEST = 1024
 """Outputs of wider layers count alike: their matrices would cost more than they bring."""
+POSITIONS = 64
+"""Of a convolution's output positions per image that are looked at, drawn at random."""
 LARGEST_BATCH = 128
 LEAST = 0.1
 """Part of the identity in every result."""
@@ -107,15 +112,18 @@ def sensitivities(
         outputs, answer, held = _forward(program, some, matrices, order)
         if not answer.requires_grad:
             return {}
-        for number, pull in enumerate(_pulls(answer.detach(), seed + 1_000_003 * first)):
+        places = _Places(seed + 1_000_003 * first, len(some))
+        alone = all(output[0].numel() == wanted[node].width for node, output in zip(order, outputs, strict=True))
+        pulls = _pulls(answer.detach(), seed + 1_000_003 * first, SAMPLES if alone else 1)
+        for number, pull in enumerate(pulls, start=1):
             gradients: Sequence[Tensor | None] = torch.autograd.grad(
-                answer, outputs, pull, retain_graph=number + 1 < SAMPLES, allow_unused=True
+                answer, outputs, pull, retain_graph=number < len(pulls), allow_unused=True
             )
             for node, gradient in zip(order, gradients, strict=True):
                 layer = wanted[node]
                 if gradient is None:
                     continue
-                rows = values_at(program.module.get_submodule(layer.name), gradient, None)
+                rows = places.some_of(values_at(program.module.get_submodule(layer.name), gradient, None))
                 if rows.shape[2] == layer.width:
                     empty = rows.new_zeros(layer.width, layer.width, dtype=_precise(device))
                     found.setdefault(layer.name, Scatter(empty)).add(rows)
@@ -125,35 +133,52 @@ def sensitivities(
     return {name: shrunk for name, scatter in found.items() if (shrunk := scatter.shrunk()) is not None}
 
 
+class _Places:
+    """The same random positions for all layers of one size; what is drawn for an image depends on its seed alone."""
+
+    def __init__(self, seed: int, images: int) -> None:
+        self.chance = [torch.Generator().manual_seed((seed + 1_000_003 * i + 1) % 2**63) for i in range(images)]
+        self.drawn: dict[int, Tensor] = {}
+
+    def some_of(self, rows: Tensor) -> Tensor:
+        """At most `POSITIONS` of the positions of `rows` (N, P, n), made up for those that are left out."""
+        total = rows.shape[1]
+        if total <= POSITIONS:
+            return rows
+        if total not in self.drawn:
+            heights = [torch.rand(total, generator=each) for each in self.chance]
+            self.drawn[total] = torch.stack(heights).topk(POSITIONS, dim=1).indices.to(rows.device)
+        chosen = self.drawn[total][:, :, None].expand(-1, -1, rows.shape[2])
+        return rows.gather(1, chosen) * math.sqrt(total / POSITIONS)
+
+
 def _forward(
     program: Program, images: Tensor, matrices: Matrices, order: Sequence[str]
 ) -> tuple[list[Tensor], Tensor, int]:
     """Outputs of the layers called at the nodes `order`, the network's answer, and the bytes that all this takes."""
     with torch.enable_grad():
-        state = start(program, images.clone().requires_grad_().clone())
+        state = start(program, images.clone().requires_grad_())
         outputs = []
         for name in order:
             position = program.position(name)
             advance(program, state, matrices, stop=position + 1)
             node = program.nodes[position]
             outputs.append(state.values[node])
-            # What works in place, as many a ReLU does, works on a copy.
-            state.values[node] = outputs[-1].clone()
         answer = advance(program, state, matrices).result
     return outputs, answer, 4 * sum(output.numel() * output.element_size() for output in outputs)
 
 
-def _pulls(answer: Tensor, seed: int) -> list[Tensor]:
-    """Gradients of log p(y) with respect to the answer, for `SAMPLES` answers y drawn from what it says.
+def _pulls(answer: Tensor, seed: int, count: int) -> list[Tensor]:
+    """Gradients of log p(y) with respect to the answer, for `count` answers y drawn from what it says.
 
     What is drawn for an image does not depend on the batch that it is in: image i has the seed `seed` + 1,000,003 i.
     """
     chance = [torch.Generator().manual_seed((seed + 1_000_003 * i) % 2**63) for i in range(len(answer))]
     if answer.dim() < 2 or answer.shape[1] < 2:
-        noise = torch.stack([torch.randn(SAMPLES, *answer.shape[1:], generator=each) for each in chance], dim=1)
+        noise = torch.stack([torch.randn(count, *answer.shape[1:], generator=each) for each in chance], dim=1)
         return list(noise.to(answer))
     soft = (answer / TEMPERATURE).softmax(1).movedim(1, -1)
-    heights = torch.stack([torch.rand(SAMPLES, *soft.shape[1:-1], 1, generator=each) for each in chance], dim=1)
+    heights = torch.stack([torch.rand(count, *soft.shape[1:-1], 1, generator=each) for each in chance], dim=1)
     chosen = (soft.cumsum(-1) < heights.to(soft)).sum(-1, keepdim=True).clamp(max=soft.shape[-1] - 1)
     ones = soft.new_zeros(*chosen.shape[:-1], soft.shape[-1]).scatter_(-1, chosen, 1.0)
     return list((ones - soft).movedim(-1, 2))

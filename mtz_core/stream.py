@@ -1,8 +1,8 @@
 """Calibration images on their way through a partly zipped network, one layer at a time.
 
-Between two layers the live activations of every batch are kept, so that the whole walk costs one forward pass; what
-does not fit into the budget is recomputed from the images. Merging a layer does not disturb what was computed
-before it; retraining does, and then the walk starts again (`restart`).
+Between two layers the live activations of every batch are kept, so that the whole walk costs one forward pass. A batch
+whose activations do not fit into the budget keeps earlier ones that did, and is recomputed from there. Merging a layer
+does not disturb what was computed before it; retraining does, and then the walk starts again (`restart`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from torch import Tensor, fx
 from mtz_core.graph.execution import Matrices, Program, State, advance, layer_input, start
 from mtz_core.graph.sequel import Sequel
 from mtz_core.zipped import ZippedNetwork
+
+BATCHES = 8
+"""So many batches of a network's largest activations fit into the budget at least: little of it is left over."""
+SMALL_BATCH = 8
+"""Images that a batch may hold in any case."""
 
 
 class Stream:
@@ -49,7 +54,7 @@ class Stream:
         twin = Stream(self.program, self.images[:count], self.batch_size, self.budget, self.device)
         for first, state in self.states.items():
             if first + self.batch_size <= count:
-                twin.states[first] = State(state.position, dict(state.values), state.result)
+                twin.states[first] = state.copy()
         return twin
 
     def inputs(
@@ -59,15 +64,20 @@ class Stream:
         position = self.program.position(node)
         for first in self.starts:
             where = slice(first, min(first + self.batch_size, len(self.images)))
-            state = self.states.pop(first, None)
-            if state is None or state.position > position:
-                state = start(self.program, self.images[where].to(self.device))
+            earlier = self.states.pop(first, None)
+            if earlier is None or earlier.position > position:
+                earlier, state = None, start(self.program, self.images[where].to(self.device))
+            else:
+                state = earlier.copy()
             with torch.no_grad():
                 advance(self.program, state, matrices, stop=position)
             other = None if summand is None else cast(Tensor, state.values.get(summand))
             yield where, (layer_input(self.program, state), other)
-            if sum(kept.bytes() for kept in self.states.values()) + state.bytes() <= self.budget:
+            free = self.budget - sum(kept.bytes() for kept in self.states.values())
+            if state.bytes() <= free:
                 self.states[first] = state
+            elif earlier is not None and earlier.bytes() <= free:
+                self.states[first] = earlier
 
 
 @dataclass
@@ -120,11 +130,16 @@ def twins(
     budget: int,
     device: torch.device,
 ) -> list[Twin]:
-    """One `Twin` per task; together they keep at most `budget` bytes of activations."""
+    """One `Twin` per task; together they keep at most `budget` bytes of activations.
+
+    Batches have at most `batch_size` images, fewer where activations are large.
+    """
     made = []
     share = budget // (len(images) * (2 if compensate else 1))
     for t, given in enumerate(images):
-        zipped, parent = (Stream(network.program(t), given, batch_size, share, device) for _ in range(2))
+        largest = network.graphs[t].network.largest
+        size = min(batch_size, max(SMALL_BATCH, share // (BATCHES * max(1, largest))))
+        zipped, parent = (Stream(network.program(t), given, size, share, device) for _ in range(2))
         original = partial(network.graphs[t].matrices, device)
         made.append(Twin(zipped, partial(network.matrices, t), parent if compensate else None, original))
     return made

@@ -8,7 +8,7 @@ to where they best reproduce the parent's outputs; without, only shared weights 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,9 @@ from mtz_core.validation import RIDGES, START, walk_downhill
 
 JUDGED_SLOTS = 256
 """How many merged neurons, evenly spread, judge a ridge."""
-OTHER: Mapping[Source, Source] = {"half 0": "half 1", "half 1": "half 0"}
+FITTED: Source = "half 0"
+"""Weights fitted to these moments are judged by `JUDGING`; the other way round the loss is nearly the same."""
+JUDGING: Source = "half 1"
 
 
 @dataclass(frozen=True)
@@ -142,19 +144,25 @@ class Work(ABC):
         return matrix
 
     def compensate(self, tasks: Sequence[int] | None = None) -> None:
-        """Settle the ridge of each task's compensation by the loss on the other half of the calibration set."""
+        """Settle the ridge of each task's compensation by the loss on images that it was not fitted to."""
         for t in self.tasks if tasks is None else tasks:
             if not self.objectives["calibration"][t].compensated:
                 continue
             if self.spec.ridge != "auto":
                 self.own_ridge[t] = float(self.spec.ridge)
                 continue
-            known: dict[float, dict[Source, Tensor]] = {}
+            fitted, judging = self.objectives[FITTED][t], self.objectives[JUDGING][t]
+            known: dict[float, Tensor] = {}
 
-            def loss(ridge: float, t: int = t, known: dict[float, dict[Source, Tensor]] = known) -> float:
-                known[ridge] = {s: self.objectives[s][t].fit(ridge, self.masks.get(t)) for s in OTHER}
-                judged = (self.objectives[OTHER[s]][t].loss(w, self._every(t)) for s, w in known[ridge].items())
-                return sum(float(each.sum()) for each in judged)
+            def loss(
+                ridge: float,
+                t: int = t,
+                fitted: Objective = fitted,
+                judging: Objective = judging,
+                known: dict[float, Tensor] = known,
+            ) -> float:
+                known[ridge] = fitted.fit(ridge, self.masks.get(t))
+                return float(judging.loss(known[ridge], self._every(t)).sum())
 
             before = self.own_ridge.get(t)
             found = walk_downhill(RIDGES, START if before is None else before, loss)
@@ -162,7 +170,7 @@ class Work(ABC):
                 continue
             self.own_ridge[t] = found
             self._best.pop(("calibration", t), None)
-            self._best |= {(s, t): w for s, w in known[found].items()}
+            self._best[FITTED, t] = known[found]
 
     def choose_ridge(self, rows: Table) -> None:
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
@@ -187,19 +195,16 @@ class Work(ABC):
 
     def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
         """Loss on unseen samples with each part on its own and no scales, by which a ridge is chosen."""
-        return self._judged(parts, lambda half: [self.solve(part, half, ridge, scaled=False) for part in parts])
+        return self._judged(parts, [self.solve(part, FITTED, ridge, scaled=False) for part in parts])
 
     def predicted(self, parts: Sequence[Part]) -> float:
         """Loss to expect on unseen samples."""
-        return self._judged(parts, lambda half: self.solutions(parts, half))
+        return self._judged(parts, self.solutions(parts, FITTED))
 
-    def _judged(self, parts: Sequence[Part], fitted: Callable[[Source], Sequence[Solution]]) -> float:
-        """Weights fitted to one half's moments, judged by the other's: mean over both ways."""
-        total = 0.0
-        for half, other in OTHER.items():
-            for part, solution in zip(parts, fitted(half), strict=True):
-                total += float(self.loss(part, solution.values, other).sum()) / 2
-        return total
+    def _judged(self, parts: Sequence[Part], solutions: Sequence[Solution]) -> float:
+        """Loss on half of the calibration images of weights fitted to the other half."""
+        both = zip(parts, solutions, strict=True)
+        return sum(float(self.loss(part, solution.values, JUDGING).sum()) for part, solution in both)
 
     def index(self, rows: Table, t: int) -> Tensor:
         """Rows of task t as a tensor."""

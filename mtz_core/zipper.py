@@ -257,12 +257,17 @@ class Zipper:
         spec, both = self.spec, []
         for images, live in zip(self.images, self.live, strict=True):
             both.append(images if live is None else torch.cat([images, live[0][: len(images)]]))
-        budget = spec.activation_budget - spec.row_budget
+        budget = spec.activation_budget - self.loop.row_bytes([len(images) for images in both])
         return twins(self.network, both, spec.compensate, spec.batch_size, budget, self.device)
 
     def _weigh_outputs(self) -> Iterator[ev.Event]:
-        """How much the outputs of each layer matter to every parent's answer."""
+        """How much the outputs of each layer matter to every parent's answer, if there is still something to merge."""
+        graph = self.network.graphs[0]
+        left = [graph.groups[graph.layers[k].group].name for k in self.hidden if k not in self._finished]
         for t in range(len(self.images)):
+            if not any(self.shares[name] for name in left):
+                self._clock.advance(("weigh", t))
+                continue
             for part in self.loop.weigh_outputs(t, self.images[t], self.device):
                 self._clock.advance(("weigh", t), 1.0 - part)
                 yield ev.OutputsWeighed(**self._clock.now(), task=t, part=part)

@@ -17,7 +17,7 @@ from mtz_core import sensitivity as weighing
 from mtz_core.coupled import Member, Tie, merge_coupled
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
-from mtz_core.sensitivity import Scatter, Sensitivity, sensitivities
+from mtz_core.sensitivity import Scatter, Sensitivity, _Places, sensitivities
 from mtz_core.zipper import Zipper
 from tests.networks import Perceptron, images, randomised
 
@@ -56,7 +56,7 @@ class InPlace(nn.Module):
 
 def test_it_is_the_covariance_of_gradients_at_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the pull on the answer fixed, against gradients of a network written by hand."""
-    monkeypatch.setattr(weighing, "_pulls", lambda answer, _: [answer.sin()] * 2)
+    monkeypatch.setattr(weighing, "_pulls", lambda answer, _, count: [answer.sin()] * (2 * count))
     monkeypatch.setattr(weighing, "LEAST", 0.0)
     network = randomised(InPlace(), 1)
     x = images(200)
@@ -92,20 +92,46 @@ def test_answers_are_drawn_from_softened_predictions() -> None:
     total = Scatter(torch.zeros(6, 6, dtype=torch.float64))
     answer = network(x).detach()
     for seed in range(answers // (2 * len(x))):
-        for pull in weighing._pulls(answer, seed):
+        for pull in weighing._pulls(answer, seed, 2):
             total.add(pull[:, None])
     torch.testing.assert_close(total.total / total.count, expected, atol=0.01, rtol=0.0)
-    assert [pull.shape for pull in weighing._pulls(draws(5, 1), 0)] == [(5, 1)] * 2
-    for pull in weighing._pulls(draws(5, 3, 4, 4), 0):
+    assert [pull.shape for pull in weighing._pulls(draws(5, 1), 0, 2)] == [(5, 1)] * 2
+    for pull in weighing._pulls(draws(5, 3, 4, 4), 0, 2):
         assert pull.shape == (5, 3, 4, 4)
         assert pull.sum(1).abs().max() < 1e-12
 
 
-def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch() -> None:
-    x, network = images(30), randomised(Perceptron(), 1)
-    whole, pieces = weighed(network, x)[0], weighed(network, x, budget=30_000)[0]
-    for name, found in whole.items():
-        torch.testing.assert_close(found.matrix, pieces[name].matrix)
+def test_what_is_drawn_for_an_image_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighing, "POSITIONS", 7)
+    for network in (randomised(Perceptron(), 1), randomised(InPlace(), 1)):
+        whole, pieces = weighed(network, images(30))[0], weighed(network, images(30), budget=30_000)[0]
+        for name, found in whole.items():
+            torch.testing.assert_close(found.matrix, pieces[name].matrix)
+
+
+def test_some_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly where all are alike; on average where they are not."""
+    monkeypatch.setattr(weighing, "POSITIONS", 9)
+    alike = draws(40, 1, 3).expand(40, 36, 3)
+    torch.testing.assert_close(squares(_Places(0, 40).some_of(alike)), squares(alike))
+    rows = draws(1, 36, 3, seed=1).expand(4000, 36, 3)
+    torch.testing.assert_close(squares(_Places(0, 4000).some_of(rows)), squares(rows), rtol=0.03, atol=0.3)
+    few = draws(40, 9, 3)
+    assert _Places(0, 40).some_of(few) is few
+
+
+def squares(rows: Tensor) -> Tensor:
+    """Mean over images of the sum over positions of g gᵀ."""
+    flat = rows.flatten(0, 1)
+    return flat.mT @ flat / len(rows)
+
+
+def test_more_answers_are_drawn_where_every_layer_answers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(weighing, "_pulls", lambda answer, _, count: drawn.append(count) or [answer.sin()] * count)
+    weighed(randomised(Perceptron(), 1), images(1))
+    weighed(randomised(InPlace(), 1), images(1))
+    assert drawn == [weighing.SAMPLES, 1]
 
 
 def test_images_that_agree_keep_all_but_the_least_part() -> None:
@@ -275,3 +301,36 @@ def test_it_is_heard_and_can_be_left_out() -> None:
     assert found[-1].part == 1.0
     assert not heard(weighting="equal")
     assert not heard(compensate=False)
+
+
+def test_all_columns_may_go_without_saying() -> None:
+    wanted, grams, f, ties = problem("whole")
+    start = {t: w.clone() for t, w in wanted.items()}
+    short = [Tie({t: Member(m.rows, None, None, m.scales) for t, m in tie.members.items()}, tie.size) for tie in ties]
+    mean = torch.stack([w / ties[0].members[t].scales[:, None] for t, w in wanted.items()]).mean(0)
+    ties[0].scatter(mean, start)
+    again = {t: torch.zeros_like(w) for t, w in wanted.items()}
+    short[0].scatter(mean, again)
+    torch.testing.assert_close(again, start)
+    both = [merge_coupled(start, wanted, grams, f, each) for each in (ties, short)]
+    torch.testing.assert_close(both[0], both[1])
+    assert loss(both[0], wanted, grams, f) < loss(start, wanted, grams, f)
+
+
+def test_nothing_is_weighed_where_nothing_is_left_to_merge() -> None:
+    parents = [randomised(Perceptron(), seed) for seed in range(2)]
+    for share, weighed_tasks in ((0.0, []), (1.0, [0, 1])):
+        heard: list[ev.Event] = []
+        zip_networks(parents, [images(), images()], ZipSpec(share=share), on_event=heard.append)
+        tasks = [event.task for event in heard if isinstance(event, ev.OutputsWeighed)]
+        assert sorted(set(tasks)) == weighed_tasks
+    zipper = Zipper(parents, [images(), images()])
+    walk, finished = zipper.run(), 0
+    for event in walk:
+        finished += isinstance(event, ev.LayerFinished)
+        if finished == len(zipper.hidden):
+            break
+    again = Zipper(parents, [images(), images()])
+    heard = list(again.run(resume=zipper.checkpoint()))
+    assert not any(isinstance(event, ev.OutputsWeighed) for event in heard)
+    assert isinstance(heard[-1], ev.Finished)

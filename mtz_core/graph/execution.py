@@ -54,6 +54,10 @@ class State:
     values: dict[fx.Node, Any]
     result: Any = None
 
+    def copy(self) -> State:
+        """The same state; either may be moved on without the other (no operation overwrites its input)."""
+        return State(self.position, dict(self.values), self.result)
+
     def bytes(self) -> int:
         """Memory of the live activations."""
         return sum(v.numel() * v.element_size() for v in self.values.values() if isinstance(v, Tensor))

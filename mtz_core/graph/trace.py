@@ -12,6 +12,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,12 @@ class TracedNetwork:
     shapes: dict[str, tuple[int, ...]]
     """Output shape of every node that yields a tensor, for the example batch."""
     example: Tensor
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest activation of one image."""
+        values = max(map(math.prod, self.shapes.values()), default=0)
+        return values * self.example.element_size() // max(1, len(self.example))
 
 
 class _AnyBatchNorm(nn.BatchNorm2d):
@@ -102,7 +109,7 @@ def _answer(network: nn.Module, example: Tensor) -> Tensor:
     twin = copy.deepcopy(network).to(example.device).eval()
     try:
         with torch.no_grad():
-            output = twin(example)
+            output = twin(example.clone())
     except Exception as error:  # the user's own code runs here
         raise GraphError(
             f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
@@ -137,19 +144,57 @@ def _symbolic_graph(module: nn.Module) -> fx.Graph:
     return graph
 
 
-_IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, F.relu_: F.relu}
+_IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul} | {
+    getattr(F, f"{name}_"): getattr(F, name)
+    for name in ("celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold")
+}
+_ASKED = frozenset(
+    {F.alpha_dropout, F.celu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.elu, F.hardsigmoid, F.hardswish}
+    | {F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu, F.threshold}
+)
+"""Functions that work in place if asked to."""
 
 
 def _out_of_place(traced: fx.GraphModule) -> None:
-    """Let no operation overwrite its input: activations are kept and used more than once."""
+    """Let no operation overwrite its input: activations are kept and used more than once.
+
+    What reads an input after it was overwritten reads the result instead.
+    """
+    seen = set[fx.Node]()
+    for node in traced.graph.nodes:
+        seen.add(node)
+        if _works_in_place(traced, node) and isinstance(node.args[0], fx.Node):
+            node.args[0].replace_all_uses_with(node, lambda user: user not in seen)
     for module in traced.modules():
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010 (not declared by nn.Module)
     for node in traced.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "call_method" and _works_in_place(traced, node):
+            node.target = str(node.target)[:-1]
+        elif node.op == "call_function":
             node.target = _IN_PLACE.get(node.target, node.target)
-            if node.kwargs.get("inplace"):
-                node.kwargs = {**node.kwargs, "inplace": False}
+            if node.target in _ASKED:
+                place = _switch(node)
+                node.args, node.kwargs = node.args[:place], {**node.kwargs, "inplace": False}
+
+
+def _switch(node: fx.Node) -> int:
+    """Place of the argument that asks for work in place."""
+    return list(signature(cast(Callable[..., Any], node.target)).parameters).index("inplace")
+
+
+def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        name = str(node.target)
+        return name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1])
+    if node.op != "call_function":
+        return False
+    if node.target in _ASKED:
+        place = _switch(node)
+        return bool(node.args[place]) if len(node.args) > place else bool(node.kwargs.get("inplace"))
+    return node.target in _IN_PLACE
 
 
 def _called(traced: fx.GraphModule, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
