@@ -46,6 +46,8 @@ class ZipResult:
     parent_errors: tuple[float, ...] | None
     seconds: float
     warnings: tuple[str, ...]
+    images: tuple[int, ...] = ()
+    """Calibration images of every task that were used."""
 
 
 def zip_networks(
@@ -82,12 +84,13 @@ def zip_networks(
     differences: dict[str, ev.DifferenceComputed] = {}
     layers: list[LayerResult] = []
     warnings: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
     finished: ev.Finished | None = None
     for event in zipper.run():
         if on_event is not None:
             on_event(event)
         if isinstance(event, ev.Started):
-            warnings = event.warnings
+            warnings, images = event.warnings, event.images
         elif isinstance(event, ev.DifferenceComputed):
             differences[event.layer] = event
         elif isinstance(event, ev.LayerZipped):
@@ -103,6 +106,7 @@ def zip_networks(
         finished.parent_errors,
         finished.seconds,
         warnings,
+        images,
     )
 
 

@@ -29,6 +29,23 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImagesTried(Event):
+    """So many calibration images per task were tried: layer `done` of `total`.
+
+    After the last layer, `loss` is the expected one, `fall` the part by which it fell and `regret` that by which pairs
+    got better, with twice as many images; `enough` says that more would change little. See `mtz_core.sufficiency`.
+    """
+
+    images: int
+    done: int
+    total: int
+    loss: float
+    fall: float
+    regret: float
+    enough: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Planning(Event):
     """Shares are being planned: step `done` of `total` looks at channel group `group`."""
 
@@ -63,6 +80,8 @@ class Started(Event):
     alphas: tuple[float, ...]
     retrain_steps: int
     warnings: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
+    """Calibration images of every task that are used."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,6 +117,8 @@ class ZipSpec(_Strict):
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
+        calibration: use `"all"` images that are given, or only as many as are `"enough"`: until twice as many would
+            change pairing and predicted loss little (see `mtz_core.sufficiency`).
         sparse: keep the parents' zeros (`"auto"`: where more than 1 % of a weight's entries are exactly zero).
         retrain: `None` never retrains.
     """
@@ -136,6 +138,7 @@ class ZipSpec(_Strict):
     weighting: Literal["fisher", "equal"] = "fisher"
     relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
+    calibration: Literal["all", "enough"] = "all"
     sparse: Literal["auto", "yes", "no"] = "auto"
     retrain: RetrainSpec | None = None
     batch_size: int = Field(default=128, ge=1, le=65_536)

@@ -68,11 +68,16 @@ class WorkClock:
         if left:
             self.units[unit] = after
 
-    def foresee(self, steps: int) -> None:
-        """Shares are planned first, in so many steps: about as much work as the zip itself."""
+    def foresee(self, what: str, steps: int) -> None:
+        """Something comes first, in so many steps, numbered from one: about as much work as the zip itself."""
         share = self.total / max(1, steps)
-        self.units |= {("plan", k): share if k else 0.0 for k in range(steps + 1)}
+        self.units |= {(what, k): share if k else 0.0 for k in range(steps + 1)}
         self.total += share * steps
+
+    def leave(self, what: str) -> None:
+        """What is left of it is not needed."""
+        for unit in [u for u in self.units if u[0] == what]:
+            self.total -= self.units.pop(unit)
 
     def skip(self, layers: Sequence[int], steps: int) -> None:
         """Count what an earlier run finished: whole layers and so many retraining steps."""

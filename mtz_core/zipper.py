@@ -33,6 +33,7 @@ from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
 from mtz_core.structure import effective_shares
+from mtz_core.sufficiency import trial_sizes, trials
 from mtz_core.work import Work
 from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
@@ -108,6 +109,8 @@ class Zipper:
         self._halves = [self._split(t) for t in range(len(networks))]
         self._finished: list[int] = []
         self._planned = spec.share != "auto"
+        self._settled: int | None = None if spec.calibration == "enough" else max(map(len, self.images))
+        self._chosen = [torch.arange(len(images)) for images in self.images]
         self._decided: dict[int, list[set[int]]] = {}
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
@@ -158,6 +161,8 @@ class Zipper:
         meta = {"finished": list(self._finished), "decided": decided, "steps": self._steps}
         if self.spec.share == "auto":
             meta["plan"] = dict(self.shares)
+        if self.spec.calibration == "enough":
+            meta["images"] = self._settled
         return Checkpoint(tensors, {**meta, "network": self.network.description()})
 
     def _resume(self, checkpoint: Checkpoint) -> None:
@@ -167,6 +172,8 @@ class Zipper:
             self._decided.update({int(g): [set(channels) for channels in per] for g, per in decided.items()})
             self._steps = int(checkpoint.meta["steps"])
             network = checkpoint.meta["network"]
+            if self._settled is None:
+                self._settle(int(checkpoint.meta["images"]))
             if not self._planned:
                 self._share({str(name): int(count) for name, count in checkpoint.meta["plan"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -192,6 +199,8 @@ class Zipper:
             self._clock.skip(self._finished, self._steps)
         retraining = self.spec.retrain
         layers = self.network.graphs[0].layers
+        if self._settled is None:
+            yield from self._try_images()
         if not self._planned:
             yield from self._plan()
         yield ev.Started(
@@ -202,6 +211,7 @@ class Zipper:
             alphas=self.alphas,
             retrain_steps=0 if retraining is None else retraining.steps,
             warnings=self._warnings(),
+            images=tuple(len(images) for images in self.images),
         )
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
@@ -232,11 +242,55 @@ class Zipper:
             yield from self._retrain(retraining, retraining.steps, None)
         yield from self._finish()
 
+    def _try_images(self) -> Iterator[ev.Event]:
+        """Find out how many calibration images are enough, and go on with these."""
+        network = ZippedNetwork(self.networks, self.network.graphs, self.spec.sparse, self.spec.own_bias)
+        mixed = [images[order] for images, order in zip(self.images, self._orders(), strict=True)]
+        sizes = trial_sizes([len(images) for images in mixed]) if self.hidden else []
+        self._clock.foresee("try", len(sizes) * len(self.hidden))
+        if not sizes:
+            self._settle(max(map(len, mixed)))
+            return
+        walk, number = trials(network.to(self.device), self.spec, self.alphas, mixed, self.device), 0
+        while True:
+            try:
+                trial = next(walk)
+            except StopIteration as end:
+                self._settle(end.value)
+                self._clock.leave("try")
+                return
+            self._clock.advance(("try", number))
+            number += trial.done < trial.total
+            yield ev.ImagesTried(
+                **self._clock.now(),
+                images=trial.images,
+                done=trial.done,
+                total=trial.total,
+                loss=trial.loss,
+                fall=trial.fall,
+                regret=trial.regret,
+                enough=trial.enough,
+            )
+
+    def _orders(self) -> list[Tensor]:
+        """The order in which each task's images are tried."""
+        seeds = (self.spec.seed + 29 * t + 3 for t in range(len(self.images)))
+        chances = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return [torch.randperm(len(x), generator=chance) for x, chance in zip(self.images, chances, strict=True)]
+
+    def _settle(self, count: int) -> None:
+        """Calibrate on at most so many images of every task."""
+        for t, order in enumerate(self._orders()):
+            self._chosen[t] = order[:count].sort().values
+        self.images = [images[chosen] for images, chosen in zip(self.images, self._chosen, strict=True)]
+        self._halves[:] = [self._split(t) for t in range(len(self.images))]
+        self._settled = count
+
     def _plan(self) -> Iterator[ev.Event]:
         """Choose all shares under the budget."""
         network = ZippedNetwork(self.networks, self.network.graphs, self.spec.sparse, self.spec.own_bias)
         forecast = Forecast(network.to(self.device), self.spec, self.alphas, self.images, self.device)
-        self._clock.foresee(forecast.steps)
+        self._clock.foresee("plan", forecast.steps)
         for item in planned(forecast):
             if isinstance(item, Measuring):
                 self._clock.advance(("plan", item.done))
@@ -333,7 +387,10 @@ class Zipper:
             weights=compared,
             merged=_numpy(outcome.merged),
             columns=tuple(outcome.columns[:, t] for t in range(network.tasks)),
-            top_images=tuple(seen.top_images.get(t, nothing.astype(np.int64)) for t in range(network.tasks)),
+            top_images=tuple(
+                self._chosen[t].numpy()[seen.top_images[t]] if t in seen.top_images else nothing.astype(np.int64)
+                for t in range(network.tasks)
+            ),
             top_values=tuple(seen.top_values.get(t, nothing) for t in range(network.tasks)),
             matters=_diagonals(seen.work, network.tasks),
             scales=tuple(_numpy(scale) for scale in outcome.scales or ()),

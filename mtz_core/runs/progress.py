@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 
 from mtz_core.events import (
     Event,
+    ImagesTried,
     LayerCompensated,
     LayerFinished,
     LayerZipped,
@@ -103,12 +105,17 @@ def describe(event: Event) -> str:
     """Return what an event says, in a few words."""
     layer = getattr(event, "layer", None)
     match event:
+        case ImagesTried() if event.done == event.total:
+            known = "" if event.fall == math.inf else f", {event.fall:.1%} less than with half as many"
+            return f"{event.images:,} images per task: expected loss {event.loss:.3g}{known}"
+        case ImagesTried():
+            return f"trying {event.images:,} images per task, layer {event.done + 1} of {event.total}"
         case Planning():
             return f"planning: {event.group}, step {event.done + 1} of {event.total}"
         case Planned():
             return f"planned: {event.parameters:,} parameters, {event.error:.1f} % of the answers predicted to change"
         case Started():
-            return f"{len(event.layers)} layers of {len(event.structures)} networks"
+            return f"{len(event.layers)} layers of {len(event.structures)} networks{on_images(event.images)}"
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
@@ -126,6 +133,21 @@ def describe(event: Event) -> str:
     names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}
     what = names.get(type(event).__name__, type(event).__name__.lower())
     return what if layer is None else f"{layer}: {what}"
+
+
+def on_images(images: Sequence[int]) -> str:
+    """Return on how many images per task a run calibrates.
+
+    >>> on_images([500, 500]), on_images([1000, 400]), on_images([])
+    (', 500 images per task', ', 1,000 + 400 images', '')
+    """
+    if not images:
+        return ""
+    return (
+        f", {images[0]:,} images per task"
+        if len(set(images)) == 1
+        else f", {' + '.join(f'{n:,}' for n in images)} images"
+    )
 
 
 def result(record: RunRecord) -> str:

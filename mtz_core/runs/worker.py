@@ -22,6 +22,7 @@ from mtz_core.events import (
     Event,
     Failed,
     Finished,
+    ImagesTried,
     LayerFinished,
     OutputsWeighed,
     Planned,
@@ -198,7 +199,7 @@ class _Recorder:
 
 def _is_opening(event: Event) -> bool:
     """Whether the event opens every run: a resumed one has it already."""
-    return isinstance(event, Planning | Planned | Started | OutputsWeighed) or (
+    return isinstance(event, ImagesTried | Planning | Planned | Started | OutputsWeighed) or (
         isinstance(event, Evaluated) and event.stage == "parents"
     )
 

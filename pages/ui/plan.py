@@ -88,6 +88,7 @@ def specification(
     """Return what is to be measured, whatever the budget is; `None` where the inputs make no sense yet."""
     fixed = {path: value for path, value in advanced.items() if "retrain" not in path}
     try:
+        method = {**method, "calibration": "all"}  # plans measure on some of the images in any case
         spec = setup.run_spec(parents, {"": 1.0}, weights, method, None, more=fixed)
     except ValidationError:
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
+from mtz_core.runs.progress import on_images
 from mtz_core.text import error_text, percent_text, times_text
 
 if TYPE_CHECKING:
@@ -99,7 +100,10 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.shared = dict(data["shared"])
             story.retrain_steps = int(data.get("retrain_steps") or 0)
             story.warnings = list(data.get("warnings") or ())
-            say(f"{len(story.layers)} layers to zip: {', '.join(story.layers)}")
+            say(f"{len(story.layers)} layers to zip{on_images(data.get('images') or ())}: {', '.join(story.layers)}")
+        case "ImagesTried":
+            if data["done"] == data["total"]:
+                say(_tried(data))
         case "OutputsWeighed":
             if data["part"] >= 1.0:
                 say(f"Network {data['task'] + 1}: known how much each output matters to its answers")
@@ -133,6 +137,13 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             say(f"Finished: {size} of the parents, {times_text(counts.versus_smallest)} one network")
         case "Failed":
             say(f"{data['error']}: {data['message']}")
+
+
+def _tried(data: dict[str, Any]) -> str:
+    known = data.get("fall") is not None and math.isfinite(data["fall"])
+    fall = f"; {data['fall']:.1%} less than with half as many" if known else ""
+    end = " – more would change little" if data["enough"] else ""
+    return f"Tried {data['images']:,} images per task: expected loss {data['loss']:.3g}{fall}{end}"
 
 
 def _zipped(story: Story, data: dict[str, Any]) -> str:

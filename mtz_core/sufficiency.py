@@ -1,0 +1,152 @@
+"""How many calibration images are enough: as many as it takes until twice as many would change little.
+
+Nothing is merged yet. Ever more images, twice as many each time, are sent through the parents, and in every layer
+neurons are paired and merged for trial. Two things are watched, as sums over layers: the loss to expect on unseen
+images (`Work.predicted`), which falls while weights are still fitted to the noise of a small sample, and what the pairs
+found with half as many images cost by the differences found now, beside those found now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtz_core.layerloop import LayerLoop, Measured, first_rows
+from mtz_core.layerwork import LayerWork
+from mtz_core.shares import participants
+from mtz_core.slots import Table, complete, shared_rows
+from mtz_core.spec import ZipSpec
+from mtz_core.stream import twins
+from mtz_core.work import parts_of
+from mtz_core.zipped import ZippedNetwork
+
+FEWEST = 125
+"""Images that the first trial takes."""
+FALL = 0.03
+"""It is enough once twice as many images change the loss by less than this part: errors of layers add up ..."""
+REGRET = 0.1
+"""... and better the pairs by less than this one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `images` images per task say: layer `done` of `total` has been looked at.
+
+    At the end `loss` is the expected loss, summed over layers in units of each layer's output; `fall` the part by which
+    it fell, and `regret` the part by which pairs got better, with twice as many images (infinite: the first trial).
+    """
+
+    images: int
+    done: int
+    total: int
+    loss: float = math.nan
+    fall: float = math.inf
+    regret: float = math.inf
+
+    @property
+    def enough(self) -> bool:
+        """Whether more images would change little."""
+        return self.done == self.total and abs(self.fall) < FALL and self.regret < REGRET
+
+
+def trial_sizes(images: Sequence[int]) -> list[int]:
+    """Numbers of images that are tried, given how many each task has; the last takes all.
+
+    >>> trial_sizes([1000, 700]), trial_sizes([60, 60])
+    ([125, 250, 500, 1000], [60])
+    """
+    most = max(images)
+    sizes: list[int] = []
+    while (size := FEWEST * 2 ** len(sizes)) < most:
+        sizes.append(size)
+    return [*sizes, most]
+
+
+def trials(
+    network: ZippedNetwork,
+    spec: ZipSpec,
+    alphas: tuple[float, ...],
+    images: Sequence[Tensor],
+    device: torch.device,
+) -> Generator[Trial, None, int]:
+    """Yield progress and trials; return how many images per task are enough (all, if no number is).
+
+    Args:
+        network: the parents, nothing shared.
+        spec: how they are to be zipped.
+        alphas: task weights.
+        images: calibration images per task in random order; trials take the first ones.
+        device: where the networks run.
+    """
+    before: Trial | None = None
+    known: dict[tuple[int, int, int], Table] = {}
+    for count in trial_sizes([len(x) for x in images]):
+        some = [x[:count] for x in images]
+        loop = _everything(network, spec, alphas, [torch.arange(len(x)) % 2 for x in some])
+        streams = twins(network, some, spec.compensate, spec.batch_size, spec.activation_budget // 2, device)
+        tables, hidden = list(network.tables), loop.hidden()
+        loss = stale = best = 0.0
+        for number, index in enumerate(hidden):
+            yield Trial(count, number, len(hidden))
+            fresh = loop.fresh(index)
+            if not all(len(channels) for channels in fresh.values()):
+                continue
+            seen = loop.measure(index, streams, tables, peaks=False, keep=False)
+            costs = loop.costs(index, seen, fresh)
+            slots = loop.slots(index, costs, fresh, seen, tables)
+            loss += _expected(loop, index, seen, slots)
+            for (t, u), cost in costs.items():
+                places = {x: {int(c): k for k, c in enumerate(fresh[x])} for x in (t, u)}
+                pairs = [slot for slot in slots if slot[t] >= 0 and slot[u] >= 0]
+                found = np.array([[places[t][int(s[t])], places[u][int(s[u])]] for s in pairs]).reshape(-1, 2)
+                best += _total(cost, found)
+                stale += _total(cost, known.get((index, t, u), found))
+                known[index, t, u] = found
+            group = network.graphs[0].layers[index].group
+            widths = [network.widths[t][group] for t in range(network.tasks)]
+            tables[group] = complete(np.concatenate([shared_rows(tables[group]), slots]), widths)
+            for t, channels in fresh.items():
+                loop.decided[group][t].update(int(c) for c in channels)
+        fall = regret = math.inf
+        if before is not None:
+            doublings = math.log2(count / before.images)
+            fall = 1.0 - (loss / before.loss) ** (1.0 / doublings) if before.loss > 0 else 0.0
+            regret = (stale / best - 1.0) / doublings if best > 0 else 0.0
+        before = Trial(count, len(hidden), len(hidden), loss, fall, regret)
+        yield before
+        if before.enough:
+            break
+    assert before is not None
+    return before.images
+
+
+def _everything(
+    network: ZippedNetwork, spec: ZipSpec, alphas: tuple[float, ...], halves: Sequence[Tensor]
+) -> LayerLoop:
+    """All that can be shared is."""
+    graphs = network.graphs
+    able = {g: who for g in range(len(graphs[0].groups)) if len(who := participants(graphs, g)) > 1}
+    full = {graphs[0].groups[g].name: min(graphs[t].groups[g].width for t in who) for g, who in able.items()}
+    return LayerLoop(network, spec, alphas, full, halves, {})
+
+
+def _expected(loop: LayerLoop, index: int, seen: Measured, slots: Table) -> float:
+    """Expected loss of merging the rows that write the channels `slots`, if the layer's rows have one Gram."""
+    if not isinstance(seen.work, LayerWork) or not len(slots):
+        return 0.0
+    rows: NDArray[np.int64] = np.full_like(slots, -1)
+    for t in range(slots.shape[1]):
+        held = slots[:, t] >= 0
+        rows[held, t] = first_rows(loop.network.graphs[t].layers[index], slots[held, t])
+    return seen.work.predicted(parts_of(rows)) * seen.work.unit
+
+
+def _total(cost: NDArray[np.floating], pairs: NDArray[np.int64]) -> float:
+    found = cost[pairs[:, 0], pairs[:, 1]]
+    return float(found[np.isfinite(found)].sum())
