@@ -1,9 +1,11 @@
 """How many calibration images are enough: as many as it takes until twice as many would change little.
 
 Nothing is merged yet. Ever more images, twice as many each time, are sent through the parents, and in every layer
-neurons are paired and merged for trial. Two things are watched, as sums over layers: the loss to expect on unseen
-images (`Work.predicted`), which falls while weights are still fitted to the noise of a small sample, and what the pairs
-found with half as many images cost by the differences found now, beside those found now.
+neurons are paired and merged for trial. Two things are watched: the part by which the loss to expect on unseen images
+(`Work.predicted`) has fallen, mean over layers, since it falls as long as weights are fitted to the noise of a small
+sample; and what the pairs found with half as many images cost, summed over layers, by the differences found now, beside
+those found now. Every layer's fall counts alike: one layer with many inputs and a large loss that no images lower would
+hide a later one's, whose errors reach the answers.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from mtz_core.zipped import ZippedNetwork
 
 FEWEST = 125
 """Images that the first trial takes."""
-FALL = 0.03
-"""It is enough once twice as many images change the loss by less than this part: errors of layers add up ..."""
+FALL = 0.1
+"""It is enough once twice as many images change the layers' losses by less than this part ..."""
 REGRET = 0.1
 """... and better the pairs by less than this one."""
 
@@ -39,7 +41,8 @@ class Trial:
     """What `images` images per task say: layer `done` of `total` has been looked at.
 
     At the end `loss` is the expected loss, summed over layers in units of each layer's output; `fall` the part by which
-    it fell, and `regret` the part by which pairs got better, with twice as many images (infinite: the first trial).
+    a layer's fell (geometric mean), and `regret` the part by which pairs got better, with twice as many images
+    (infinite: the first trial).
     """
 
     images: int
@@ -85,13 +88,15 @@ def trials(
         device: where the networks run.
     """
     before: Trial | None = None
+    losses: dict[int, float] = {}
     known: dict[tuple[int, int, int], Table] = {}
     for count in trial_sizes([len(x) for x in images]):
         some = [x[:count] for x in images]
         loop = _everything(network, spec, alphas, [torch.arange(len(x)) % 2 for x in some])
         streams = twins(network, some, spec.compensate, spec.batch_size, spec.activation_budget // 2, device)
         tables, hidden = list(network.tables), loop.hidden()
-        loss = stale = best = 0.0
+        stale = best = 0.0
+        earlier, losses = losses, {}
         for number, index in enumerate(hidden):
             yield Trial(count, number, len(hidden))
             fresh = loop.fresh(index)
@@ -100,7 +105,7 @@ def trials(
             seen = loop.measure(index, streams, tables, peaks=False, keep=False)
             costs = loop.costs(index, seen, fresh)
             slots = loop.slots(index, costs, fresh, seen, tables)
-            loss += _expected(loop, index, seen, slots)
+            losses[index] = _expected(loop, index, seen, slots)
             for (t, u), cost in costs.items():
                 places = {x: {int(c): k for k, c in enumerate(fresh[x])} for x in (t, u)}
                 pairs = [slot for slot in slots if slot[t] >= 0 and slot[u] >= 0]
@@ -116,9 +121,10 @@ def trials(
         fall = regret = math.inf
         if before is not None:
             doublings = math.log2(count / before.images)
-            fall = 1.0 - (loss / before.loss) ** (1.0 / doublings) if before.loss > 0 else 0.0
+            both = [(losses[k], earlier[k]) for k in losses if losses[k] > 0 and earlier[k] > 0]
+            fall = 1.0 - math.exp(sum(math.log(a / b) for a, b in both) / max(1, len(both)) / doublings)
             regret = (stale / best - 1.0) / doublings if best > 0 else 0.0
-        before = Trial(count, len(hidden), len(hidden), loss, fall, regret)
+        before = Trial(count, len(hidden), len(hidden), sum(losses.values()), fall, regret)
         yield before
         if before.enough:
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -42,9 +41,9 @@ def test_sizes_double_up_to_all() -> None:
 
 def test_it_is_enough_when_loss_and_pairs_change_little() -> None:
     good = {"images": 80, "done": 3, "total": 3, "loss": 1.0}
-    assert Trial(**good, fall=0.02, regret=0.05).enough
-    assert not Trial(**good, fall=0.04, regret=0.05).enough
-    assert not Trial(**good, fall=-0.04, regret=0.05).enough
+    assert Trial(**good, fall=0.08, regret=0.05).enough
+    assert not Trial(**good, fall=0.12, regret=0.05).enough
+    assert not Trial(**good, fall=-0.12, regret=0.05).enough
     assert not Trial(**good, fall=0.02, regret=0.15).enough
     assert not Trial(**good).enough
     assert not Trial(80, 2, 3, fall=0.0, regret=0.0).enough
@@ -58,9 +57,20 @@ def test_a_run_stops_at_the_first_number_that_is_enough(family: str) -> None:
     assert [event.enough for event in ended] == [False] * (len(ended) - 1) + [True]
     assert result.images == (ended[-1].images,) * 2
     assert ended[-1].images < 2000
-    for before, after in itertools.pairwise(ended):
-        assert after.fall == pytest.approx(1 - after.loss / before.loss)
     assert ended[-1].loss > 0
+
+
+def test_every_layers_fall_counts_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers, of which the large one does not fall, and pairs that stay as they are."""
+    losses = iter([9.0, 0.4, 9.0, 0.2, 9.0, 0.18])
+    monkeypatch.setattr(sufficiency, "_expected", lambda *_: next(losses))
+    monkeypatch.setattr(sufficiency, "_total", lambda *_: 1.0)
+    events, result = tried(twins(), (2000, 2000))
+    ended = [event for event in events if event.done == event.total]
+    assert [event.loss for event in ended] == pytest.approx([9.4, 9.2, 9.18])
+    assert [event.fall for event in ended[1:]] == pytest.approx([1 - 0.5**0.5, 1 - 0.9**0.5])
+    assert [event.regret for event in ended[1:]] == [0.0, 0.0]
+    assert result.images == (160, 160)
 
 
 def test_with_too_few_all_are_used() -> None:
