@@ -30,7 +30,7 @@ class Overwriting(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x.mul_(2.0))
+        x = self.stem(x.mul_(2.0)).requires_grad_(False)
         out = self.relu(self.a(x))
         x += out
         x = F.relu(self.b(x), True)

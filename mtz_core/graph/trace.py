@@ -188,7 +188,7 @@ def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
         return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
         name = str(node.target)
-        return name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1])
+        return name.endswith("_") and not name.endswith("__") and callable(getattr(Tensor, name[:-1], None))
     if node.op != "call_function":
         return False
     if node.target in _ASKED:
