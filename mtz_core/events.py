@@ -32,8 +32,9 @@ class Event:
 class ImagesTried(Event):
     """So many calibration images per task were tried: layer `done` of `total`.
 
-    After the last layer, `loss` is the expected one, `fall` the part by which it fell and `regret` that by which pairs
-    got better, with twice as many images; `enough` says that more would change little. See `mtz_core.sufficiency`.
+    After the last layer, `loss` is the expected one, `fall` the part by which a layer's fell (geometric mean) and
+    `regret` that by which pairs got better, with twice as many images; `enough` says that more would change little.
+    See `mtz_core.sufficiency`.
     """
 
     images: int

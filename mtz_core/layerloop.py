@@ -342,7 +342,7 @@ class LayerLoop:
         group = graph.layers[index].group
         own = self.costs(index, measured, fresh)
         tables = list(network.tables)
-        self._provide(tables, index, self.slots(index, own, fresh, measured, tables))
+        self.provide(tables, index, self.slots(index, own, fresh, measured, tables))
         branches = [stream.fork(len(halves)) for stream, halves in zip(streams, self.halves, strict=True)]
         addend = {index: graph.layers[index].addend}
         sums = {addend[index]: own}
@@ -357,7 +357,7 @@ class LayerLoop:
             seen = self.measure(k, branches, tables, peaks=False, keep=False)
             if not mine:
                 inner = self.fresh(k)
-                self._provide(tables, k, self.slots(k, self.costs(k, seen, inner), inner, seen, tables))
+                self.provide(tables, k, self.slots(k, self.costs(k, seen, inner), inner, seen, tables))
                 yield layer.name, {}
                 continue
             both = {t: np.intersect1d(fresh[t], network.graphs[t].layers[k].rows) for t in fresh if t in self.tasks(k)}
@@ -376,7 +376,7 @@ class LayerLoop:
                 together[pair] += cost * (unit / power[number] if power[number] > 0 else 0.0)
         yield "", together
 
-    def _provide(self, tables: list[Table], index: int, slots: Table) -> None:
+    def provide(self, tables: list[Table], index: int, slots: Table) -> None:
         """Share `slots` in a copy of the group's table."""
         group = self.network.graphs[0].layers[index].group
         widths = [self.network.widths[t][group] for t in range(self.network.tasks)]
@@ -385,9 +385,13 @@ class LayerLoop:
     def decide(self, index: int, fresh: Fresh, slots: Table) -> None:
         """Settle the fresh channels of layer `index`: pair `slots`, leave the rest private."""
         group = self.network.graphs[0].layers[index].group
-        for t, channels in fresh.items():
-            self.decided[group][t].update(int(c) for c in channels)
+        self.mark(index, fresh)
         self.network.pair(group, slots)
+
+    def mark(self, index: int, fresh: Fresh) -> None:
+        """The place of the fresh channels of layer `index` is settled."""
+        for t, channels in fresh.items():
+            self.decided[self.network.graphs[0].layers[index].group][t].update(int(c) for c in channels)
 
     def merge(self, measured: Measured, rows: Table) -> Outcome:
         """Merge the rows (K, T) of a layer.

@@ -24,7 +24,7 @@ from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
 from mtz_core.matching import Costs
 from mtz_core.plans import Plan
-from mtz_core.shares import participants
+from mtz_core.shares import full_shares
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Twin, twins
@@ -78,9 +78,7 @@ class Forecast:
         graphs = self.network.graphs
         self.fit, self.judge = zip(*(self._divided(t) for t in range(len(self.images))), strict=True)
         halves = [torch.arange(len(x)) % 2 for x in self.fit]
-        groups = graphs[0].groups
-        able = [g for g in range(len(groups)) if len(participants(graphs, g)) > 1]
-        self.full = {groups[g].name: min(graphs[t].groups[g].width for t in participants(graphs, g)) for g in able}
+        self.full = full_shares(graphs)
         self.loop = LayerLoop(self.network, self.spec, self.alphas, self.full, halves, {})
         quick = self.spec.model_copy(update={"ridge": RIDGE})
         shares = {} if self.spec.compensate else self.full
@@ -204,10 +202,8 @@ class Forecast:
             slots = part.slots(index, costs, fresh, seen, self.tables)
             sums[k] += _cost(slots, costs, fresh, seen.work.alphas)
             self.slots.setdefault((name, share), []).append(slots)
-        group = self.network.graphs[0].layers[index].group
-        self.tables[group] = self._table(group, np.concatenate([shared_rows(self.tables[group]), slots]))
-        for t, channels in fresh.items():
-            loop.decided[group][t].update(int(c) for c in channels)
+        loop.provide(self.tables, index, slots)
+        loop.mark(index, fresh)
 
     def parameters(self, shares: Mapping[str, int]) -> int:
         """Size of the network that shares so many channels.
@@ -222,8 +218,7 @@ class Forecast:
             if all(len(channels) for channels in fresh.values()):
                 slots = self._some(index, loop, fresh)
                 tables[group] = self._table(group, np.concatenate([shared_rows(tables[group]), slots]))
-                for t, channels in fresh.items():
-                    loop.decided[group][t].update(int(c) for c in channels)
+                loop.mark(index, fresh)
         total = sum(network.parent_sizes)
         for index in loop.hidden():
             layers = [graph.layers[index] for graph in graphs]

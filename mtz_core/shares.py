@@ -46,6 +46,13 @@ def resolve_shares(share: float | Mapping[str, float | int], graphs: Sequence[Ch
     return {groups[g].name: shared_count(chosen.get(g, 0), widths[g]) for g in open_groups}
 
 
+def full_shares(graphs: Sequence[ChannelGraph]) -> dict[str, int]:
+    """Number of channels, by group name, that are shared if all that can be is."""
+    groups = graphs[0].groups
+    able = {g: who for g in range(len(groups)) if len(who := participants(graphs, g)) > 1}
+    return {groups[g].name: min(graphs[t].groups[g].width for t in who) for g, who in able.items()}
+
+
 def participants(graphs: Sequence[ChannelGraph], group: int) -> tuple[int, ...]:
     """Tasks that have the channel group and whose channels in it can be shared."""
     return tuple(t for t, graph in enumerate(graphs) if graph.groups[group].frozen is None)

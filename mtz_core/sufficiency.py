@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mtz_core.layerloop import LayerLoop, Measured, first_rows
 from mtz_core.layerwork import LayerWork
-from mtz_core.shares import participants
-from mtz_core.slots import Table, complete, shared_rows
+from mtz_core.shares import full_shares
+from mtz_core.slots import Table
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import twins
 from mtz_core.work import parts_of
@@ -92,7 +92,8 @@ def trials(
     known: dict[tuple[int, int, int], Table] = {}
     for count in trial_sizes([len(x) for x in images]):
         some = [x[:count] for x in images]
-        loop = _everything(network, spec, alphas, [torch.arange(len(x)) % 2 for x in some])
+        halves = [torch.arange(len(x)) % 2 for x in some]
+        loop = LayerLoop(network, spec, alphas, full_shares(network.graphs), halves, {})
         streams = twins(network, some, spec.compensate, spec.batch_size, spec.activation_budget // 2, device)
         tables, hidden = list(network.tables), loop.hidden()
         stale = best = 0.0
@@ -113,11 +114,8 @@ def trials(
                 best += _total(cost, found)
                 stale += _total(cost, known.get((index, t, u), found))
                 known[index, t, u] = found
-            group = network.graphs[0].layers[index].group
-            widths = [network.widths[t][group] for t in range(network.tasks)]
-            tables[group] = complete(np.concatenate([shared_rows(tables[group]), slots]), widths)
-            for t, channels in fresh.items():
-                loop.decided[group][t].update(int(c) for c in channels)
+            loop.provide(tables, index, slots)
+            loop.mark(index, fresh)
         fall = regret = math.inf
         if before is not None:
             doublings = math.log2(count / before.images)
@@ -130,16 +128,6 @@ def trials(
             break
     assert before is not None
     return before.images
-
-
-def _everything(
-    network: ZippedNetwork, spec: ZipSpec, alphas: tuple[float, ...], halves: Sequence[Tensor]
-) -> LayerLoop:
-    """All that can be shared is."""
-    graphs = network.graphs
-    able = {g: who for g in range(len(graphs[0].groups)) if len(who := participants(graphs, g)) > 1}
-    full = {graphs[0].groups[g].name: min(graphs[t].groups[g].width for t in who) for g, who in able.items()}
-    return LayerLoop(network, spec, alphas, full, halves, {})
 
 
 def _expected(loop: LayerLoop, index: int, seen: Measured, slots: Table) -> float:
