@@ -141,7 +141,7 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
 
 def _tried(data: dict[str, Any]) -> str:
     known = data.get("fall") is not None and math.isfinite(data["fall"])
-    fall = f"; layers lose {data['fall']:.1%} less than with half as many" if known else ""
+    fall = f"; layers lose {100 * data['fall']:.1f} % less than with half as many" if known else ""
     end = " – more would change little" if data["enough"] else ""
     return f"Tried {data['images']:,} images per task: expected loss {data['loss']:.3g}{fall}{end}"
 
