@@ -106,7 +106,9 @@ def describe(event: Event) -> str:
     layer = getattr(event, "layer", None)
     match event:
         case ImagesTried() if event.done == event.total:
-            known = "" if event.fall == math.inf else f", layers lose {100 * event.fall:.1f} % less than with half as many"
+            known = (
+                "" if event.fall == math.inf else f", layers lose {100 * event.fall:.1f} % less than with half as many"
+            )
             return f"{event.images:,} images per task: expected loss {event.loss:.3g}{known}"
         case ImagesTried():
             return f"trying {event.images:,} images per task, layer {event.done + 1} of {event.total}"
