@@ -6,12 +6,13 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.machine import table
-from benchmarks.quality import CPU, calibration_images, load_task, task_errors
+from benchmarks.quality import CPU, Task, calibration_images, load_task, task_errors
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.budgets import resolve
 from mtz_core.evaluation import error_rate
@@ -54,13 +55,26 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
         sizes = [each.counts.versus_smallest for each in (uniform, planned)]
         chosen = ", ".join(f"{c.group} {point.shares[c.group] / c.width:.0%}" for c in choice.curves)
         mark = "lower" if means[1] < means[0] else "equal" if means[1] == means[0] else "higher"
+        mark = f"{mark} (the same share)" if point.even else mark
         mark = mark if planned.counts.total <= limit else f"{mark}, but larger"
         uniformly = choice.error(choice.divergence(choice.uniform(share)))
         cells = [" + ".join(names), f"{share}", f"{parents:.3f}"]
         cells += [f"{mean:.3f} ({size:.4f}×)" for mean, size in zip(means, sizes, strict=True)]
-        lines.append([*cells, mark, f"{uniformly:.2f} → {point.error:.2f}", f"{seconds:.0f}", chosen])
+        changed = [f"{changed_answers(each.network, tasks):.3f}" for each in (uniform, planned)]
+        predicted = f"{uniformly:.2f} → {point.error:.2f}"
+        lines.append([*cells, mark, " → ".join(changed), predicted, f"{seconds:.0f}", chosen])
         print(lines[-1], [[round(e, 2) for e in each] for each in errors], flush=True)
     return lines
+
+
+def changed_answers(network: ZippedNetwork, tasks: Sequence[Task]) -> float:
+    """Test images in % whose answer is not their parent's, right or wrong, mean of the tasks."""
+    parts = []
+    for k, task in enumerate(tasks):
+        with torch.no_grad():
+            answers = torch.cat([task.module(x).argmax(1) for x in torch.split(task.test[0], 512)])
+        parts.append(error_rate(partial(network, task=k), task.test[0], answers, batch_size=512, device=CPU))
+    return statistics.fmean(parts)
 
 
 def run(root: Path | None, draws: int, architectures: Sequence[str] = ("lenet300", "lenet5", "resnet14")) -> None:
@@ -72,4 +86,4 @@ def run(root: Path | None, draws: int, architectures: Sequence[str] = ("lenet300
             for draw in range(draws):
                 lines += row([f"{architecture}-{name}" for name in names], SHARES, root, draw)
     heading = ["parents", "uniform share", "mean error of the parents, %", "uniform, %", "planned, %", "planned is"]
-    print(table([*heading, "predicted to change, %", "seconds to plan", "shares"], lines))
+    print(table([*heading, "answers unlike the parents', %", "predicted, %", "seconds to plan", "shares"], lines))

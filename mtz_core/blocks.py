@@ -65,12 +65,15 @@ class BlockLayer(nn.Module):
         self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
     ) -> None:
         def cut(source: Tensor, t: int) -> Tensor:
-            i = torch.as_tensor(self.rows[self.row_bands[r], t], device=source.device)
-            j = torch.as_tensor(self.columns[self.column_bands[c], t], device=source.device)
-            return source[i][:, j]
+            """A new tensor; whole matrices are copied once."""
+            part = source
+            for axis, table in ((0, self.rows[self.row_bands[r], t]), (1, self.columns[self.column_bands[c], t])):
+                if not np.array_equal(table, np.arange(part.shape[axis])):
+                    part = part.index_select(axis, torch.as_tensor(table, device=source.device))
+            return part.clone() if part is source else part
 
         key = _key(r, c)
-        block = cut(matrices[common[0]], common[0]).clone()
+        block = cut(matrices[common[0]], common[0])
         if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
             block /= scale.detach()[:, None]
         self.blocks[key] = nn.Parameter(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +62,8 @@ class LayerWork(Work):
         dtype = torch.float64 if double else torch.float32
 
         def cut(source: Tensor, t: int) -> Tensor:
+            if np.array_equal(own[t], np.arange(source.shape[1])):
+                return source
             return source[:, torch.as_tensor(own[t], device=device)]
 
         whole = [moments[t].parts[k].gram() for t in tasks for k in range(2)]
@@ -198,13 +200,17 @@ class LayerWork(Work):
             values.append(moved)
         return Solution(values, scales)
 
-    def solutions(self, parts: Sequence[Part], source: Source) -> list[Solution]:
-        found = super().solutions(parts, source)
+    def pieces(self, parts: Sequence[Part]) -> list[Part]:
+        return list(parts) if self.outputs else super().pieces(parts)  # coupled rows are merged together
+
+    def solutions(self, parts: Sequence[Part], source: Source) -> Iterable[Solution]:
+        alone = super().solutions(parts, source)
         tasks = {t for part in parts for t in part.members}
         grams = {t: self._gram(source, t, self.ridge) for t in tasks}
         shared = any(len(part.members) > 1 for part in parts)
         if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
-            return found
+            return alone
+        found = list(alone)
         wanted = {t: self.best(source, t) for t in tasks}
         values = {t: w.clone() for t, w in wanted.items()}
         ties: list[Tie] = []

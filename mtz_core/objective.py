@@ -23,7 +23,7 @@ from mtz_core.linalg import Gram, RowGram, add, cholesky, to_dense
 from mtz_core.merging import solve_masked
 
 BYTES = 128 * 2**20
-"""Memory for small systems that are solved at once."""
+"""Memory for what is looked at at once: small systems that are solved, weights that are judged."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ class LayerObjective(Objective):
         return self.moment.power is not None and bool((self.moment.power > 0).any())
 
     def loss(self, values: Tensor, rows: Tensor) -> Tensor:
+        step = max(1, BYTES // max(1, values.shape[1] * values.element_size()))
+        if len(values) > step:
+            both = zip(torch.split(values, step), torch.split(rows, step), strict=True)
+            return torch.cat([self.loss(some, numbers) for some, numbers in both])
         delta = values - self.base[rows]
         gram = self.moment.gram
         if self.moment.residuals is not None and isinstance(gram, RowGram):

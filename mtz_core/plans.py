@@ -9,6 +9,8 @@ from typing import Any
 from mtz_core.budgets import Choice, Curve, Point
 from mtz_core.structure import NetworkStructure
 
+EVEN = "The same share for all: no other choice is predicted to be clearly better."
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,15 +79,20 @@ def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure])
 def plan_text(plan: Plan) -> str:
     """Return a plan as lines to read.
 
-    >>> structure = NetworkStructure((), ())
+    >>> from mtz_core.structure import GroupSummary, LayerSummary
+    >>> hidden = LayerSummary("fc1", "Linear", 8, 5, "fc1", {})
+    >>> head = LayerSummary("fc2", "Linear", 2, 9, None, {"fc1": 1})
+    >>> structure = NetworkStructure((hidden, head), (GroupSummary("fc1", 8, ("fc1",)),))
     >>> choice = Choice((structure, structure), (Curve("fc1", (0, 4, 8), (0.0, 0.1, 0.4)),), rate=10.0)
     >>> print(plan_text(Plan(choice, choice.point({"fc1": 4}), (choice.point({"fc1": 8}),))))
-    0 parameters, 3.2 % of the answers predicted to change
+    96 parameters, 3.2 % of the answers predicted to change
       fc1: 4 of 8 shared; alone 3.2 %
     best at other sizes (parameters, answers that change)
-      0: 6.3 %
+      76: 6.3 %
     """
     lines = [f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the answers predicted to change"]
+    if plan.point.even:
+        lines.append(EVEN)
     for curve in plan.choice.curves:
         count = plan.point.shares[curve.group]
         alone = plan.choice.error(curve.divergence(count))

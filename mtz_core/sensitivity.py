@@ -33,7 +33,7 @@ TEMPERATURE = 4.0
 would decide; softer predictions also say which errors would matter once they are larger.
 """
 IMAGES = 1000
-"""So many images are enough."""
+"""So many images are enough; of more, these are drawn at random."""
 WIDEST = 1024
 """Outputs of wider layers count alike: their matrices would cost more than they bring."""
 POSITIONS = 64
@@ -105,7 +105,10 @@ def sensitivities(
     wanted = {n: layer for n, layer in program.layers.items() if layer.groups == 1 and layer.width <= WIDEST}
     order = sorted(wanted, key=program.position)
     found: dict[str, Scatter] = {}
-    images = images[:IMAGES] if order else images[:0]
+    chance = torch.Generator().manual_seed(seed % 2**63)
+    if len(images) > IMAGES:
+        images = images[torch.randperm(len(images), generator=chance)[:IMAGES]]
+    images = images if order else images[:0]
     first, size = 0, 1
     while first < len(images):
         some = images[first : first + size].to(device)

@@ -8,7 +8,7 @@ to where they best reproduce the parent's outputs; without, only shared weights 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,8 @@ JUDGED_SLOTS = 256
 FITTED: Source = "half 0"
 """Weights fitted to these moments are judged by `JUDGING`; the other way round the loss is nearly the same."""
 JUDGING: Source = "half 1"
+PIECE = 64 * 2**20
+"""Bytes of the weights that are merged at once where neurons can be merged one by one."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class Work(ABC):
             self._best[source, t] = self.objectives[source][t].fit(ridge, self.masks.get(t))
         return self._best[source, t]
 
+    def forget(self, source: Source) -> None:
+        """Let go of the best weights by the moments of `source`; they are found again where they are asked for."""
+        for t in self.tasks:
+            self._best.pop((source, t), None)
+
     def compared(self, t: int) -> Tensor:
         """Weights (n_t, d_t) of task t that pairing compares: its own, compensated if asked for."""
         matrix = self.matrices[t].clone()
@@ -152,17 +159,20 @@ class Work(ABC):
                 self.own_ridge[t] = float(self.spec.ridge)
                 continue
             fitted, judging = self.objectives[FITTED][t], self.objectives[JUDGING][t]
-            known: dict[float, Tensor] = {}
+            least: list[tuple[float, float, Tensor]] = []
 
             def loss(
                 ridge: float,
                 t: int = t,
                 fitted: Objective = fitted,
                 judging: Objective = judging,
-                known: dict[float, Tensor] = known,
+                least: list[tuple[float, float, Tensor]] = least,
             ) -> float:
-                known[ridge] = fitted.fit(ridge, self.masks.get(t))
-                return float(judging.loss(known[ridge], self._every(t)).sum())
+                weights = fitted.fit(ridge, self.masks.get(t))
+                found = float(judging.loss(weights, self._every(t)).sum())
+                if not least or found < least[0][0]:
+                    least[:] = [(found, ridge, weights)]
+                return found
 
             before = self.own_ridge.get(t)
             found = walk_downhill(RIDGES, START if before is None else before, loss)
@@ -170,7 +180,9 @@ class Work(ABC):
                 continue
             self.own_ridge[t] = found
             self._best.pop(("calibration", t), None)
-            self._best[FITTED, t] = known[found]
+            self._best.pop((FITTED, t), None)
+            if least[0][1] == found:
+                self._best[FITTED, t] = least[0][2]
 
     def choose_ridge(self, rows: Table) -> None:
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
@@ -189,19 +201,19 @@ class Work(ABC):
         ]
         return torch.stack(losses).sum(0)
 
-    def solutions(self, parts: Sequence[Part], source: Source) -> list[Solution]:
+    def solutions(self, parts: Sequence[Part], source: Source) -> Iterable[Solution]:
         """Every part's rows once all of them are merged."""
-        return [self.solve(part, source, self.ridge) for part in parts]
+        return (self.solve(part, source, self.ridge) for part in parts)
 
     def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
         """Loss on unseen samples with each part on its own and no scales, by which a ridge is chosen."""
-        return self._judged(parts, [self.solve(part, FITTED, ridge, scaled=False) for part in parts])
+        return self._judged(parts, (self.solve(part, FITTED, ridge, scaled=False) for part in parts))
 
     def predicted(self, parts: Sequence[Part]) -> float:
         """Loss to expect on unseen samples."""
         return self._judged(parts, self.solutions(parts, FITTED))
 
-    def _judged(self, parts: Sequence[Part], solutions: Sequence[Solution]) -> float:
+    def _judged(self, parts: Sequence[Part], solutions: Iterable[Solution]) -> float:
         """Loss on half of the calibration images of weights fitted to the other half."""
         both = zip(parts, solutions, strict=True)
         return sum(float(self.loss(part, solution.values, JUDGING).sum()) for part, solution in both)
@@ -251,9 +263,20 @@ class Work(ABC):
     def merged_weights(self, rows: Table) -> list[Tensor]:
         """All tasks' matrices once `rows` (k, T) are merged."""
         matrices = [matrix.clone() for matrix in self.matrices]
-        for part in [*parts_of(rows), *self.private(rows)]:
+        for part in self.pieces([*parts_of(rows), *self.private(rows)]):
             self._write(matrices, part, self.solve(part, "calibration", self.ridge).values)
         return matrices
+
+    def pieces(self, parts: Sequence[Part]) -> list[Part]:
+        """The same rows in parts that take little memory at once."""
+        found: list[Part] = []
+        for part in parts:
+            size = sum(self.base[t].shape[1] * self.base[t].element_size() for t in part.members)
+            step = max(1, PIECE // max(1, size))
+            for first in range(0, len(part.rows), step):
+                some = slice(first, first + step)
+                found.append(Part(part.members, part.rows[some], part.slots[some]))
+        return found
 
     def _write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
         for t, w in zip(part.members, values, strict=True):
@@ -271,7 +294,7 @@ class Work(ABC):
         columns = self.columns
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0
-        parts = [*parts_of(rows), *self.private(rows)]
+        parts = self.pieces([*parts_of(rows), *self.private(rows)])
         for part, solution in zip(parts, self.solutions(parts, "calibration"), strict=True):
             values = solution.values
             measured += float(self.loss(part, values, measured_on).sum())
@@ -285,12 +308,15 @@ class Work(ABC):
                 weights, places = self.shared(part, values)
                 merged[where[:, None], places] = weights
         order = torch.argsort(costs, stable=True)
+        self.forget("calibration")
+        predicted = self.predicted(parts)
+        self.forget(FITTED)
         return Outcome(
             rows[order.cpu().numpy()],
             costs[order],
             merged[order],
             columns,
-            self.predicted(parts),
+            predicted,
             measured,
             scale,
             measured_on,

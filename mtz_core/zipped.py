@@ -341,9 +341,11 @@ class ZippedNetwork(nn.Module):
 
 def _body(graph: ChannelGraph) -> nn.Module:
     """The traced computation without the weights that `BlockLayer`s hold."""
-    body = copy.deepcopy(graph.network.module)
-    for layer in (layer for layer in graph.layers if layer.width):
-        module = body.get_submodule(layer.name)
+    managed = [layer.name for layer in graph.layers if layer.width]
+    weights = (p for name in managed for p in graph.network.module.get_submodule(name).parameters(recurse=False))
+    body = copy.deepcopy(graph.network.module, {id(p): p for p in weights})  # which are not to be copied
+    for name in managed:
+        module = body.get_submodule(name)
         module.register_parameter("weight", None)
         module.register_parameter("bias", None)
     return body

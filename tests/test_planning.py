@@ -12,7 +12,7 @@ from torch import nn
 
 from mtz_core import Zipper, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.budgets import Choice, Curve, frontier, resolve, smallest_error, smallest_size
+from mtz_core.budgets import CLEAR, Choice, Curve, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
 from mtz_core.planning import MEASURED, Forecast, curve, plan
 from mtz_core.plans import Plan, choice_data, read_choice
@@ -83,6 +83,28 @@ def test_a_plan_has_the_least_size_of_all_choices_within_an_error(seed: int) -> 
         assert choice.error(found.divergence) <= error * (1 + 1e-9)
         best = min(size for size, d in every if d <= limit * (1 + 1e-9))
         assert best <= found.parameters <= best * 1.002
+
+
+def _pair(first: float, second: float) -> Choice:
+    """Two groups whose divergence rises with the square of the share, to `first` and `second`."""
+    curves = [
+        Curve(f"fc{k}", tuple(range(41)), tuple(top * (n / 40) ** 2 for n in range(41)))
+        for k, top in enumerate((first, second))
+    ]
+    return Choice((_structure((40, 40), inputs=40),) * 2, tuple(curves), rate=10.0)
+
+
+@pytest.mark.parametrize("size", [1.3, 1.6])
+def test_all_groups_get_the_same_share_unless_a_plan_is_clearly_better(size: float) -> None:
+    alike, unlike = resolve(_pair(2.0, 1.0), BudgetSpec(size=size)), resolve(_pair(1e-3, 1.0), BudgetSpec(size=size))
+    assert alike.even
+    assert len(set(alike.shares.values())) == 1
+    smallest = _structure((40, 40), inputs=40).parameters
+    fewer = {group: count - 1 for group, count in alike.shares.items()}
+    assert alike.parameters <= size * smallest < _pair(2.0, 1.0).parameters(fewer)
+    assert not unlike.even
+    assert unlike.shares["fc0"] > alike.shares["fc0"] > unlike.shares["fc1"]
+    assert unlike.divergence < CLEAR * _pair(1e-3, 1.0).divergence(alike.shares)
 
 
 def test_extremes_of_the_budget() -> None:

@@ -134,6 +134,24 @@ def test_more_answers_are_drawn_where_every_layer_answers_once(monkeypatch: pyte
     assert drawn == [weighing.SAMPLES, 1]
 
 
+def test_some_images_drawn_at_random_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighing, "IMAGES", 30)
+    looked: list[int] = []
+    original = weighing._forward
+
+    def forward(program: Program, some: Tensor, *rest: object) -> object:
+        looked.extend(int(value) for value in some[:, 0, 0, 0])
+        return original(program, some, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(weighing, "_forward", forward)
+    x = images(60)
+    x[:, 0, 0, 0] = torch.arange(60.0)
+    _, parts = weighed(randomised(Perceptron(), 1), x)
+    assert len(set(looked)) == len(looked) == 30
+    assert max(looked) >= 30  # not the first ones
+    assert parts[-1] == 1.0
+
+
 def test_images_that_agree_keep_all_but_the_least_part() -> None:
     alike, nothing = (Scatter(torch.zeros(4, 4, dtype=torch.float64)) for _ in range(2))
     gradient = draws(1, 3, 4)

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtz_core import ZippedNetwork, ZipSpec, zip_networks
+from mtz_core import ZippedNetwork, ZipSpec, objective, zip_networks
 from mtz_core import stream as streaming
+from mtz_core import work as working
 from mtz_core.errors import GraphError
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program, advance
 from mtz_core.stream import Stream, twins
-from tests.networks import images, randomised
+from tests.networks import FAMILIES, images, randomised
 
 CPU = torch.device("cpu")
 PLENTY = 2**30
@@ -147,3 +148,35 @@ def test_batches_are_smaller_where_activations_are_large() -> None:
         made = twins(network, [images(30)] * 2, True, 128, budget, CPU)
         assert [twin.zipped.batch_size for twin in made] == [size, size]
     assert twins(network, [images(30)] * 2, True, 4, 0, CPU)[0].zipped.batch_size == 4
+
+
+@pytest.mark.parametrize("family", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("weighting", ["fisher", "equal"])
+def test_neurons_are_merged_alike_in_small_pieces(family: str, weighting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images: Grams stay rows, as in the wide layers whose weights are cut into pieces."""
+    parents = [randomised(FAMILIES[family](), seed) for seed in (0, 1, 2)]
+    spec = ZipSpec(share=0.7, weighting=weighting, scale="shared", positions=2)
+    calibration = [images(12, seed) for seed in range(3)]
+    whole = zip_networks(parents, calibration, spec)
+    monkeypatch.setattr(working, "PIECE", 1)
+    monkeypatch.setattr(objective, "BYTES", 1)
+    pieces = zip_networks(parents, calibration, spec)
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(pieces.network.state_dict()[name], value, rtol=1e-6, atol=1e-8)
+    for one, other in zip(whole.layers, pieces.layers, strict=True):
+        assert other.predicted == pytest.approx(one.predicted, rel=1e-6)
+        assert other.measured == pytest.approx(one.measured, rel=1e-6)
+
+
+def test_a_traced_network_shares_the_memory_of_its_parent_and_leaves_it_alone() -> None:
+    network = randomised(Overwriting(), 3).train()
+    before = {name: (value.data_ptr(), value.clone()) for name, value in network.state_dict().items()}
+    graph = channel_graph(network, images(5))
+    assert graph.network.module.get_submodule("a").weight.data_ptr() == before["a.weight"][0]
+    other = randomised(Overwriting(), 4)
+    ZippedNetwork([network, other], [graph, channel_graph(other, images(5))])
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert network.training
+    for name, value in network.state_dict().items():
+        assert value.data_ptr() == before[name][0]
+        torch.testing.assert_close(value, before[name][1], rtol=0, atol=0)

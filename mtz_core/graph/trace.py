@@ -80,7 +80,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
                 f"parameter {name!r} holds NaN or infinity; the network is damaged or its training diverged"
             )
     expected = _answer(network, example)
-    module = plain_transformers(copy.deepcopy(network).to(example.device).eval().requires_grad_(False))
+    module = plain_transformers(_twin(network, example.device))
     graph = _symbolic_graph(module)
     traced = fx.GraphModule(module, graph)
     _out_of_place(traced)
@@ -104,9 +104,16 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     return TracedNetwork(traced, sources, shapes, example)
 
 
+def _twin(network: nn.Module, device: torch.device) -> nn.Module:
+    """A copy in evaluation mode. On the same device it shares the parameters' memory, to which nothing writes."""
+    shared = (p for p in network.parameters() if type(p) is nn.Parameter and p.device == device)
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in shared}
+    return copy.deepcopy(network, memo).to(device).eval().requires_grad_(False)
+
+
 def _answer(network: nn.Module, example: Tensor) -> Tensor:
     """What the untouched network answers, in evaluation mode."""
-    twin = copy.deepcopy(network).to(example.device).eval()
+    twin = _twin(network, example.device)
     try:
         with torch.no_grad():
             output = twin(example.clone())

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from mtz_core.budgets import Choice, Point, frontier, resolve
 from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
-from mtz_core.plans import read_choice
+from mtz_core.plans import EVEN, read_choice
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
 from mtz_core.structure import NetworkStructure
 from mtz_core.text import count_text, duration_text
@@ -162,6 +162,8 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
             _settle(choice, budget)
     if (failure := st.session_state.pop("plan-failure", None)) is not None:
         st.error(frame.plain(failure), icon=":material/error:")
+    if (note := st.session_state.pop("plan-note", None)) is not None:
+        st.info(note, icon=":material/info:")
     if _job() is not None:
         st.fragment(_watch, run_every=TICK)(budget, networks)
     elif spec is not None and known(spec, networks) is None:
@@ -303,4 +305,6 @@ def _settle(choice: Choice, budget: BudgetSpec) -> None:
     widths = {curve.group: curve.width for curve in choice.curves}
     wanted = {f"share-{group}": count / max(1, widths[group]) for group, count in point.shares.items()}
     st.session_state["plan-wanted"] = wanted
+    if point.even:
+        st.session_state["plan-note"] = EVEN
     st.rerun()
