@@ -19,8 +19,8 @@ def available() -> bool:
 
 
 def specification(**fields: Any) -> ZipSpec:
-    """A `ZipSpec` without retraining."""
-    return ZipSpec(**fields)
+    """A `ZipSpec` without retraining or compensation, which makes up for either pairing."""
+    return ZipSpec(compensate=False, **fields)
 
 
 def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "resnet14") -> None:
@@ -29,7 +29,8 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
     if not available():
         print('Skipped: this engine has no ZipSpec field "streams".')
         return
-    print(f"No retraining, {images:,} calibration images per task, mean ± standard deviation over {draws} draws.\n")
+    print(f"No retraining, no compensation, {images:,} calibration images per task, mean ± standard deviation over")
+    print(f"{draws} draws.\n")
     lines = []
     for names in SETS:
         tasks = [load_task(f"{architecture}-{name}", root) for name in names]
