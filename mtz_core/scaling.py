@@ -53,7 +53,9 @@ class ScaledMerge:
         """Return merged neurons w (k, size) of weights (k, d_t), and scales (T, k); the first task's are one."""
         pulls = [w @ p for w, p in zip(weights, self.matrices, strict=True)]
         scales = _bounded(self._proportion(weights))
-        merged = torch.cholesky_solve(self._pulled(pulls, scales).mT, self.factor).mT
+        merged = self._average(weights, scales)
+        left = self._pulled(pulls, scales) - self._applied(merged, torch.ones_like(scales))  # nothing if tasks agree
+        merged = merged + torch.cholesky_solve(left.mT, self.factor).mT
         for number in range(ROUNDS):
             if number:
                 for t, (matrix, pull, place) in enumerate(zip(self.single, pulls, self.places, strict=True)):
@@ -72,6 +74,14 @@ class ScaledMerge:
             sizes.append(((everywhere @ self.whole) * everywhere).sum(1).clamp(min=0.0).sqrt())
         found = torch.stack(sizes).to(weights[0])
         return found / found.mean(0).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def _average(self, weights: Sequence[Tensor], scales: Tensor) -> Tensor:
+        """Mean (k, size) of what the tasks' weights would be at a scale of one."""
+        total, count = weights[0].new_zeros(len(weights[0]), self.size), weights[0].new_zeros(self.size)
+        for w, place, scale in zip(weights, self.places, scales, strict=True):
+            total[:, place] += w / scale[:, None]
+            count[place] += 1.0
+        return total / count
 
     def _pulled(self, pulls: Sequence[Tensor], scales: Tensor) -> Tensor:
         result = pulls[0].new_zeros(len(pulls[0]), self.size)

@@ -272,3 +272,11 @@ def test_three_tasks_with_subsets_survive_saving_and_retraining(tmp_path: Path) 
     for t in range(3):
         torch.testing.assert_close(loaded(images(5), task=t), network(images(5), task=t))
         torch.testing.assert_close(network.extract(t)(images(5)), network(images(5), task=t))
+
+
+def test_neurons_that_agree_stay_what_they_are_even_where_single_precision_can_not_invert() -> None:
+    x, w = draws(20, 60).float(), draws(5, 60, seed=1).float()
+    grams = [DenseGram(x.mT @ x).relative_ridge(1e-7) for _ in range(2)]
+    merged, scales = ScaledMerge(grams, [torch.arange(60)] * 2, 60)([w, w])
+    torch.testing.assert_close(scales, torch.ones(2, 5), rtol=1e-5, atol=0)
+    torch.testing.assert_close(merged, w, rtol=1e-5, atol=1e-5)
