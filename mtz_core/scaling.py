@@ -54,16 +54,15 @@ class ScaledMerge:
         pulls = [w @ p for w, p in zip(weights, self.matrices, strict=True)]
         scales = _bounded(self._proportion(weights))
         merged = self._average(weights, scales)
-        left = self._pulled(pulls, scales) - self._applied(merged, torch.ones_like(scales))  # nothing if tasks agree
-        merged = merged + torch.cholesky_solve(left.mT, self.factor).mT
+        merged = merged + torch.cholesky_solve(self._left(weights, merged, scales).mT, self.factor).mT
         for number in range(ROUNDS):
             if number:
                 for t, (matrix, pull, place) in enumerate(zip(self.single, pulls, self.places, strict=True)):
                     own = merged[:, place]
                     scales[t] = _fitted((pull * own).sum(1), ((own.float() @ matrix) * own).sum(1))
                 scales = _bounded(scales)
-            system = partial(self._applied, squares=scales.square())
-            merged = _conjugate_gradients(system, self._pulled(pulls, scales), merged, self.inverse)
+            system = partial(self._applied, squares=scales.square().float())
+            merged = _conjugate_gradients(system, self._left(weights, merged, scales), merged, self.inverse)
         return merged * scales[0][:, None], scales / scales[0]
 
     def _proportion(self, weights: Sequence[Tensor]) -> Tensor:
@@ -83,16 +82,17 @@ class ScaledMerge:
             count[place] += 1.0
         return total / count
 
-    def _pulled(self, pulls: Sequence[Tensor], scales: Tensor) -> Tensor:
-        result = pulls[0].new_zeros(len(pulls[0]), self.size)
-        for pull, place, scale in zip(pulls, self.places, scales, strict=True):
-            result[:, place] += pull * scale[:, None]
+    def _left(self, weights: Sequence[Tensor], merged: Tensor, scales: Tensor) -> Tensor:
+        """What pulls at w, Σ_t s_t P_t (w_t - s_t w), (k, size); the nearer the tasks agree, the less its rounding."""
+        result = torch.zeros_like(merged)
+        for w, matrix, place, scale in zip(weights, self.matrices, self.places, scales, strict=True):
+            result[:, place] += ((w - merged[:, place] * scale[:, None]) * scale[:, None]) @ matrix
         return result
 
     def _applied(self, w: Tensor, squares: Tensor) -> Tensor:
+        """Σ_t s_t² P_t w in single precision."""
         result = torch.zeros_like(w)
-        matrices = self.single if w.dtype == torch.float32 else self.matrices
-        for matrix, place, square in zip(matrices, self.places, squares.to(w.dtype), strict=True):
+        for matrix, place, square in zip(self.single, self.places, squares, strict=True):
             result[:, place] += (w[:, place] * square[:, None]) @ matrix
         return result
 
@@ -109,10 +109,10 @@ def _bounded(scales: Tensor) -> Tensor:
     return scales / scales.log().mean(0).exp()
 
 
-def _conjugate_gradients(system: Callable[[Tensor], Tensor], wanted: Tensor, start: Tensor, inverse: Tensor) -> Tensor:
-    """Solve `system`(x) = `wanted` (k, d) row by row, preconditioned by `inverse` (d, d)."""
+def _conjugate_gradients(system: Callable[[Tensor], Tensor], left: Tensor, start: Tensor, inverse: Tensor) -> Tensor:
+    """Solve `system`(x - start) = `left` (k, d) row by row for x, preconditioned by `inverse` (d, d)."""
     x = start.clone()
-    residual = (wanted - system(x)).float()
+    residual = left.float()
     scaled = residual @ inverse
     direction = scaled
     strength = (residual * scaled).sum(1)

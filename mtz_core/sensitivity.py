@@ -105,10 +105,10 @@ def sensitivities(
     wanted = {n: layer for n, layer in program.layers.items() if layer.groups == 1 and layer.width <= WIDEST}
     order = sorted(wanted, key=program.position)
     found: dict[str, Scatter] = {}
-    chance = torch.Generator().manual_seed(seed % 2**63)
-    if len(images) > IMAGES:
-        images = images[torch.randperm(len(images), generator=chance)[:IMAGES]]
     images = images if order else images[:0]
+    if len(images) > IMAGES:
+        chance = torch.Generator().manual_seed(seed % 2**63)
+        images = images[torch.randperm(len(images), generator=chance)[:IMAGES]]
     first, size = 0, 1
     while first < len(images):
         some = images[first : first + size].to(device)

@@ -274,9 +274,13 @@ def test_three_tasks_with_subsets_survive_saving_and_retraining(tmp_path: Path) 
         torch.testing.assert_close(network.extract(t)(images(5)), network(images(5), task=t))
 
 
-def test_neurons_that_agree_stay_what_they_are_even_where_single_precision_can_not_invert() -> None:
-    x, w = draws(20, 60).float(), draws(5, 60, seed=1).float()
-    grams = [DenseGram(x.mT @ x).relative_ridge(1e-7) for _ in range(2)]
-    merged, scales = ScaledMerge(grams, [torch.arange(60)] * 2, 60)([w, w])
+@pytest.mark.parametrize(("rows", "inputs", "ridge"), [(20, 60, 1e-7), (64, 1200, 1e-4)])
+def test_neurons_that_agree_stay_what_they_are_even_where_single_precision_can_not_invert(
+    rows: int, inputs: int, ridge: float
+) -> None:
+    w = draws(5, inputs, seed=1).float()
+    nearly = w * (1 + 1e-6 * draws(5, inputs, seed=2).float())
+    grams = [DenseGram(x.mT @ x).relative_ridge(ridge) for x in (draws(rows, inputs, seed=s).float() for s in (3, 4))]
+    merged, scales = ScaledMerge(grams, [torch.arange(inputs)] * 2, inputs)([w, nearly])
     torch.testing.assert_close(scales, torch.ones(2, 5), rtol=1e-5, atol=0)
-    torch.testing.assert_close(merged, w, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged, w, rtol=1e-4, atol=1e-4)
