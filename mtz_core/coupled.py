@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from mtz_core.linalg import cholesky
+from mtz_core.scaling import SINGLE_FROM
 
 STEPS = 12
-TOLERANCE = 1e-2
+WORTHWHILE = 3e-3
+"""A step that lowers the loss by a smaller part of itself is the last one."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,16 @@ def merge_coupled(
         ties: the unknowns; entries outside all ties stay as they are.
     """
     exact = values
-    values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
-    ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
+    if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
+        values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
+        ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
     preconditioners = [_Preconditioner.of(tie, grams, weights) for tie in ties]
 
-    def pulled(deltas: Mapping[int, Tensor]) -> list[Tensor]:
-        moved = {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
-        return [tie.gathered(moved) for tie in ties]
+    def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
+
+    def pulled(matrices: Mapping[int, Tensor]) -> list[Tensor]:
+        return [tie.gathered(matrices) for tie in ties]
 
     def spread(unknowns: Sequence[Tensor]) -> dict[int, Tensor]:
         matrices = {t: torch.zeros_like(v) for t, v in values.items()}
@@ -122,22 +127,29 @@ def merge_coupled(
         return matrices
 
     found = {t: v.clone() for t, v in exact.items()}
-    residual = [-r for r in pulled({t: v - wanted[t] for t, v in values.items()})]
+    errors = {t: v - wanted[t] for t, v in values.items()}
+    weighed = moved(errors)
+    loss = 0.5 * _dot([errors[t] for t in weighed], list(weighed.values()))
+    residual = [-r for r in pulled(weighed)]
+    del errors, weighed
     scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
     direction, strength = scaled, _dot(residual, scaled)
-    first = strength
     for _ in range(STEPS):
-        if not strength > TOLERANCE**2 * first:
+        if not strength > 0:
             break
         deltas = spread(direction)
-        moved = pulled(deltas)
-        slope = _dot(direction, moved)
+        pull = pulled(moved(deltas))
+        slope = _dot(direction, pull)
         if not slope > 0:
             break
         step = strength / slope
         for t, delta in deltas.items():
             found[t] += step * delta
-        residual = [r - step * m for r, m in zip(residual, moved, strict=True)]
+        gained = 0.5 * strength * step
+        loss -= gained
+        if gained < WORTHWHILE * loss:
+            break
+        residual = [r - step * p for r, p in zip(residual, pull, strict=True)]
         scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
         renewed = _dot(residual, scaled)
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]

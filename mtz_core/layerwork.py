@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtz_core.coupled import Member, Tie, merge_coupled
 from mtz_core.difference import euclidean_gram, pairwise_difference
-from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, add, same_kind, to_dense
+from mtz_core.linalg import DenseGram, Eliminated, Gram, RowGram, add, few_rows, to_dense
 from mtz_core.moments import BankMoments, Moments, Source
 from mtz_core.objective import LayerObjective, Moment, Objective
 from mtz_core.pairing import pair_neurons
@@ -78,7 +78,7 @@ class LayerWork(Work):
             outputs={t: weights.to(device, dtype) for t, weights in (outputs or {}).items()},
             inputs=inputs,
             places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
-            dense=not all(isinstance(gram, RowGram) for gram in whole) or isinstance(same_kind(whole)[0], DenseGram),
+            dense=not few_rows(whole),
         )
         work.observe(moments)
         return work

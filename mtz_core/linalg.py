@@ -111,14 +111,16 @@ class DenseGram(Gram):
         return replace(self, ridge=self.ridge + amount)
 
     def select(self, columns: Tensor) -> DenseGram:
-        return replace(self, matrix=self.matrix[columns][:, columns])
+        return replace(self, matrix=_block(self.matrix, columns, columns))
 
     def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
         whole = self.full()
-        factor = cholesky(whole[free][:, free])
-        half = torch.linalg.solve_triangular(factor, whole[free][:, kept], upper=False)
-        return Eliminated(DenseGram(whole[kept][:, kept] - half.mT @ half), kept, free, factor, half)
+        factor = cholesky(_block(whole, free, free))
+        half = torch.linalg.solve_triangular(factor, _block(whole, free, kept), upper=False)
+        return Eliminated(
+            DenseGram(_block(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
+        )
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = vectors @ self.matrix
@@ -192,6 +194,24 @@ class RowGram(Gram):
         return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
 
 
+def _block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """A new tensor of the entries in `rows` (r,) and `columns` (c,), (r, c)."""
+    across, down = _run(columns), _run(rows)
+    if across is None or down is None:
+        return matrix[rows[:, None], columns]
+    return matrix[down, across].clone(memory_format=torch.contiguous_format)
+
+
+def _run(places: Tensor) -> slice | None:
+    """The slice that picks these `places`, if they follow one another."""
+    if not len(places):
+        return slice(0, 0)
+    first, last = int(places[0]), int(places[-1])
+    if last - first + 1 != len(places) or not bool((places.diff() == 1).all()):
+        return None
+    return slice(first, last + 1)
+
+
 def _rest(chosen: Tensor, size: int) -> Tensor:
     free = torch.ones(size, dtype=torch.bool, device=chosen.device)
     free[chosen] = False
@@ -203,11 +223,16 @@ def as_gram(gram: Gram | Tensor) -> Gram:
     return gram if isinstance(gram, Gram) else DenseGram(gram)
 
 
+def few_rows(grams: Sequence[Gram]) -> bool:
+    """Whether all Grams are kept as rows, of which they have fewer than d together."""
+    rows = [gram for gram in grams if isinstance(gram, RowGram)]
+    return len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < max(1, grams[0].dimension)
+
+
 def same_kind(grams: Sequence[Gram]) -> list[DenseGram] | list[RowGram]:
     """Return the Grams as rows if all are kept so and have fewer than d rows together, else all of them dense."""
-    rows = [gram for gram in grams if isinstance(gram, RowGram)]
-    if len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < max(1, grams[0].dimension):
-        return rows
+    if few_rows(grams):
+        return [gram for gram in grams if isinstance(gram, RowGram)]
     return [to_dense(gram) for gram in grams]
 
 

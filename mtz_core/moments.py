@@ -134,6 +134,10 @@ def _receptive_fields(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     return fields.permute(0, 1, 4, 2, 3).reshape(n, places.shape[1], -1)
 
 
+BLOCK = 192
+"""Columns of a symmetric matrix that are summed at once; those above the diagonal blocks are copied."""
+
+
 class Accumulator:
     """Streaming E[x xᵀ] of rows (m, d): the rows themselves while they are fewer than d, a d×d matrix after that.
 
@@ -181,7 +185,9 @@ class Accumulator:
             parts = torch.split(residuals[k], CHUNK) if residuals else [None] * len(block)
             for chunk, part in zip(torch.split(block, CHUNK), parts, strict=False):
                 exact = chunk.to(self._matrix.dtype)
-                self._matrix.addmm_(exact.mT, exact)
+                for first in range(0, self.dimension, BLOCK):  # the lower triangle; `moment` mirrors it
+                    columns = exact[:, first : first + BLOCK]
+                    self._matrix[first:, first : first + BLOCK].addmm_(exact[:, first:].mT, columns)
                 if self._cross is not None and part is not None:
                     self._cross.addmm_(part.to(exact.dtype).mT, exact)
 
@@ -217,6 +223,9 @@ class Accumulator:
             raise DataError("a half of the calibration set is empty; give at least two images per task")
         power = None if self._power is None else self._power / self.count
         if self._matrix is not None:
+            for first in range(0, self.dimension, BLOCK):
+                last = first + BLOCK
+                self._matrix[first:last, last:] = self._matrix[last:, first:last].mT
             cross = None if self._cross is None else self._cross / self.count
             return Moment(DenseGram(self._matrix, 1.0 / self.count), None, cross, power)
         assert self._rows is not None

@@ -26,7 +26,9 @@ LIMIT = 5.0
 """Scales lie between 1 / LIMIT and LIMIT."""
 STEPS = 8
 TOLERANCE = 0.1
-"""How far conjugate gradients, whose products are formed in single precision, bring down what a round leaves open."""
+"""How far conjugate gradients bring down what a round leaves open."""
+SINGLE_FROM = 128
+"""Products in conjugate gradients are formed in single precision from so many inputs on."""
 
 
 class ScaledMerge:
@@ -44,10 +46,11 @@ class ScaledMerge:
         total = self.matrices[0].new_zeros(size, size)
         for matrix, place in zip(self.matrices, places, strict=True):
             total[place[:, None], place] += matrix
-        self.whole = total.float()
+        rough = torch.float32 if size >= SINGLE_FROM else total.dtype
+        self.whole = total.to(rough, copy=True)
         self.factor = cholesky(total)
-        self.inverse = torch.cholesky_inverse(self.factor).float()
-        self.single = [matrix.float() for matrix in self.matrices]
+        self.inverse = torch.cholesky_inverse(self.factor).to(rough)
+        self.rough = [matrix.to(rough) for matrix in self.matrices]
 
     def __call__(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return merged neurons w (k, size) of weights (k, d_t), and scales (T, k); the first task's are one."""
@@ -57,11 +60,11 @@ class ScaledMerge:
         merged = merged + torch.cholesky_solve(self._left(weights, merged, scales).mT, self.factor).mT
         for number in range(ROUNDS):
             if number:
-                for t, (matrix, pull, place) in enumerate(zip(self.single, pulls, self.places, strict=True)):
+                for t, (matrix, pull, place) in enumerate(zip(self.rough, pulls, self.places, strict=True)):
                     own = merged[:, place]
-                    scales[t] = _fitted((pull * own).sum(1), ((own.float() @ matrix) * own).sum(1))
+                    scales[t] = _fitted((pull * own).sum(1), ((own.to(matrix) @ matrix) * own).sum(1))
                 scales = _bounded(scales)
-            system = partial(self._applied, squares=scales.square().float())
+            system = partial(self._applied, squares=scales.square().to(self.whole))
             merged = _conjugate_gradients(system, self._left(weights, merged, scales), merged, self.inverse)
         return merged * scales[0][:, None], scales / scales[0]
 
@@ -69,7 +72,7 @@ class ScaledMerge:
         """Scales (T, k) in proportion to the sizes of the neurons' outputs, had all tasks the same inputs."""
         sizes = []
         for w, place in zip(weights, self.places, strict=True):
-            everywhere = self.whole.new_zeros(len(w), self.size).index_copy_(1, place, w.float())
+            everywhere = self.whole.new_zeros(len(w), self.size).index_copy_(1, place, w.to(self.whole))
             sizes.append(((everywhere @ self.whole) * everywhere).sum(1).clamp(min=0.0).sqrt())
         found = torch.stack(sizes).to(weights[0])
         return found / found.mean(0).clamp(min=torch.finfo(torch.float32).tiny)
@@ -89,11 +92,11 @@ class ScaledMerge:
             result[:, place] += ((w - merged[:, place] * scale[:, None]) * scale[:, None]) @ matrix
         return result
 
-    def _applied(self, w: Tensor, squares: Tensor) -> Tensor:
-        """Σ_t s_t² P_t w in single precision."""
+    def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
+        """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,)."""
         result = torch.zeros_like(w)
-        for matrix, place, square in zip(self.single, self.places, squares, strict=True):
-            result[:, place] += (w[:, place] * square[:, None]) @ matrix
+        for matrix, place, square in zip(self.rough, self.places, squares, strict=True):
+            result[:, place] += (w[:, place] * square[rows, None]) @ matrix
         return result
 
 
@@ -109,24 +112,34 @@ def _bounded(scales: Tensor) -> Tensor:
     return scales / scales.log().mean(0).exp()
 
 
-def _conjugate_gradients(system: Callable[[Tensor], Tensor], left: Tensor, start: Tensor, inverse: Tensor) -> Tensor:
-    """Solve `system`(x - start) = `left` (k, d) row by row for x, preconditioned by `inverse` (d, d)."""
+def _conjugate_gradients(
+    system: Callable[[Tensor, Tensor], Tensor], left: Tensor, start: Tensor, inverse: Tensor
+) -> Tensor:
+    """Solve the rows' systems for x, `system`(x - start, rows) = `left` (k, d), preconditioned by `inverse` (d, d).
+
+    Rows that are done, most of them after a step or two, take no further part.
+    """
     x = start.clone()
-    residual = left.float()
-    scaled = residual @ inverse
-    direction = scaled
+    tiny = torch.finfo(torch.float32).tiny
+    rows, residual = torch.arange(len(x), device=x.device), left.to(inverse)
+    direction = scaled = residual @ inverse
     strength = (residual * scaled).sum(1)
-    first = strength
+    enough = TOLERANCE**2 * strength
     for _ in range(STEPS):
-        if bool((strength <= TOLERANCE**2 * first).all()):
+        going = strength > enough
+        if not bool(going.any()):
             break
-        moved = system(direction)
+        if not bool(going.all()):
+            rows, residual, direction, strength, enough = (
+                each[going] for each in (rows, residual, direction, strength, enough)
+            )
+        moved = system(direction, rows)
         slope = (direction * moved).sum(1)
-        step = torch.where(slope > 0, strength / slope.clamp(min=torch.finfo(slope.dtype).tiny), 0.0)[:, None]
-        x += step * direction
+        step = torch.where(slope > 0, strength / slope.clamp(min=tiny), 0.0)[:, None]
+        x.index_add_(0, rows, (step * direction).to(x))
         residual = residual - step * moved
         scaled = residual @ inverse
         renewed = (residual * scaled).sum(1)
-        ratio = torch.where(strength > 0, renewed / strength.clamp(min=torch.finfo(slope.dtype).tiny), 0.0)
+        ratio = torch.where(strength > 0, renewed / strength.clamp(min=tiny), 0.0)
         direction, strength = scaled + ratio[:, None] * direction, renewed
     return x

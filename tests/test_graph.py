@@ -29,6 +29,27 @@ def test_traced_network_with_folded_norms_answers_as_the_parent(family: str) -> 
     torch.testing.assert_close(_run(graph, images(9), matrices), network(images(9)))
 
 
+class _Views(nn.Module):
+    """Shapes by `view`, which asks for strides that a convolution's output need not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(torch.relu(self.first(x)))
+        y = y.view(y.size(0), 2, 2, -1)
+        return y.view(y.size(0), -1)
+
+
+def test_views_work_whatever_the_layout_of_convolutions() -> None:
+    network, x = _Views().eval(), torch.randn(3, 1, 16, 16)
+    graph = channel_graph(network, x)
+    answer = _run(graph, x, {layer.name: graph.matrix(layer) for layer in graph.layers})
+    torch.testing.assert_close(answer, network(x))
+    assert answer.is_contiguous()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_permuting_channels_of_every_group_changes_no_output(family: str) -> None:
     """Rows of producers and columns of consumers move together; a wrong index map would change the function."""

@@ -263,7 +263,7 @@ def test_coupled_merging_is_least_squares(monkeypatch: pytest.MonkeyPatch, case:
     best = assembled(torch.linalg.lstsq(design, tall(wanted)[:, None]).solution[:, 0])
     start = assembled(draws(size, seed=5))
     monkeypatch.setattr(coupling, "STEPS", 200)
-    monkeypatch.setattr(coupling, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(coupling, "WORTHWHILE", 0.0)
     found = merge_coupled(start, wanted, grams, f, ties)
     for t in wanted:
         torch.testing.assert_close(found[t], best[t], rtol=1e-3, atol=1e-4)
