@@ -24,6 +24,8 @@ Source = Literal["half 0", "half 1", "calibration", "evaluation"]
 SOURCES: tuple[Source, ...] = ("half 0", "half 1", "calibration", "evaluation")
 CHUNK = 4096
 """Rows per product. Products of one chunk run in the rows' own precision or better, sums in double precision."""
+BLOCK = 192
+"""Columns of a symmetric matrix that are summed at once; those above the diagonal blocks are copied."""
 
 
 def sample_places(
@@ -132,10 +134,6 @@ def _receptive_fields(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     image = torch.arange(n, device=x.device)[:, None, None, None]
     fields = padded.permute(0, 2, 3, 1)[image, y, z]
     return fields.permute(0, 1, 4, 2, 3).reshape(n, places.shape[1], -1)
-
-
-BLOCK = 192
-"""Columns of a symmetric matrix that are summed at once; those above the diagonal blocks are copied."""
 
 
 class Accumulator:
