@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtz_core.linalg import cholesky
-from mtz_core.scaling import SINGLE_FROM
+from mtz_core.linalg import SINGLE_FROM, cholesky
 
 STEPS = 12
 WORTHWHILE = 3e-3

@@ -20,6 +20,8 @@ from mtz_core.errors import NumericalError
 
 MAX_JITTER = 1e-2
 """Largest multiple of the mean diagonal that `cholesky` adds to a matrix before it gives up."""
+SINGLE_FROM = 128
+"""Conjugate gradients form their products in single precision from so many inputs on: below it is not worth it."""
 
 
 @dataclass(frozen=True)

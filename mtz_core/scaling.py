@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mtz_core.linalg import DenseGram, cholesky
+from mtz_core.linalg import SINGLE_FROM, DenseGram, cholesky
 
 ROUNDS = 3
 LIMIT = 5.0
@@ -27,8 +27,6 @@ LIMIT = 5.0
 STEPS = 8
 TOLERANCE = 0.1
 """How far conjugate gradients bring down what a round leaves open."""
-SINGLE_FROM = 128
-"""Products in conjugate gradients are formed in single precision from so many inputs on."""
 
 
 class ScaledMerge:

@@ -23,7 +23,7 @@ from mtz_core.errors import DataError
 MOST_BYTES = 2 * 2**30
 MOST_CLASSES = 100_000
 DAMAGE = (
-    *(ValueError, TypeError, KeyError, SyntaxError, RuntimeError, NotImplementedError, OverflowError, MemoryError),
+    *(ValueError, TypeError, KeyError, SyntaxError, RuntimeError, OverflowError, MemoryError),
     *(EOFError, RecursionError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 """Whatever NumPy's and Python's readers raise at a damaged file."""

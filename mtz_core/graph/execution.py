@@ -115,7 +115,7 @@ def apply_layer(module: nn.Module, layer: WeightLayer, matrix: Tensor, x: Tensor
 def _channels_last(kernel: Tensor) -> Tensor:
     """A kernel (n, c, h, w) laid out so that convolutions keep channels innermost, even with a single one.
 
-    On processors this is several times faster for few channels on large images, and no slower for many.
+    On processors this is faster with few channels, and about as fast with many.
     """
     return torch.empty_like(kernel, memory_format=torch.channels_last).copy_(kernel)
 

@@ -273,7 +273,7 @@ def read_exported(path: Path) -> ExportedProgram:
         raise CheckpointError(
             f"{path} is not written as torch.export.save does ({type(error).__name__}: {first_line(error)}); {_EXPORT}"
         ) from error
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:  # the last: unknown compression
         raise CheckpointError(f"{path} is damaged ({first_line(error)}); copy or export it again") from error
 
 

@@ -145,6 +145,7 @@ def checked_archive(path: Path) -> zipfile.ZipFile:
         if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
             raise CheckpointError(f"{path} is damaged: its archive has no end; copy or save the file again")
         archive = zipfile.ZipFile(path)
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged ({first_line(error)}); copy or save the file again") from error
     entries = archive.infolist()
@@ -173,6 +174,7 @@ def _archive_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged ({first_line(error)}); copy or save the file again") from error
     last = [name.rpartition("/")[2] for name in names]
