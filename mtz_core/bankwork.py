@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtz_core.difference import pairwise_difference
 from mtz_core.indexed import aligned
-from mtz_core.linalg import DenseGram, Gram
+from mtz_core.linalg import DenseGram, Gram, precise
 from mtz_core.moments import BankMoments, Moments, Source
 from mtz_core.objective import BankObjective, Objective, chunks, factored
 from mtz_core.slots import Members, Table
@@ -51,7 +51,7 @@ class BankWork(Work):
     ) -> BankWork:
         """Collect the moments of all tasks."""
         device = matrices[tasks[0]].device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = precise(device)
         work = cls(
             tasks=tasks,
             matrices=[matrix.detach() for matrix in matrices],
@@ -122,7 +122,9 @@ class BankWork(Work):
             found = self.known[part.members] = (part.rows, places, torch.as_tensor(real, device=device))
         return found[1], found[2]
 
-    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
+    def solve(
+        self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
+    ) -> Solution:
         rows = [self.index(part.rows, t) for t in part.members]
         best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
         if len(part.members) == 1:

@@ -214,6 +214,7 @@ def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> P
         if found.parameters <= limit and found.divergence < best.divergence:
             best = found
         aim += limit - found.parameters
+    best = _filled(choice, best, limit, count)
     even = even_share(choice, limit, count)
     return best if best.divergence <= CLEAR * even.divergence else replace(even, even=True)
 
@@ -423,6 +424,24 @@ def _repaired(choice: Choice, shares: Shares, size: int) -> dict[str, int]:
         before = now
         now = min(smaller, key=lambda p: (p.divergence - before.divergence) / (before.parameters - p.parameters))
     return dict(now.shares)
+
+
+def _filled(choice: Choice, point: Point, limit: int, count: Count) -> Point:
+    """Share less while the limit leaves room: the channels first whose prediction gains most per number."""
+    now = point
+    for step in reversed(STEPS):
+        while True:
+            names = [curve.group for curve in choice.curves if now.shares[curve.group] >= step]
+            trials = [choice.point({**now.shares, name: now.shares[name] - step}) for name in names]
+            better = [counted(trial, count) for trial in trials if trial.divergence < now.divergence]
+            fitting = [trial for trial in better if trial.parameters <= limit]
+            if not fitting:
+                break
+            before = now
+            now = max(
+                fitting, key=lambda p: (before.divergence - p.divergence) / max(1, p.parameters - before.parameters)
+            )
+    return now
 
 
 def _moved(choice: Choice, shares: Shares, size: int | None = None, divergence: float | None = None) -> dict[str, int]:

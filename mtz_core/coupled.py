@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtz_core.linalg import SINGLE_FROM, cholesky
+from mtz_core.linalg import SINGLE_FROM, block, cholesky
 
 STEPS = 12
 WORTHWHILE = 3e-3
@@ -84,7 +84,7 @@ class _Preconditioner:
             if m.columns is None or m.places is None:
                 right += grams[t]
             else:
-                right[m.places[:, None], m.places] += grams[t][m.columns][:, m.columns]
+                right[m.places[:, None], m.places] += block(grams[t], m.columns, m.columns)
         return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
 
     def __call__(self, residual: Tensor) -> Tensor:

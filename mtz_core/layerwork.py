@@ -41,7 +41,7 @@ class LayerWork(Work):
     places: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
     known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
-    mergers: dict[tuple[Members, float, bytes], ScaledMerge] = field(default_factory=dict)
+    mergers: dict[tuple[Source, Members, float, bytes], ScaledMerge] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -163,7 +163,9 @@ class LayerWork(Work):
     def scaled(self) -> bool:
         return self.spec.own_scale and not self.masks
 
-    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
+    def solve(
+        self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
+    ) -> Solution:
         scaled = self.scaled if scaled is None else scaled
         rows = [self.index(part.rows, t) for t in part.members]
         best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
@@ -180,13 +182,11 @@ class LayerWork(Work):
         grams = [h.gram for h in held]
         scales: Sequence[Tensor] | None = None
         if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
-            key = (part.members, ridge, used.tobytes())
-            merger = self.mergers.get(key) if source == "calibration" else None
-            if merger is None:
-                merger = ScaledMerge([to_dense(gram) for gram in grams], places, size)
-            if source == "calibration":
-                self.mergers[key] = merger
-            merged, each = merger(weights)
+            key = (source, part.members, ridge, used.tobytes())
+            if key not in self.mergers:
+                self.mergers[key] = ScaledMerge(grams, places, size)
+            known = None if like is None or like.scales is None else torch.stack(list(like.scales))
+            merged, each = self.mergers[key](weights, known)
             scales = list(each)
         else:
             merged = merge_partial(weights, grams, places, size)
@@ -200,11 +200,17 @@ class LayerWork(Work):
             values.append(moved)
         return Solution(values, scales)
 
+    def forget(self, source: Source) -> None:
+        super().forget(source)
+        self.mergers = {key: merger for key, merger in self.mergers.items() if key[0] != source}
+        if source == "calibration":
+            self.known.clear()
+
     def pieces(self, parts: Sequence[Part]) -> list[Part]:
         return list(parts) if self.outputs else super().pieces(parts)  # coupled rows are merged together
 
-    def solutions(self, parts: Sequence[Part], source: Source) -> Iterable[Solution]:
-        alone = super().solutions(parts, source)
+    def solutions(self, parts: Sequence[Part], source: Source, like: Sequence[Solution] = ()) -> Iterable[Solution]:
+        alone = super().solutions(parts, source, like)
         tasks = {t for part in parts for t in part.members}
         grams = {t: self._gram(source, t, self.ridge) for t in tasks}
         shared = any(len(part.members) > 1 for part in parts)

@@ -113,15 +113,15 @@ class DenseGram(Gram):
         return replace(self, ridge=self.ridge + amount)
 
     def select(self, columns: Tensor) -> DenseGram:
-        return replace(self, matrix=_block(self.matrix, columns, columns))
+        return replace(self, matrix=block(self.matrix, columns, columns))
 
     def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
         whole = self.full()
-        factor = cholesky(_block(whole, free, free))
-        half = torch.linalg.solve_triangular(factor, _block(whole, free, kept), upper=False)
+        factor = cholesky(block(whole, free, free))
+        half = torch.linalg.solve_triangular(factor, block(whole, free, kept), upper=False)
         return Eliminated(
-            DenseGram(_block(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
+            DenseGram(block(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
         )
 
     def apply(self, vectors: Tensor) -> Tensor:
@@ -196,15 +196,15 @@ class RowGram(Gram):
         return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
 
 
-def _block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """A new tensor of the entries in `rows` (r,) and `columns` (c,), (r, c)."""
-    across, down = _run(columns), _run(rows)
+    across, down = run_of(columns), run_of(rows)
     if across is None or down is None:
         return matrix[rows[:, None], columns]
     return matrix[down, across].clone(memory_format=torch.contiguous_format)
 
 
-def _run(places: Tensor) -> slice | None:
+def run_of(places: Tensor) -> slice | None:
     """The slice that picks these `places`, if they follow one another."""
     if not len(places):
         return slice(0, 0)
@@ -259,6 +259,11 @@ def add(grams: Sequence[Gram]) -> Gram:
         if isinstance(gram, DenseGram):
             total.add_(gram.matrix, alpha=gram.scale)
     return DenseGram(total, 1.0, ridge)
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """The most precise type that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def cholesky(matrix: Tensor) -> Tensor:

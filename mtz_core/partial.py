@@ -52,27 +52,46 @@ def merge_partial(
     return torch.cholesky_solve(pull.mT, cholesky(total)).mT
 
 
-def _spread(weights: Tensor, place: Tensor, size: int) -> Tensor:
-    return weights.new_zeros(len(weights), size).index_copy_(1, place, weights)
+def _spread(weights: Tensor, place: Tensor | slice, size: int) -> Tensor:
+    spread = weights.new_zeros(len(weights), size)
+    spread[:, place] = weights
+    return spread
 
 
 def _from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram], places: Sequence[Tensor], size: int) -> Tensor:
     """As `merging._merge_from_rows`, with a ridge that differs from input to input."""
-    floor = torch.finfo(weights[0].dtype).eps * max(max(g.mean_diagonal() for g in grams), 1e-30)
-    diagonal = weights[0].new_zeros(size)
+    total = RowSum(grams, places, size)
     base = weights[0].new_zeros(len(weights[0]), size)
-    for w, gram, place in zip(weights, grams, places, strict=True):
-        ridge = max(gram.ridge, floor)
-        diagonal[place] += ridge
+    for w, ridge, place in zip(weights, total.ridges, places, strict=True):
         base[:, place] += ridge * w
-    base /= diagonal
-    stacked, pulls = [], []
-    for w, gram, place in zip(weights, grams, places, strict=True):
-        rows = gram.weighted_rows()
-        stacked.append(_spread(rows, place, size))
-        pulls.append(rows @ (w - base[:, place]).mT)
-    wide = torch.cat(stacked)
-    scaled = wide / diagonal
-    kernel = scaled @ wide.mT
-    kernel.diagonal().add_(1.0)
-    return base + torch.cholesky_solve(torch.cat(pulls), cholesky(kernel)).mT @ scaled
+    base /= total.diagonal
+    pulls = [
+        gram.weighted_rows() @ (w - base[:, place]).mT for w, gram, place in zip(weights, grams, places, strict=True)
+    ]
+    return base + torch.cholesky_solve(torch.cat(pulls), total.factor).mT @ total.scaled
+
+
+class RowSum:
+    """Sum D + ZᵀZ of Grams that are kept as rows, each in the places of its inputs, by Woodbury's identity.
+
+    `diagonal` (size,) are D's entries, `wide` (m, size) is Z, `scaled` is Z D⁻¹, `factor` that of I + Z D⁻¹ Zᵀ.
+    """
+
+    def __init__(self, grams: Sequence[RowGram], places: Sequence[Tensor | slice], size: int) -> None:
+        some = grams[0].rows
+        floor = torch.finfo(some.dtype).eps * max(max(g.mean_diagonal() for g in grams), 1e-30)
+        self.ridges = [max(gram.ridge, floor) for gram in grams]
+        self.diagonal = some.new_zeros(size)
+        for ridge, place in zip(self.ridges, places, strict=True):
+            self.diagonal[place] += ridge
+        both = zip(grams, places, strict=True)
+        self.wide = torch.cat([_spread(gram.weighted_rows(), place, size) for gram, place in both])
+        self.scaled = self.wide / self.diagonal
+        kernel = self.scaled @ self.wide.mT
+        kernel.diagonal().add_(1.0)
+        self.factor = cholesky(kernel)
+
+    def solved(self, left: Tensor) -> Tensor:
+        """`left` (k, size) times the inverse of the sum."""
+        inner = torch.cholesky_solve(self.scaled @ left.mT, self.factor)
+        return (left / self.diagonal).addmm_(inner.mT, self.scaled, alpha=-1.0)

@@ -28,6 +28,7 @@ from mtz_core.shares import full_shares
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Twin, twins
+from mtz_core.structure import effective_shares
 from mtz_core.zipped import ZippedNetwork
 
 GRID = tuple(k / 20 for k in range(21))
@@ -78,6 +79,7 @@ class Forecast:
         graphs = self.network.graphs
         self.fit, self.judge = zip(*(self._divided(t) for t in range(len(self.images))), strict=True)
         halves = [torch.arange(len(x)) % 2 for x in self.fit]
+        self.structures = tuple(graph.structure() for graph in graphs)
         self.full = full_shares(graphs)
         self.loop = LayerLoop(self.network, self.spec, self.alphas, self.full, halves, {})
         quick = self.spec.model_copy(update={"ridge": RIDGE})
@@ -156,8 +158,9 @@ class Forecast:
             members = [self._members(name, share) for share in self.grid] if self.subsets else ()
             made = curve(name, self.full[name], self.costs[name], damage, members, self.grid)
             curves.append(replace(made, gate=gate, power=power))
-        structures = tuple(graph.structure() for graph in self.network.graphs)
-        yield Choice(structures, tuple(curves), self.spec.own_bias, self.spec.own_scale, changed_per_root(self.seen))
+        yield Choice(
+            self.structures, tuple(curves), self.spec.own_bias, self.spec.own_scale, changed_per_root(self.seen)
+        )
 
     def gate(self, group: int) -> str | None:
         """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
@@ -206,12 +209,12 @@ class Forecast:
         loop.mark(index, fresh)
 
     def parameters(self, shares: Mapping[str, int]) -> int:
-        """Size of the network that shares so many channels.
+        """Size of the network that shares so many channels, as far as it can.
 
         Exact for dense networks without grouped convolutions whose neurons are shared by all or none.
         """
         network, graphs = self.network, self.network.graphs
-        loop = replace(self.loop, shares=dict(shares), decided={})
+        loop = replace(self.loop, shares={**shares, **effective_shares(self.structures, shares)}, decided={})
         tables = list(network.tables)
         for index in loop.hidden():
             group, fresh = graphs[0].layers[index].group, loop.fresh(index)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mtz_core.graph.execution import Matrices, Program, advance, start
+from mtz_core.linalg import precise
 from mtz_core.moments import values_at
 
 SAMPLES = 8
@@ -128,7 +129,7 @@ def sensitivities(
                     continue
                 rows = places.some_of(values_at(program.module.get_submodule(layer.name), gradient, None))
                 if rows.shape[2] == layer.width:
-                    empty = rows.new_zeros(layer.width, layer.width, dtype=_precise(device))
+                    empty = rows.new_zeros(layer.width, layer.width, dtype=precise(device))
                     found.setdefault(layer.name, Scatter(empty)).add(rows)
         first += len(some)
         size = max(1, min(LARGEST_BATCH, budget * len(some) // max(1, held)))
@@ -185,7 +186,3 @@ def _pulls(answer: Tensor, seed: int, count: int) -> list[Tensor]:
     chosen = (soft.cumsum(-1) < heights.to(soft)).sum(-1, keepdim=True).clamp(max=soft.shape[-1] - 1)
     ones = soft.new_zeros(*chosen.shape[:-1], soft.shape[-1]).scatter_(-1, chosen, 1.0)
     return list((ones - soft).movedim(-1, 2))
-
-
-def _precise(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -106,8 +107,13 @@ class Work(ABC):
         """
 
     @abstractmethod
-    def solve(self, part: Part, source: Source, ridge: float, scaled: bool | None = None) -> Solution:
-        """Every member's rows once these are merged; `scaled` overrules whether tasks have scales of their own."""
+    def solve(
+        self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
+    ) -> Solution:
+        """Every member's rows once these are merged.
+
+        `scaled` overrules whether tasks have scales of their own; those of the solution `like` are taken over.
+        """
 
     @abstractmethod
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
@@ -138,7 +144,7 @@ class Work(ABC):
         return self._best[source, t]
 
     def forget(self, source: Source) -> None:
-        """Let go of the best weights by the moments of `source`; they are found again where they are asked for."""
+        """Let go of what was found by the moments of `source`; it is found again where it is asked for."""
         for t in self.tasks:
             self._best.pop((source, t), None)
 
@@ -201,17 +207,18 @@ class Work(ABC):
         ]
         return torch.stack(losses).sum(0)
 
-    def solutions(self, parts: Sequence[Part], source: Source) -> Iterable[Solution]:
-        """Every part's rows once all of them are merged."""
-        return (self.solve(part, source, self.ridge) for part in parts)
+    def solutions(self, parts: Sequence[Part], source: Source, like: Sequence[Solution] = ()) -> Iterable[Solution]:
+        """Every part's rows once all of them are merged, with the scales of the solutions `like`, if there are any."""
+        both = zip_longest(parts, like)
+        return (self.solve(part, source, self.ridge, like=known) for part, known in both)
 
     def cross_validated(self, parts: Sequence[Part], ridge: float) -> float:
         """Loss on unseen samples with each part on its own and no scales, by which a ridge is chosen."""
         return self._judged(parts, (self.solve(part, FITTED, ridge, scaled=False) for part in parts))
 
-    def predicted(self, parts: Sequence[Part]) -> float:
-        """Loss to expect on unseen samples."""
-        return self._judged(parts, self.solutions(parts, FITTED))
+    def predicted(self, parts: Sequence[Part], like: Sequence[Solution] = ()) -> float:
+        """Loss to expect on unseen samples; scales are those of the solutions `like`, if there are any."""
+        return self._judged(parts, self.solutions(parts, FITTED, like))
 
     def _judged(self, parts: Sequence[Part], solutions: Iterable[Solution]) -> float:
         """Loss on half of the calibration images of weights fitted to the other half."""
@@ -295,8 +302,10 @@ class Work(ABC):
         costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
         measured = scale = 0.0
         parts = self.pieces([*parts_of(rows), *self.private(rows)])
+        found: list[Solution] = []
         for part, solution in zip(parts, self.solutions(parts, "calibration"), strict=True):
             values = solution.values
+            found.append(Solution([], solution.scales))
             measured += float(self.loss(part, values, measured_on).sum())
             scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
             self._write(matrices, part, values)
@@ -309,7 +318,7 @@ class Work(ABC):
                 merged[where[:, None], places] = weights
         order = torch.argsort(costs, stable=True)
         self.forget("calibration")
-        predicted = self.predicted(parts)
+        predicted = self.predicted(parts, found)
         self.forget(FITTED)
         return Outcome(
             rows[order.cpu().numpy()],

@@ -17,7 +17,7 @@ from mtz_core.blocks import BlockLayer
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
 from mtz_core.layerwork import LayerWork
-from mtz_core.linalg import DenseGram, RowGram
+from mtz_core.linalg import DenseGram, RowGram, to_dense
 from mtz_core.moments import BankMoments, Moments
 from mtz_core.objective import LayerObjective
 from mtz_core.scaling import ScaledMerge
@@ -159,11 +159,21 @@ def test_scales_of_their_own_never_raise_the_loss_and_find_multiples() -> None:
     torch.testing.assert_close(
         scales, torch.tensor([1.0, 2.5, 0.5], dtype=scales.dtype)[:, None].expand(3, 5), rtol=1e-2, atol=0
     )
-    both = ScaledMerge(grams[:2], every[:2], 7)
-    direct = both(weights[:2])
-    both.basis = None  # the same by conjugate gradients
-    for a, b in zip(direct, both(weights[:2]), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2])
+def test_scales_by_rows_and_by_matrices_are_alike(ridge: float) -> None:
+    places = [torch.arange(0, 30), torch.arange(10, 40), torch.cat([torch.arange(0, 10), torch.arange(30, 40)])]
+    weights = [draws(4, len(place), seed=t) for t, place in enumerate(places)]
+    grams = [RowGram(draws(6, len(p), seed=5 + t), 0.2).relative_ridge(ridge) for t, p in enumerate(places)]
+    by_rows, by_matrices = ScaledMerge(grams, places, 40), ScaledMerge([to_dense(gram) for gram in grams], places, 40)
+    assert type(by_rows.products) is not type(by_matrices.products)
+    for mine, theirs in zip(by_rows(weights), by_matrices(weights), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    known = torch.tensor([[1.0], [20.0], [0.5]], dtype=torch.float64).expand(3, 4)
+    found, scales = by_rows(weights, known)
+    torch.testing.assert_close(scales, known)
+    torch.testing.assert_close(found, by_matrices(weights, known)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_layers_store_scales_beside_shared_weights() -> None:
@@ -274,13 +284,14 @@ def test_three_tasks_with_subsets_survive_saving_and_retraining(tmp_path: Path) 
         torch.testing.assert_close(network.extract(t)(images(5)), network(images(5), task=t))
 
 
-@pytest.mark.parametrize(("rows", "inputs", "ridge"), [(20, 60, 1e-7), (64, 1200, 1e-4)])
+@pytest.mark.parametrize(("rows", "inputs", "ridge"), [(20, 60, 1e-7), (20, 60, 0.0), (64, 1200, 1e-4)])
 def test_neurons_that_agree_stay_what_they_are_even_where_single_precision_can_not_invert(
     rows: int, inputs: int, ridge: float
 ) -> None:
     w = draws(5, inputs, seed=1).float()
     nearly = w * (1 + 1e-6 * draws(5, inputs, seed=2).float())
-    grams = [DenseGram(x.mT @ x).relative_ridge(ridge) for x in (draws(rows, inputs, seed=s).float() for s in (3, 4))]
-    merged, scales = ScaledMerge(grams, [torch.arange(inputs)] * 2, inputs)([w, nearly])
-    torch.testing.assert_close(scales, torch.ones(2, 5), rtol=1e-5, atol=0)
-    torch.testing.assert_close(merged, w, rtol=1e-4, atol=1e-4)
+    by_rows = [RowGram(draws(rows, inputs, seed=s).float()).relative_ridge(ridge) for s in (3, 4)]
+    for grams in (by_rows, [to_dense(gram) for gram in by_rows]):
+        merged, scales = ScaledMerge(grams, [torch.arange(inputs)] * 2, inputs)([w, nearly])
+        torch.testing.assert_close(scales, torch.ones(2, 5), rtol=1e-5, atol=0)
+        torch.testing.assert_close(merged, w, rtol=1e-4, atol=1e-4)

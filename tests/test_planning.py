@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -139,6 +140,21 @@ def test_a_corrected_size_keeps_the_budget() -> None:
     found = resolve(choice, BudgetSpec(parameters=limit), count)
     assert found.parameters <= limit
     assert found.divergence == pytest.approx(min(d for size, d in _every(choice) if size <= limit - 13), rel=1e-3)
+
+
+def test_room_that_the_true_size_leaves_is_used() -> None:
+    choice = _pair(1e-3, 1.0)
+    limit = round(1.5 * choice.structures[0].parameters)
+
+    def count(shares: Mapping[str, int]) -> int:
+        """Smaller than expected where the groups' shares are alike, so that expected sizes never agree."""
+        return round(choice.parameters(shares) * (0.8 + 0.2 * abs(shares["fc0"] - shares["fc1"]) / 40))
+
+    found = resolve(choice, BudgetSpec(parameters=limit), count)
+    assert found.parameters == count(found.shares) <= limit
+    for group, shared in found.shares.items():
+        fewer = {**found.shares, group: shared - 1}
+        assert shared == 0 or count(fewer) > limit or choice.divergence(fewer) >= found.divergence
 
 
 def test_a_curve_goes_through_what_was_measured_and_never_falls() -> None:
