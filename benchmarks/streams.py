@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import table
 from benchmarks.quality import calibration_images, load_task, spread, task_errors
@@ -13,22 +12,9 @@ SETS = (("mnist-0", "mnist-1"), ("mnist-0", "fashion-0"))
 SHARES = (1.0, 0.5)
 
 
-def available() -> bool:
-    """Whether the engine offers the choice."""
-    return "streams" in ZipSpec.model_fields
-
-
-def specification(**fields: Any) -> ZipSpec:
-    """A `ZipSpec` without retraining or compensation, which makes up for either pairing."""
-    return ZipSpec(compensate=False, **fields)
-
-
 def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "resnet14") -> None:
     """Predicted loss summed over layers, and test errors, for both ways."""
     print("\n## Residual streams: paired by their first layer, or by all\n")
-    if not available():
-        print('Skipped: this engine has no ZipSpec field "streams".')
-        return
     print(f"No retraining, no compensation, {images:,} calibration images per task, mean ± standard deviation over")
     print(f"{draws} draws.\n")
     lines = []
@@ -38,7 +24,7 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
             for streams in ("first", "all"):
                 losses, errors = [], []
                 for seed in range(draws):
-                    spec = specification(share=share, streams=streams, seed=seed)
+                    spec = ZipSpec(compensate=False, share=share, streams=streams, seed=seed)
                     result = zip_networks([t.module for t in tasks], calibration_images(tasks, images, seed), spec)
                     losses.append(sum(layer.predicted for layer in result.layers))
                     errors.append(task_errors(result.network, tasks))

@@ -6,7 +6,6 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,21 +61,11 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     assert row in _header(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("benchmark", "field"), [(subsets, "sharing"), (streams, "streams")])
-def test_a_benchmark_of_an_absent_field_says_so(
-    benchmark: Any, field: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(benchmark, "available", lambda: False)
-    benchmark.run(None, 1)
-    assert f'no ZipSpec field "{field}"' in capsys.readouterr().out
-
-
 def test_subsets_benchmark_bisects_to_equal_size(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the field taken out, both zips are the same: the share found is the share asked for."""
-    monkeypatch.setattr(subsets, "available", lambda: True)
-    monkeypatch.setattr(subsets, "specification", lambda sharing, **fields: ZipSpec(**fields))
+    monkeypatch.setattr(subsets, "ZipSpec", lambda sharing, **fields: ZipSpec(**fields))
     monkeypatch.setattr(subsets, "SHARES", (0.5,))
     subsets.run(None, 1, images=40, architecture="lenet300", halvings=2)
     rows = _header(capsys.readouterr().out)
@@ -91,8 +80,6 @@ def test_least_share_is_found_or_reported_missing() -> None:
 def test_streams_benchmark_prints_its_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(streams, "available", lambda: True)
-    monkeypatch.setattr(streams, "specification", lambda streams, **fields: ZipSpec(**fields))
     monkeypatch.setattr(streams, "SETS", (("mnist-0", "mnist-1"),))
     streams.run(None, 1, images=40, architecture="lenet300")
     rows = _header(capsys.readouterr().out)
