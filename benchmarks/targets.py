@@ -23,6 +23,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "losses not relative to output variance": {"normalise": False},
     "errors of all outputs count alike": {"weighting": "equal"},
     "streams paired by all their layers": {"streams": "all"},
+    "random pairs": {"pairing": "random"},
     "none of it: no compensation": {"compensate": False, "streams": "first"},
 }
 

@@ -329,7 +329,7 @@ class _Program:
         """Numbers that sharing saves in a layer, by variable."""
         networks = self.choice.joint
         target = networks.groups[layer.group]
-        writing = [t for t in target.pairing if t in layer.members]
+        writing = [t for t in target.sharing if t in layer.members]
         if target.name not in self.curve or len(writing) < 2:
             return {}
         part, first = part_of(networks, layer), self.first[target.name]
@@ -355,17 +355,17 @@ class _Program:
         return curve.slots(count, self.choice.tasks) if curve.members else {tuple(tasks): float(count)}
 
     def _reading(self) -> None:
-        """A group whose first layer reads nothing in common but a bias shares nothing (see `effective_shares`)."""
+        """A group whose first layer could read something in common shares nothing unless it does."""
         networks, seen = self.choice.joint, set()
         for layer in networks.layers:
             name = networks.groups[layer.group].name
-            if name not in self.curve or 0 not in layer.members or name in seen:
+            if name not in self.curve or name in seen:
                 continue
             seen.add(name)
-            if networks.raw(layer) > 0:
+            if networks.raw(layer) > 0 or not networks.sources(layer):
                 continue
             terms = {self.first[name]: 1.0}  # "shares none"
-            for source in layer.members[0].inputs:
+            for source in networks.sources(layer):
                 if source in self.curve and source != name:
                     terms[self.first[source]] = -1.0
             # x_out(none) ≥ Σ_in x_in(none) - (number of inputs - 1)

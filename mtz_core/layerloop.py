@@ -313,7 +313,10 @@ class LayerLoop:
             graphs = [self.network.graphs[x] for x in pair]
             joint = enumerate(zip(*(graph.layers for graph in graphs), strict=True))
             both = {k for k, layers in joint if all(layer.width for layer in layers)}
-            roles = [channel_roles(graph.layers, group, graph.groups[group].width, both) for graph in graphs]
+            parts = [channel_roles(graph.layers, group, graph.groups[group].width, both) for graph in graphs]
+            # A layer that comes between in one network only keeps another from reading the group there.
+            known = set[int].intersection(*({x for role in per for x in role} for per in parts))
+            roles = [[tuple(x for x in role if x in known) for role in per] for per in parts]
             numbers = {role: k for k, role in enumerate(dict.fromkeys([*roles[0], *roles[1]]))}
             mine, theirs = (np.array([numbers[role] for role in each], dtype=np.int64) for each in roles)
             self.known_roles[group, pair] = (mine, theirs)

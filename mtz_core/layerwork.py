@@ -161,7 +161,7 @@ class LayerWork(Work):
 
     @property
     def scaled(self) -> bool:
-        return self.spec.own_scale and not self.masks
+        return self.spec.own_scale and not self.masks and len(self.columns) > 0
 
     def solve(
         self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None

@@ -227,13 +227,13 @@ class Forecast:
             layers = [graph.layers[index] for graph in graphs]
             group = layers[0].group
             rows = by_tasks(row_table(layers, tables[group], [network.widths[t][group] for t in range(network.tasks)]))
-            if self.spec.own_scale and all(layer.groups == 1 for layer in layers):
-                total += round(joint(rows, None))
             if any(layer.groups > 1 for layer in layers):
                 total -= round(joint(rows, None) * min(layer.columns for layer in layers))
-            else:
-                columns = column_table(layers, tables, network.widths, network.own_bias)
-                total -= round(joint(rows, by_tasks(columns)))
+                continue
+            columns = by_tasks(column_table(layers, tables, network.widths, network.own_bias))
+            total -= round(joint(rows, columns))
+            if self.spec.own_scale and columns:
+                total += round(joint(rows, None))
         return total
 
     def _some(self, index: int, loop: LayerLoop, fresh: Fresh) -> Table:

@@ -113,15 +113,12 @@ def absent_name(name: str, task: int) -> str:
 class JointGroup:
     """Channel groups of several networks that correspond: `members` is task → group, `name` that of the first network.
 
-    `sharing` are the tasks whose channels in it can be shared: two or more, or none. Of these, `pairing` are those in
-    which the same layers read it: where another layer comes between in a deeper network, its channels play another
-    part, and are not paired.
+    `sharing` are the tasks whose channels in it can be shared: two or more, or none.
     """
 
     name: str
     members: Mapping[int, GroupSummary]
     sharing: tuple[int, ...]
-    pairing: tuple[int, ...]
 
     @property
     def widths(self) -> list[int]:
@@ -151,7 +148,7 @@ class JointStructure:
 
     def own_shares(self, task: int, shared: Mapping[str, int]) -> dict[str, int]:
         """Shared channels by the task's own group names, from those by the joint groups' names."""
-        taking = (group for group in self.groups if task in group.pairing)
+        taking = (group for group in self.groups if task in group.sharing)
         return {group.members[task].name: shared.get(group.name, 0) for group in taking}
 
     def raw(self, layer: JointLayer) -> int:
@@ -163,11 +160,15 @@ class JointStructure:
         """The joint groups that a layer reads, with columns per channel for each task that shares them."""
         found = []
         for group in self.groups:
-            pairing = [t for t in group.pairing if t in layer.members]
-            columns = {t: layer.members[t].inputs.get(group.members[t].name, 0) for t in pairing}
+            sharing = [t for t in group.sharing if t in layer.members]
+            columns = {t: layer.members[t].inputs.get(group.members[t].name, 0) for t in sharing}
             if any(columns.values()):
                 found.append((group, {t: per for t, per in columns.items() if per}))
         return found
+
+    def sources(self, layer: JointLayer) -> list[str]:
+        """Names of the joint groups of which a layer reads channels that two or more tasks can share."""
+        return [group.name for group, per in self.reads(layer) if len(per) > 1]
 
 
 def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
@@ -239,21 +240,7 @@ def _joint_group(networks: Sequence[NetworkStructure], found: Alignment, group: 
     u, first = min(members.items())
     sharing = [t for t, own in sorted(members.items()) if own.frozen in (None, NO_PARTNER)]
     name = first.name if u == 0 else absent_name(first.name, u)
-    if len(sharing) < 2:
-        return JointGroup(name, members, (), ())
-    pairing: list[int] = []
-    for t in sharing:
-        if all(_readers(networks, found, members, t, v) == _readers(networks, found, members, v, t) for v in pairing):
-            pairing.append(t)
-    return JointGroup(name, members, tuple(sharing), tuple(pairing) if len(pairing) > 1 else ())
-
-
-def _readers(
-    networks: Sequence[NetworkStructure], found: Alignment, members: Mapping[int, GroupSummary], t: int, other: int
-) -> list[int]:
-    """Which of the layers that networks t and `other` both have read the group in network t."""
-    both = (k for k, layer in enumerate(found.layers) if t in layer and other in layer)
-    return [k for k in both if members[t].name in networks[t].layers[found.layers[k][t]].inputs]
+    return JointGroup(name, members, tuple(sharing) if len(sharing) > 1 else ())
 
 
 def _raw(network: NetworkStructure, layer: LayerSummary) -> int:
@@ -263,22 +250,37 @@ def _raw(network: NetworkStructure, layer: LayerSummary) -> int:
 
 
 def effective_shares(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> dict[str, int]:
-    """Return the shares that can take effect, by group name of the first network.
+    """Return the shares that can take effect, by name of the joint group.
 
-    Neurons are compared over the inputs that they have in common. A group whose first layer reads nothing in common
-    but a bias cannot be paired by what its neurons do, so it shares none, whatever was asked.
+    Neurons are compared over the inputs that they have in common. Where a group's first layer reads nothing in common
+    but a bias, all pairs are alike. Then sharing has a point only if a later layer reads the group: its weights are
+    what is shared (see `unfounded`). Without such a layer the group shares none, whatever was asked.
     """
-    return _effective(joined(networks), shared)
+    return _effective(joined(networks), shared)[0]
 
 
-def _effective(joint: JointStructure, shared: Mapping[str, int]) -> dict[str, int]:
+def unfounded(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> list[str]:
+    """Groups that share channels although the layer that writes them reads nothing in common: any pairs will do."""
+    return _effective(joined(networks), shared)[1]
+
+
+def _effective(joint: JointStructure, shared: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
     effective: dict[str, int] = {}
+    alike: list[str] = []
+    wanted = {source for layer in joint.layers if _asked(joint, layer, shared) for source in joint.sources(layer)}
     for layer in joint.layers:
         name = joint.groups[layer.group].name
-        if 0 in layer.members and name not in effective:
-            reads = sum(effective.get(source, 0) * per for source, per in layer.members[0].inputs.items())
-            effective[name] = shared.get(name, 0) if joint.raw(layer) > 0 or reads > 0 else 0
-    return effective
+        if name in effective:
+            continue
+        founded = joint.raw(layer) > 0 or any(effective.get(source, 0) for source in joint.sources(layer))
+        effective[name] = shared.get(name, 0) if founded or name in wanted else 0
+        if effective[name] and not founded:
+            alike.append(name)
+    return effective, alike
+
+
+def _asked(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -> int:
+    return shared.get(joint.groups[layer.group].name, 0)
 
 
 def plan_counts(
@@ -299,7 +301,7 @@ def plan_counts(
         which is exact if none or all are shared.
     """
     joint = joined(networks)
-    shared = {**shared, **_effective(joint, shared)}
+    shared = {**shared, **_effective(joint, shared)[0]}
     common, parents = 0, tuple(network.parameters for network in joint.networks)
     private = list(parents)
     for layer in joint.layers:
@@ -313,7 +315,8 @@ def plan_counts(
                 common += rows * round(count)
                 for t in tasks:
                     private[t] -= rows * round(count)
-        for t in sorted(writing)[1:] if own_scale and _ungrouped(layer) else ():
+        scaled = own_scale and _ungrouped(layer) and any(n for tasks, n in columns.items() if len(tasks) > 1)
+        for t in sorted(writing)[1:] if scaled else ():
             private[t] += rows
     return ParameterCounts(common, tuple(private), parents)
 
@@ -330,7 +333,7 @@ def plan_range(
     is the second largest width; and likewise for R. With two tasks, and at share 1 of equal widths, the bounds meet.
     """
     joint = joined(networks)
-    shared = {**shared, **_effective(joint, shared)}
+    shared = {**shared, **_effective(joint, shared)[0]}
     least = most = 0
     for layer in joint.layers:
         rows, writing = _rows(joint, layer, shared)
@@ -339,7 +342,9 @@ def plan_range(
         if len(writing) < 2:
             continue
         low, high = _saved(target, rows, writing, part)
-        common = joint.raw(layer) + int(not own_bias and _biased(layer)) - int(own_scale and _ungrouped(layer))
+        common = joint.raw(layer) + int(not own_bias and _biased(layer))
+        reads = common or any(shared.get(source, 0) for source in joint.sources(layer))
+        common -= int(bool(reads) and own_scale and _ungrouped(layer))
         bounds = sorted((low * common, high * common))
         least, most = least + bounds[0], most + bounds[1]
         for group, per in joint.reads(layer):
@@ -361,10 +366,10 @@ def _widths(group: JointGroup, tasks: Iterable[int], part: float) -> list[int]:
 
 def _saved(group: JointGroup, count: int, tasks: frozenset[int], part: float) -> tuple[int, int]:
     """Bounds of the channels saved among some of the tasks that share `count` channels in a group."""
-    saved = (len(group.pairing) - 1) * count
-    if len(tasks) == len(group.pairing):
+    saved = (len(group.sharing) - 1) * count
+    if len(tasks) == len(group.sharing):
         return saved, saved
-    others = sum(_widths(group, set(group.pairing) - tasks, part))
+    others = sum(_widths(group, set(group.sharing) - tasks, part))
     return max(0, saved - others), min(saved, (len(tasks) - 1) * sorted(_widths(group, tasks, part))[-2])
 
 
@@ -383,7 +388,7 @@ def _rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -
     group = joint.groups[layer.group]
     u, first = min(layer.members.items())
     return round(shared.get(group.name, 0) * first.width / group.members[u].width), frozenset(
-        t for t in group.pairing if t in layer.members
+        t for t in group.sharing if t in layer.members
     )
 
 

@@ -32,7 +32,7 @@ from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
-from mtz_core.structure import effective_shares
+from mtz_core.structure import effective_shares, unfounded
 from mtz_core.sufficiency import trial_sizes, trials
 from mtz_core.work import Work
 from mtz_core.workclock import WorkClock
@@ -465,6 +465,8 @@ class Zipper:
                     notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
+        for name in unfounded([graph.structure() for graph in self.network.graphs], self.shares):
+            notes.append(f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind")
         return tuple(dict.fromkeys(notes))
 
 

@@ -133,7 +133,55 @@ class LastState(nn.Module):
         return self.head(hidden[-1])
 
 
+class SequenceFirst(nn.Module):
+    """Images on the second axis, as recurrent layers have it if they are not told otherwise; the last step answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.mix, self.head = nn.GRU(36, 8, bidirectional=True), nn.Linear(16, 10), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.cells(x.flatten(1, 2).view(-1, 12, 36).permute(1, 0, 2))
+        out = torch.relu(self.mix(out))
+        return self.head(torch.cat([out[-1], out.mean(0)], dim=1))
+
+
+class SequenceFirstTokens(nn.Module):
+    """A transformer as in many tutorials: images on the second axis, a token and positions in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(3, 12, 4, stride=4), nn.LayerNorm(12)
+        self.token, self.place = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(10, 1, 12))
+        layer = nn.TransformerEncoderLayer(12, 3, 20)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x).flatten(2).permute(2, 0, 1))
+        x = torch.cat([self.token.expand(-1, x.shape[1], -1), x], dim=0) + self.place
+        return self.head(F.gelu(self.encoder(x))[0])
+
+
+class Crossed(nn.Module):
+    """A sequence first network that goes back and forth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(36, 4)
+        self.a, self.b, self.cells, self.head = nn.Linear(36, 9), nn.Linear(9, 7), nn.LSTM(7, 6, 2), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2).flatten(2).transpose(0, 1)
+        x = torch.tanh(self.a(self.attend(x, x, x)[0])).transpose(1, 0)
+        _, (hidden, _) = self.cells(F.leaky_relu(self.b(x)).permute([1, 0, 2])[2:])
+        return self.head(hidden[-1])
+
+
 MAKERS = {
+    "sequence first": SequenceFirst,
+    "tokens, sequence first": SequenceFirstTokens,
+    "back and forth": Crossed,
     "mobile": Mobile,
     "grouped": Grouped,
     "shuffle": Shuffle,

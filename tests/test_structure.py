@@ -10,7 +10,15 @@ from torch import nn
 
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph import channel_graph, correspond
-from mtz_core.structure import NetworkStructure, effective_shares, joined, plan_counts, plan_range, shared_count
+from mtz_core.structure import (
+    NetworkStructure,
+    effective_shares,
+    joined,
+    plan_counts,
+    plan_range,
+    shared_count,
+    unfounded,
+)
 from mtz_core.zoo.structures import why_not_zippable
 from tests.networks import Perceptron, Tower, images, randomised
 
@@ -76,6 +84,36 @@ def test_plain_structures_are_aligned_as_the_engine_aligns(family: str) -> None:
     assert [own.layers for own in again.networks] == [own.layers for own in joint.networks]
     shared = asked(plain(parents), 0.5)
     assert effective_shares(plain(parents), shared) == effective_shares([g.structure() for g in graphs], shared)
+
+
+def test_behind_a_layer_that_one_network_lacks_sharing_goes_on_whatever_the_order_of_the_networks() -> None:
+    parents = [randomised(chain(1, 2), 0), randomised(chain(2, 2, width=6), 1)]
+    sizes = []
+    for order in ((0, 1), (1, 0)):
+        networks = [parents[k] for k in order]
+        result = zip_networks(networks, [images(30)] * 2, ZipSpec(ridge=1e-3))
+        alike = unfounded(plain(networks), asked(plain(networks), 1.0))
+        assert [w for w in result.warnings if "reads nothing in common" in w] == [
+            f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind"
+            for name in alike
+        ]
+        assert len(alike) == 1
+        layers = {layer.name: layer for layer in result.layers}
+        assert len(layers[alike[0]].pairs) == 5
+        assert layers[alike[0]].merged.shape == (5, 0)
+        last = result.layers[-1]
+        assert last.merged.shape[0] == 7
+        assert last.merged.shape[1] > 0
+        sizes.append(result.counts.total)
+    assert sizes[0] == sizes[1]
+
+
+def test_channels_that_read_nothing_in_common_are_left_alone_where_no_later_layer_gains() -> None:
+    parents = [randomised(chain(1, 2), 0), randomised(chain(2, 3), 1)]
+    result = zip_networks(parents, [images(30)] * 2, ZipSpec(ridge=1e-3))
+    # The second network's last convolution is its own, so that the dense layers read nothing in common.
+    assert [len(layer.pairs) for layer in result.layers] == [5, 5, 5, 0]
+    assert any("9 shares nothing" in w for w in result.warnings)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8, 1.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -63,7 +64,7 @@ def plain_transformers(module: nn.Module) -> nn.Module:
     """Replace torch's encoder layers by traceable ones that hold the same sub-modules under the same names."""
     for name, child in list(module.named_children()):
         setattr(module, name, plain_transformers(child))
-    if isinstance(module, nn.TransformerEncoderLayer) and module.self_attn.batch_first:
+    if isinstance(module, nn.TransformerEncoderLayer):
         return _PlainEncoderLayer(module)
     if isinstance(module, nn.TransformerEncoder):
         return _PlainEncoder(module)
@@ -88,7 +89,7 @@ def rewrite_attention(traced: fx.GraphModule, sources: dict[str, WeightSource]) 
             getattr(user.target, "__name__", "") == "getitem" and (user.args[1] == 0 or not user.users)
             for user in node.users
         )
-        if module.batch_first and not odd and first_only:
+        if not odd and first_only:
             _rewrite(traced, sources, node, module)
 
 
@@ -109,6 +110,10 @@ def _rewrite(
         return lambda x: traced.graph.call_module(target, (x,))
 
     with traced.graph.inserting_before(node):
+        if not module.batch_first:
+            turned = {id(x): traced.graph.call_function(torch.transpose, (x, 0, 1)) for x in arguments.values()
+                      if isinstance(x, fx.Node)}  # fmt: skip
+            arguments = {key: turned.get(id(x), x) for key, x in arguments.items()}
         projected = []
         for k, (part, argument) in enumerate((("query", "query"), ("key", "key"), ("value", "value"))):
             rows = (k * width, (k + 1) * width)
@@ -129,6 +134,8 @@ def _rewrite(
         bias_key = None if out.bias is None else f"{name}.out_proj.bias"
         source = WeightSource(f"{name}.out_proj.weight", bias_key)
         result = layer("out_projection", out.weight, out.bias, source)(mixed)
+        if not module.batch_first:
+            result = traced.graph.call_function(torch.transpose, (result, 0, 1))
     for user in list(node.users):
         user.replace_all_uses_with(result)
         traced.graph.erase_node(user)

@@ -2,6 +2,7 @@
 
 A recurrent module becomes a Linear layer over the whole sequence followed by a `Recurrence`, which holds the weights
 that read the previous hidden state. Their rows are the gates: all gates of one hidden unit belong to one channel.
+Modules that keep images on the second axis get transpositions around them (see `images_first`).
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def _is_getitem(node: fx.Node) -> bool:
 
 
 def _simple(node: fx.Node, module: nn.LSTM | nn.GRU) -> bool:
-    """Batch first, no initial state, no projection, and only states of known layers are taken from the result."""
+    """No initial state, no projection, and only states of known layers are taken from the result."""
     given = [a for a in (*node.args, *node.kwargs.values()) if a is not None]
-    if len(given) != 1 or not module.batch_first or module.proj_size:
+    if len(given) != 1 or module.proj_size:
         return False
     picks = _picks(node)
     return len(picks) == len(node.users) and all(
@@ -113,6 +114,8 @@ def _rewrite(traced: fx.GraphModule, sources: dict[str, WeightSource], node: fx.
     states: list[tuple[fx.Node, bool]] = []
     current = cast(fx.Node, call_arguments(node, ("input",))["input"])
     with traced.graph.inserting_before(node):
+        if not module.batch_first:
+            current = traced.graph.call_function(torch.transpose, (current, 0, 1))
         for layer in range(module.num_layers):
             outputs = []
             for direction in range(directions):
@@ -136,6 +139,8 @@ def _rewrite(traced: fx.GraphModule, sources: dict[str, WeightSource], node: fx.
                 outputs.append(step)
                 states.append((step, bool(direction)))
             current = outputs[0] if len(outputs) == 1 else traced.graph.call_function(torch.cat, (outputs, 2))
+        if not module.batch_first:
+            current = traced.graph.call_function(torch.transpose, (current, 0, 1))
         for user, index in _picks(node):
             if index == 0:
                 user.replace_all_uses_with(current)

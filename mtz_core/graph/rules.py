@@ -20,11 +20,15 @@ from mtz_core.graph.layout import Layout
 
 Shape = tuple[int, ...]
 
-PASS_MODULES: tuple[type[nn.Module], ...] = (
+POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
     *(nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Threshold),
     *(nn.RReLU, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink),
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+"""Modules that, in evaluation, treat every number alike."""
+PASS_MODULES: tuple[type[nn.Module], ...] = (
+    *POINTWISE_MODULES,
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.LPPool1d, nn.LPPool2d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
@@ -36,22 +40,28 @@ PASS_MODULES: tuple[type[nn.Module], ...] = (
 )
 """Modules that map channel j to channel j. Normalisation keeps its own scale and offset per task."""
 
-PASS_FUNCTIONS: frozenset[Any] = frozenset(
+POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     [
         *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.selu, F.celu, F.gelu, F.silu),
         *(F.mish, F.hardswish, F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, F.softsign, F.logsigmoid),
-        *(F.threshold, F.rrelu, F.softshrink, F.hardshrink, F.tanhshrink, F.batch_norm),
+        *(F.threshold, F.rrelu, F.softshrink, F.hardshrink, F.tanhshrink),
         *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.abs, torch.square, torch.exp, torch.clamp),
         *(torch.nn.functional.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout),
+        *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "square", "exp", "clamp", "clamp_min"),
+        *("contiguous", "clone", "detach", "to", "float", "double", torch.clone),
+        *(torch.sqrt, torch.rsqrt, torch.log, torch.neg, operator.neg, "sqrt", "rsqrt", "neg"),
+        *("hardswish", "hardsigmoid", "type", "half", "bfloat16", torch.clip, "clip", "clamp_max", "clamp_", "exp_"),
+    ]
+)
+"""Functions and methods that, in evaluation, treat every number of their one tensor alike."""
+PASS_FUNCTIONS: frozenset[Any] = POINTWISE_FUNCTIONS | frozenset(
+    [
+        F.batch_norm,
         *(F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.lp_pool1d, F.lp_pool2d),
         *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
-        *(F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.clone),
-        *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "square", "exp", "clamp", "clamp_min"),
-        *("contiguous", "clone", "detach", "softmax", "log_softmax", "to", "float", "double"),
+        *(F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"),
         *(F.interpolate, F.upsample, F.layer_norm, F.group_norm, F.instance_norm, F.prelu, torch.prelu),
-        *(F.local_response_norm, torch.sqrt, torch.rsqrt, torch.log, torch.neg, operator.neg, "sqrt", "rsqrt", "neg"),
-        *(operator.pow, torch.pow, "pow", "hardswish", "hardsigmoid", "type", "type_as", "half", "bfloat16"),
-        *(torch.clip, "clip", "clamp_max", "clamp_", "mul_", "exp_", "masked_fill"),
+        *(F.local_response_norm, operator.pow, torch.pow, "pow", "type_as", "mul_", "masked_fill"),
     ]
 )
 PASS_NAMES = frozenset(["stochastic_depth", "drop_path"])

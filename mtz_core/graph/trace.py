@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from mtz_core.errors import GraphError
 from mtz_core.graph.attention import plain_transformers, rewrite_attention
+from mtz_core.graph.images_first import images_first
 from mtz_core.graph.recurrent import Recurrence, rewrite_recurrent
 from mtz_core.graph.sources import NormSource, WeightSource, call_arguments, fresh_name
 
@@ -89,6 +90,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     rewrite_attention(traced, sources)
     rewrite_recurrent(traced, sources)
     _functional_to_modules(traced, sources, norms)
+    images_first(traced, lambda: _shapes(traced, example)[0])
     _fold_norms(traced, sources, norms)
     if copies > 1:
         _copy_input(traced, sources, copies)

@@ -223,8 +223,6 @@ def choose_shares(
         )
         shares[group.name] = ratio
         count = f"{shared_count(ratio, [width])} of {width} shared"
-        if not group.pairing:
-            count = f"none of {width} shared: other layers read them in the other network"
         st.html(f"<p class='under-slider'>{count}</p>")
         if under is not None:
             under(group.name, shared_count(ratio, [width]))
