@@ -18,6 +18,7 @@ from benchmarks import (
     streams,
     subsets,
     targets,
+    trunk,
     wide,
     zipping,
 )
@@ -60,6 +61,7 @@ def main() -> None:
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "planner": lambda: planner.run(root, options.draws, options.architectures),
+        "trunk": lambda: trunk.run(root, options.draws),
         "linear": linear.run,
         "memory": lambda: memory.run(tuple(options.networks), options.images),
         "dashboard": dashboard.run,

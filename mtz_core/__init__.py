@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mtz_core.pairing import pair_neurons
     from mtz_core.selfcheck import Preflight, preflight
     from mtz_core.spec import RetrainSpec, RunSpec, ZipSpec
+    from mtz_core.together import Together
     from mtz_core.zipped import ZippedNetwork
     from mtz_core.zipper import Zipper
     from mtz_core.zoo.parents import load_parent
@@ -35,6 +36,7 @@ _HOME = {
     "RetrainSpec": "spec",
     "RunSpec": "spec",
     "ZipSpec": "spec",
+    "Together": "together",
     "ZippedNetwork": "zipped",
     "Zipper": "zipper",
     "load_parent": "zoo.parents",
@@ -46,6 +48,7 @@ __all__ = [
     "Preflight",
     "RetrainSpec",
     "RunSpec",
+    "Together",
     "ZipResult",
     "ZipSpec",
     "ZippedNetwork",

@@ -24,7 +24,15 @@ from scipy.sparse import coo_array
 
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import JointLayer, JointStructure, NetworkStructure, effective_shares, joined, plan_counts
+from mtz_core.structure import (
+    JointLayer,
+    JointStructure,
+    NetworkStructure,
+    Trunk,
+    effective_shares,
+    joined,
+    plan_counts,
+)
 
 SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""
@@ -45,7 +53,8 @@ Count = Callable[[Shares], int]
 class Curve:
     """Predicted divergence of one channel group alone: `divergences[k]` if it shares `counts[k]` of its channels.
 
-    `counts` increase from 0 to the width of the narrowest network; `divergences` start at 0 and never decrease.
+    `counts` increase from 0 to the width of the narrowest network; `divergences` start at 0 and never decrease. A group
+    that is shared fully in any case has one count, its width, and the divergence 0.
     `measured` are the counts at which the outputs were looked at; in between the cost of pairing gives the shape.
     A group whose layer reads another group, the `gate`, is compared over what is shared there only, and the rest
     adapts: if a part u of the gate is shared, divergences are u ** `power` times as large.
@@ -64,6 +73,11 @@ class Curve:
     def width(self) -> int:
         """Channels that can be shared."""
         return self.counts[-1]
+
+    @property
+    def least(self) -> int:
+        """Channels that are shared in any case."""
+        return self.counts[0]
 
     def divergence(self, count: int) -> float:
         """Predicted divergence if `count` channels are shared; linear between the points of the curve."""
@@ -103,6 +117,10 @@ class Choice:
     own_scale: bool = False
     rate: float = 1.0
     """Answers that change, in %, per square root of the divergence."""
+    trunk: Trunk | None = None
+    """Layers that all tasks compute alike."""
+    base: float = 0.0
+    """Divergence of the trunk alone."""
 
     @cached_property
     def joint(self) -> JointStructure:
@@ -121,7 +139,8 @@ class Choice:
         columns are shared by the same tasks is taken to be a matter of chance.
         """
         if not any(curve.members for curve in self.curves):
-            return plan_counts(self.structures, shares, self.own_bias, self.own_scale).total
+            inside = () if self.trunk is None else self.trunk.layers
+            return plan_counts(self.structures, shares, self.own_bias, self.own_scale, inside).total
         shares = effective_shares(self.structures, shares)
         held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
         saved = 0.0
@@ -135,14 +154,15 @@ class Choice:
     def common(self, layer: JointLayer) -> int:
         """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
         members = layer.members.values()
-        bias = not self.own_bias and all(own.bias for own in members)
-        scale = self.own_scale and all(own.groups == 1 for own in members)
+        own = self.trunk is None or not layer.inside(self.trunk.layers)
+        bias = not (own and self.own_bias) and all(each.bias for each in members)
+        scale = own and self.own_scale and all(each.groups == 1 for each in members)
         return self.joint.raw(layer) + int(bias) - int(scale)
 
     def divergence(self, shares: Shares) -> float:
         """Predicted divergence for given shares."""
         widths = {curve.group: curve.width for curve in self.curves}
-        total = 0.0
+        total = self.base
         for curve in self.curves:
             part = 1.0 if curve.gate is None else shares.get(curve.gate, 0) / max(1, widths[curve.gate])
             total += curve.divergence(shares.get(curve.group, 0)) * part**curve.power
@@ -158,8 +178,8 @@ class Choice:
         return Point(self.parameters(shares), divergence, self.error(divergence), dict(shares))
 
     def uniform(self, share: float) -> dict[str, int]:
-        """The same share for every group."""
-        return {curve.group: round(share * curve.width) for curve in self.curves}
+        """The same share for every group, but for those that are shared in any case."""
+        return {curve.group: max(curve.least, round(share * curve.width)) for curve in self.curves}
 
 
 def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
@@ -196,6 +216,8 @@ def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> P
     count = choice.parameters if count is None else count
     if budget.error is not None:
         return counted(smallest_size(choice, budget.error), count)
+    if budget.only_macs:
+        return counted(choice.point(choice.uniform(0.0)), count)
     smallest = min(structure.parameters for structure in choice.structures)
     limit = budget.parameters if budget.size is None else math.floor(budget.size * smallest + 1e-6)
     assert limit is not None
@@ -216,7 +238,8 @@ def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> P
         aim += limit - found.parameters
     best = _filled(choice, best, limit, count)
     even = even_share(choice, limit, count)
-    return best if best.divergence <= CLEAR * even.divergence else replace(even, even=True)
+    clear = best.divergence - choice.base <= CLEAR * (even.divergence - choice.base)
+    return best if clear else replace(even, even=True)
 
 
 def even_share(choice: Choice, limit: int, count: Count) -> Point:
@@ -250,11 +273,20 @@ def smallest_size(choice: Choice, error: float) -> Point:
     everything = choice.point(choice.uniform(1.0))
     if everything.divergence <= limit:
         return everything
-    return choice.point(_moved(choice, _Program(choice).solve(divergence=limit), divergence=limit))
+    if choice.base > limit:
+        raise SpecError(
+            f"budget: {error:g} % of changed answers are too few; what all tasks have in common is predicted to change "
+            f"{choice.error(choice.base):.2f} %"
+        )
+    found = _Program(choice).solve(divergence=limit - choice.base)
+    return choice.point(_moved(choice, found, divergence=limit))
 
 
 def frontier(choice: Choice, count: Count | None = None, points: int = 12) -> list[Point]:
     """Best points at evenly spaced sizes, from everything shared to nothing, each on the grid of the curves."""
+    if all(curve.least == curve.width for curve in choice.curves):
+        only = choice.point(choice.uniform(1.0))
+        return [only if count is None else counted(only, count)]
     program = _Program(choice)
     least, most = (choice.parameters(choice.uniform(share)) for share in (1.0, 0.0))
     found = [choice.point(choice.uniform(1.0))]
@@ -359,13 +391,14 @@ class _Program:
         networks, seen = self.choice.joint, set()
         for layer in networks.layers:
             name = networks.groups[layer.group].name
-            if name not in self.curve or name in seen:
+            if name not in self.curve or name in seen or self.curve[name].least:
                 continue
             seen.add(name)
-            if networks.raw(layer) > 0 or not networks.sources(layer):
+            sources = networks.sources(layer)
+            if networks.raw(layer) > 0 or not sources or any(self.curve[s].least for s in sources if s in self.curve):
                 continue
             terms = {self.first[name]: 1.0}  # "shares none"
-            for source in networks.sources(layer):
+            for source in sources:
                 if source in self.curve and source != name:
                     terms[self.first[source]] = -1.0
             # x_out(none) ≥ Σ_in x_in(none) - (number of inputs - 1)
@@ -431,7 +464,7 @@ def _filled(choice: Choice, point: Point, limit: int, count: Count) -> Point:
     now = point
     for step in reversed(STEPS):
         while True:
-            names = [curve.group for curve in choice.curves if now.shares[curve.group] >= step]
+            names = [curve.group for curve in choice.curves if now.shares[curve.group] - step >= curve.least]
             trials = [choice.point({**now.shares, name: now.shares[name] - step}) for name in names]
             better = [counted(trial, count) for trial in trials if trial.divergence < now.divergence]
             fitting = [trial for trial in better if trial.parameters <= limit]
@@ -449,7 +482,7 @@ def _moved(choice: Choice, shares: Shares, size: int | None = None, divergence: 
     curves = {curve.group: curve for curve in choice.curves}
 
     def better(trial: Shares, now: Point) -> bool:
-        if any(not 0 <= count <= curves[g].width for g, count in trial.items()):
+        if any(not curves[g].least <= count <= curves[g].width for g, count in trial.items()):
             return False
         predicted = choice.divergence(trial)
         if size is not None:

@@ -47,6 +47,7 @@ evaluation:
 zip:
   share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}; or auto
 # budget: {size: 1.5}              # with share: auto; size × smallest parent, or parameters, or error (% of answers)
+# trunk: fc1                       # tasks that see the same images: layers up to here are computed once for all
   alpha: null                      # task weights, e.g. [2, 1]; null: equal
   pairing: optimal                 # optimal, greedy (the paper's rule) or random
   metric: functional               # functional difference, or euclidean distance of weights

@@ -83,6 +83,8 @@ class Started(Event):
     warnings: tuple[str, ...] = ()
     images: tuple[int, ...] = ()
     """Calibration images of every task that are used."""
+    trunk: str | None = None
+    """The last layer that is computed once for tasks that see the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)

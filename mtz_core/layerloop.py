@@ -142,7 +142,7 @@ class LayerLoop:
         network, compared = self.network, self.tasks(index) if index in self.hidden() else ()
         layers = [graph.layers[index] for graph in network.graphs]
         tasks = tuple(t for t, layer in enumerate(layers) if layer.width) if self.spec.compensate else compared
-        inputs = column_table(layers, tables, network.widths, network.own_bias)
+        inputs = column_table(layers, tables, network.widths, network.owns_bias(index))
         inputs[:, [t for t in range(network.tasks) if t not in tasks]] = -1
         if not self.spec.compensate:
             inputs = shared_rows(inputs)
@@ -163,18 +163,19 @@ class LayerLoop:
             images[t], values[t] = samples[t].calibrate(peaks)
         found = {t: each.moments for t, each in samples.items()}
         alphas, unit = self._weights(samples)
+        spec = self.spec.model_copy(update={"scale": "shared"}) if index in network.trunk else self.spec
         work: Work
         if layers[tasks[0]].groups > 1:
             banks = {t: m for t, m in found.items() if isinstance(m, BankMoments)}
             entries = network.entries(index, tables)
             depthwise = layers[tasks[0]].depthwise
-            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, alphas, self.spec)
+            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, alphas, spec)
             work.compensate()
         else:
             masks = [network.mask(index, t) for t in range(network.tasks)]
             moments = {t: m for t, m in found.items() if isinstance(m, Moments)}
             outputs = {t: known.matrix for t in tasks if (known := self._sensitivity(t, layers[t])) is not None}
-            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, self.spec, outputs)
+            work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, spec, outputs)
             work.compensate()
             fresh = {t: first_rows(layers[t], self.fresh(index)[t]) for t in compared}
             if fresh and all(len(rows) for rows in fresh.values()) and len(work.columns):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mtz_core.budgets import Choice, Curve, Members, frontier, joint, resolve
 from mtz_core.errors import SpecError
 from mtz_core.graph.execution import execute
+from mtz_core.graph.match import correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
 from mtz_core.matching import Costs
@@ -28,7 +29,7 @@ from mtz_core.shares import full_shares
 from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Twin, twins
-from mtz_core.structure import effective_shares
+from mtz_core.structure import Trunk, effective_shares, trunk_of
 from mtz_core.zipped import ZippedNetwork
 
 GRID = tuple(k / 20 for k in range(21))
@@ -67,6 +68,7 @@ class Forecast:
         alphas: task weights.
         images: calibration images per task.
         device: where the networks run.
+        trunk: layers that all tasks are to compute alike, laid in `network`.
     """
 
     network: ZippedNetwork
@@ -74,6 +76,7 @@ class Forecast:
     alphas: tuple[float, ...]
     images: Sequence[Tensor]
     device: torch.device
+    trunk: Trunk | None = None
 
     def __post_init__(self) -> None:
         graphs = self.network.graphs
@@ -120,11 +123,18 @@ class Forecast:
         return {names[layers[k].group].name: layers[k].group for k in self.loop.hidden()}
 
     @property
+    def open(self) -> dict[str, int]:
+        """Those of them that do not belong to the trunk: their shares can be chosen."""
+        fixed = {} if self.trunk is None else self.trunk.groups
+        return {name: g for name, g in self.groups().items() if name not in fixed}
+
+    @property
     def steps(self) -> int:
         """How many steps `choice` takes."""
-        gated = sum(self.gate(g) is not None for g in self.groups().values())
+        gated = sum(self.gate(g) is not None for g in self.open.values())
         weighed = len(self.images) if self.spec.weighs_outputs else 0
-        return weighed + len(self.loop.hidden()) + len(self.groups()) * len(MEASURED) + gated
+        trunk = int(self.trunk is not None)
+        return weighed + len(self.loop.hidden()) + len(self.open) * len(MEASURED) + gated + trunk
 
     def choice(self) -> Iterator[Measuring | Choice]:
         """Yield progress, and at last what can be chosen."""
@@ -142,8 +152,16 @@ class Forecast:
             done += 1
         answers = [self._answers(t) for t in range(len(self.images))]
         streams = self._streams()
-        curves = []
-        for name, g in self.groups().items():
+        curves, base = [], 0.0
+        if self.trunk is not None:
+            yield Measuring(self.trunk.name, done, self.steps)
+            fixed = [index for index in self.loop.hidden() if self._name(index) in self.trunk.groups]
+            base = self._merged(dict.fromkeys(fixed), streams, answers)
+            done += 1
+        for name in self.groups():
+            if name not in self.open:
+                curves.append(Curve(name, (self.full[name],), (0.0,)))
+        for name, g in self.open.items():
             damage = []
             for share in MEASURED:
                 yield Measuring(name, done, self.steps)
@@ -158,9 +176,9 @@ class Forecast:
             members = [self._members(name, share) for share in self.grid] if self.subsets else ()
             made = curve(name, self.full[name], self.costs[name], damage, members, self.grid)
             curves.append(replace(made, gate=gate, power=power))
-        yield Choice(
-            self.structures, tuple(curves), self.spec.own_bias, self.spec.own_scale, changed_per_root(self.seen)
-        )
+        rate = changed_per_root(self.seen)
+        own = (self.spec.own_bias, self.spec.own_scale)
+        yield Choice(self.structures, tuple(curves), *own, rate, self.trunk, base)
 
     def gate(self, group: int) -> str | None:
         """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
@@ -230,9 +248,9 @@ class Forecast:
             if any(layer.groups > 1 for layer in layers):
                 total -= round(joint(rows, None) * min(layer.columns for layer in layers))
                 continue
-            columns = by_tasks(column_table(layers, tables, network.widths, network.own_bias))
+            columns = by_tasks(column_table(layers, tables, network.widths, network.owns_bias(index)))
             total -= round(joint(rows, columns))
-            if self.spec.own_scale and columns:
+            if self.spec.own_scale and columns and index not in network.trunk:
                 total += round(joint(rows, None))
         return total
 
@@ -258,29 +276,51 @@ class Forecast:
 
         Its layers' inputs are shared as in the tables `inputs`, all of them if omitted; given ones change the pairing.
         """
-        graphs, network = self.network.graphs, self.network
+        graphs = self.network.graphs
         name = graphs[0].groups[group].name
         producers = [k for k in self.loop.hidden() if graphs[0].layers[k].group == group]
         table = self._table(group, np.concatenate(self.slots[name, share]))
-        stations = [k for k in (self.quick.stations()) if k >= producers[0]]
+        anew = (producers[0], share) if inputs is not None else None
+        return self._merged(dict.fromkeys(producers, table), streams, answers, inputs, anew)
+
+    def _merged(
+        self,
+        tables: Mapping[int, Table | None],
+        streams: Sequence[Twin],
+        answers: Sequence[Tensor],
+        inputs: list[Table] | None = None,
+        anew: tuple[int, float] | None = None,
+    ) -> float:
+        """Mean divergence of the outputs from the parents' if these layers alone are merged.
+
+        Args:
+            tables: for every layer that is merged the slots of the group that it writes; `None`: all that can be.
+            streams: calibration images.
+            answers: of the parents.
+            inputs: slot tables of what the layers read, as if it were shared so; all of it if omitted.
+            anew: a layer whose channels, and those of all others, are to be paired anew, and their share.
+        """
+        network = self.network
+        first = min(tables)
+        stations = [k for k in self.quick.stations() if k >= first]
         before = {k: [network.matrix(k, t).detach() for t in range(network.tasks)] for k in stations}
-        self._advance(streams, producers[0])
+        self._advance(streams, first)
         forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
-        nothing = np.empty((0, network.tasks), dtype=np.int64)
+        shared = self.tables if inputs is None else inputs
+        renewed: Table | None = None
         for k in stations:
-            layers = [graph.layers[k] for graph in graphs]
-            rows = nothing
-            if k in producers:
-                widths = [network.widths[t][group] for t in range(network.tasks)]
-                rows = shared_rows(row_table(layers, table, widths))
+            layers = [graph.layers[k] for graph in network.graphs]
+            rows = np.empty((0, network.tasks), dtype=np.int64)
+            if k in tables:
+                group = layers[0].group
+                if anew is not None and k == anew[0]:
+                    renewed = self._paired_anew(k, anew[1], forks, shared)
+                table = renewed if renewed is not None else tables[k]
+                table = self.tables[group] if table is None else table
+                rows = shared_rows(row_table(layers, table, [network.widths[t][group] for t in range(network.tasks)]))
             elif not self.spec.compensate:
                 continue
-            if k == producers[0] and inputs is not None:
-                table = self._paired_anew(k, share, forks, inputs)
-                widths = [network.widths[t][group] for t in range(network.tasks)]
-                rows = shared_rows(row_table(layers, table, widths))
-            shared = self.tables if inputs is None else inputs
-            seen = self.quick.measure(k, forks, shared if k in producers else network.tables, peaks=False, keep=False)
+            seen = self.quick.measure(k, forks, shared if k in tables else network.tables, peaks=False, keep=False)
             seen.work.ridge = self.ridges.get(k, RIDGE)
             network.set_weights(k, seen.work.merged_weights(rows))
             if any(len(layer.nodes) > 1 for layer in layers):
@@ -340,9 +380,11 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
         True
     """
     device = torch.device(spec.device)
-    graphs = channel_graphs(networks, [images[:2].to(device) for images in calibration])
-    network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
-    yield from planned(Forecast(network.to(device), spec, spec.task_weights(len(networks)), calibration, device))
+    graphs = correspond(channel_graphs(networks, [images[:2].to(device) for images in calibration]))
+    trunk = trunk_of([graph.structure() for graph in graphs], spec.trunk, spec.macs)
+    laid = range(0 if trunk is None else len(trunk.layers))
+    network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias, laid).to(device)
+    yield from planned(Forecast(network, spec, spec.task_weights(len(networks)), calibration, device, trunk))
 
 
 def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtz_core.budgets import Choice, Curve, Point
-from mtz_core.structure import NetworkStructure
+from mtz_core.structure import NetworkStructure, Trunk, trunk_of
 
 EVEN = "The same share for all: no other choice is predicted to be clearly better."
 
@@ -56,7 +56,9 @@ def choice_data(choice: Choice) -> dict[str, Any]:
         }
         for c in choice.curves
     ]
-    return {"curves": curves, "own_bias": choice.own_bias, "own_scale": choice.own_scale, "rate": choice.rate}
+    trunk = None if choice.trunk is None else choice.trunk.name
+    own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale}
+    return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base}
 
 
 def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure]) -> Choice:
@@ -73,7 +75,21 @@ def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure])
         )
         for c in data["curves"]
     )
-    return Choice(tuple(structures), curves, data["own_bias"], data["own_scale"], data["rate"])
+    own = (data["own_bias"], data["own_scale"])
+    trunk = trunk_of(structures, data["trunk"])
+    return Choice(tuple(structures), curves, *own, data["rate"], trunk, data["base"])
+
+
+def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:
+    """Return what all tasks' answers to one image take, in words."""
+    each = [structure.multiplications for structure in structures]
+    apart = f"{sum(each) / min(each):.2f}"
+    if trunk is None:
+        return f"all answers to one image take {apart} times the multiplications of one network"
+    return (
+        f"computed once for images that all tasks see: the layers up to {trunk.name}; all answers to one take "
+        f"{trunk.multiplications / min(each):.2f} times the multiplications of one network instead of {apart}"
+    )
 
 
 def plan_text(plan: Plan) -> str:
@@ -93,6 +109,8 @@ def plan_text(plan: Plan) -> str:
     lines = [f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the answers predicted to change"]
     if plan.point.even:
         lines.append(EVEN)
+    if plan.choice.trunk is not None:
+        lines.append(multiplications_text(plan.choice.trunk, plan.choice.structures))
     for curve in plan.choice.curves:
         count = plan.point.shares[curve.group]
         alone = plan.choice.error(curve.divergence(count))

@@ -67,23 +67,33 @@ class RetrainSpec(_Strict):
 
 
 class BudgetSpec(_Strict):
-    """What a zipped network may cost when the shares of its layers are planned; exactly one limit.
+    """What a zipped network may cost when the shares of its layers are planned: one limit, or `macs` and one more.
 
     `size` counts in the size of the smallest parent, `parameters` in stored numbers; `error` limits the answers that
-    are predicted to change, in % of all.
+    are predicted to change, in % of all. `macs` is for tasks that see the same images: it limits the multiplications
+    that all their answers to one image take, in those of the parent with the fewest.
     """
 
     size: float | None = Field(default=None, gt=0.0, le=1000.0)
     parameters: int | None = Field(default=None, ge=1)
     error: float | None = Field(default=None, ge=0.0, le=100.0)
+    macs: float | None = Field(default=None, gt=0.0, le=1000.0)
 
     @model_validator(mode="after")
-    def _exactly_one_limit(self) -> BudgetSpec:
+    def _one_limit_beside_macs(self) -> BudgetSpec:
         given = [name for name in ("size", "parameters", "error") if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or not (given or self.macs is not None):
             came = " and ".join(given) or "none of them"
-            raise ValueError(f"give exactly one of size, parameters and error, e.g. {{size: 1.5}}; got {came}")
+            raise ValueError(
+                f"give exactly one of size, parameters and error, e.g. {{size: 1.5}}, or macs, alone or with one of "
+                f"them; got {came}"
+            )
         return self
+
+    @property
+    def only_macs(self) -> bool:
+        """Whether nothing but multiplications is limited."""
+        return self.size is None and self.parameters is None and self.error is None
 
 
 class ZipSpec(_Strict):
@@ -114,6 +124,9 @@ class ZipSpec(_Strict):
         normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
         weighting: with compensation, errors of a layer's outputs count as far as they change the network's answer
             (`"fisher"`, from the parents' own predictions; see `mtz_core.sensitivity`), or all alike (`"equal"`).
+        trunk: for tasks that see the same images: all layers up to this one (of the first network) are computed once
+            for all tasks. Their neurons are shared fully, whatever `share` says, with one bias and scale (see
+            `mtz_core.together`).
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
@@ -136,6 +149,7 @@ class ZipSpec(_Strict):
     scale: Literal["own", "shared"] = "own"
     normalise: bool = True
     weighting: Literal["fisher", "equal"] = "fisher"
+    trunk: str | None = Field(default=None, max_length=1000)
     relu_rounds: int = Field(default=5, ge=0, le=100)
     positions: Annotated[int, Field(ge=1)] | None = 16
     calibration: Literal["all", "enough"] = "all"
@@ -171,6 +185,8 @@ class ZipSpec(_Strict):
             raise ValueError("share 'auto' needs a budget, e.g. budget: {size: 1.5}")
         if self.share != "auto" and self.budget is not None:
             raise ValueError("a budget needs share: auto; with shares of your own, leave the budget out")
+        if self.trunk is not None and self.budget is not None and self.budget.macs is not None:
+            raise ValueError("budget: macs chooses the trunk; leave out one of both")
         return self
 
     @property
@@ -197,6 +213,11 @@ class ZipSpec(_Strict):
     def looks_ahead(self) -> bool:
         """Whether all layers that write the same channels decide how these are paired."""
         return self.streams == "all" or (self.streams == "auto" and not self.compensate)
+
+    @property
+    def macs(self) -> float | None:
+        """Limit of the multiplications that all tasks' answers to one image take, in those of one network."""
+        return None if self.budget is None else self.budget.macs
 
     def task_weights(self, tasks: int) -> tuple[float, ...]:
         """Return the normalised task weights (sum one). Raises `SpecError` when their number differs from `tasks`."""

@@ -8,10 +8,11 @@ the bias) are common to all tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mtz_core.alignment import Alignment, Place, align
+from mtz_core.errors import SpecError
 
 HEAD = "task head"
 NO_PARTNER = "no other network has layers that correspond"
@@ -42,6 +43,16 @@ class LayerSummary:
     """Whether no other of the networks has a layer that corresponds: its weights are never shared."""
     role: str = ""
     """Equal for layers of two networks that may correspond (see `alignment`)."""
+    positions: int = 1
+    """Output positions per image at which the neurons' weights are multiplied with inputs."""
+    recipe: str = ""
+    """How the layer's input follows from the network's: equal for layers of two networks whose earlier layers are equal
+    if all between has no parameters of its own and is equal, too. Empty: that is not so, or it is not known."""
+
+    @property
+    def multiplications(self) -> int:
+        """Products of a weight and an input that one image takes."""
+        return self.width * (self.columns - int(self.bias)) * self.positions
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,11 @@ class NetworkStructure:
     def parameters(self) -> int:
         """Number of stored numbers (normalisation folded into the weight layers)."""
         return sum(layer.width * layer.columns for layer in self.layers) + self.other_parameters
+
+    @property
+    def multiplications(self) -> int:
+        """Products of a weight and an input that one image takes."""
+        return sum(layer.multiplications for layer in self.layers)
 
     def group(self, name: str) -> GroupSummary:
         """Return the group called `name`."""
@@ -132,6 +148,10 @@ class JointLayer:
 
     members: Mapping[int, LayerSummary]
     group: int
+
+    def inside(self, trunk: Collection[str]) -> bool:
+        """Whether the layer belongs to a trunk, given by the first network's names."""
+        return 0 in self.members and self.members[0].name in trunk
 
 
 @dataclass(frozen=True)
@@ -283,8 +303,94 @@ def _asked(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) 
     return shared.get(joint.groups[layer.group].name, 0)
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """Layers in which all tasks share every neuron, its bias and scale: computed once for tasks that see one image.
+
+    `layers` are the first network's names, in order of execution from its first layer on; `groups` the channel groups
+    that they write, with their width. `multiplications` is what all tasks' answers to one image take then.
+    """
+
+    layers: tuple[str, ...]
+    groups: Mapping[str, int]
+    multiplications: int
+
+    @property
+    def name(self) -> str:
+        """Its last layer."""
+        return self.layers[-1]
+
+
+def trunks(networks: Sequence[NetworkStructure]) -> tuple[Trunk, ...]:
+    """Return all possible trunks, the shortest first.
+
+    A layer can belong to one if all tasks have it, equally wide, if its channels can be shared, if all before it can
+    belong to one, and if the tasks' networks do the same in between, without parameters of their own.
+    """
+    joint = joined(networks)
+    total = sum(network.multiplications for network in joint.networks)
+    found: list[Trunk] = []
+    names: list[str] = []
+    groups: dict[str, int] = {}
+    for k in range(min(len(network.layers) for network in joint.networks)):
+        layers = [network.layers[k] for network in joint.networks]
+        if any(positions[k] != k for positions in joint.positions) or layers[0].group is None:
+            break
+        group = next(g for g in joint.groups if 0 in g.members and g.members[0].name == layers[0].group)
+        alike = {(layer.recipe, layer.width, layer.columns) for layer in layers}
+        if len(alike) > 1 or not layers[0].recipe or len(group.sharing) < len(networks) or len(set(group.widths)) > 1:
+            break
+        names.append(layers[0].name)
+        groups[group.name] = group.widths[0]
+        total -= (len(networks) - 1) * layers[0].multiplications
+        found.append(Trunk(tuple(names), dict(groups), total))
+    return tuple(found)
+
+
+def trunk_of(networks: Sequence[NetworkStructure], name: str | None = None, limit: float | None = None) -> Trunk | None:
+    """Return the trunk whose last layer is `name`, or the shortest that keeps within a limit; `None`: none is needed.
+
+    Args:
+        networks: one per task.
+        name: a layer of the first network.
+        limit: multiplications that all tasks' answers to one image may take, relative to the least of the networks.
+
+    Raises:
+        SpecError: there is no such trunk.
+    """
+    if name is None and limit is None:
+        return None
+    possible = trunks(networks)
+    least = max(1, min(network.multiplications for network in networks))
+    if name is not None:
+        for trunk in possible:
+            if trunk.name == name:
+                return trunk
+        listed = ", ".join(trunk.name for trunk in possible)
+        raise SpecError(
+            f"trunk: the tasks cannot have all layers up to {name!r} in common; "
+            + (f"possible: {listed}" if listed else "their networks differ from the first layer on; leave trunk out")
+        )
+    assert limit is not None
+    apart = sum(network.multiplications for network in networks)
+    if apart <= limit * least:
+        return None
+    for trunk in possible:
+        if trunk.multiplications <= limit * least:
+            return trunk
+    best = possible[-1].multiplications if possible else apart
+    raise SpecError(
+        f"budget: {limit:g} times the multiplications of one network are too few; with all layers in common that can "
+        f"be, the answers to one image take {math.ceil(1000 * best / least) / 1000}"
+    )
+
+
 def plan_counts(
-    networks: Sequence[NetworkStructure], shared: Mapping[str, int], own_bias: bool = False, own_scale: bool = False
+    networks: Sequence[NetworkStructure],
+    shared: Mapping[str, int],
+    own_bias: bool = False,
+    own_scale: bool = False,
+    trunk: Collection[str] = (),
 ) -> ParameterCounts:
     """Count the parameters of a zip before it is made.
 
@@ -294,6 +400,7 @@ def plan_counts(
             shared by all tasks that have it. Groups that are not named share none.
         own_bias: whether shared neurons have a bias for each task.
         own_scale: whether shared neurons of layers that aren't grouped have a scale for each task but the first.
+        trunk: layers whose neurons have neither (the first network's names).
 
     Returns:
         Exact counts for dense parents: a weight is shared if its row and its column are. Where a layer writes or
@@ -306,7 +413,10 @@ def plan_counts(
     private = list(parents)
     for layer in joint.layers:
         rows, writing = _rows(joint, layer, shared)
-        columns: dict[frozenset[int], float] = {writing: joint.raw(layer) + int(not own_bias and _biased(layer))}
+        own = not layer.inside(trunk)
+        columns: dict[frozenset[int], float] = {
+            writing: joint.raw(layer) + int(not (own and own_bias) and _biased(layer))
+        }
         for group, per in joint.reads(layer):
             tasks = writing & frozenset(per)
             columns[tasks] = columns.get(tasks, 0) + shared.get(group.name, 0) * min(per.values())
@@ -315,14 +425,18 @@ def plan_counts(
                 common += rows * round(count)
                 for t in tasks:
                     private[t] -= rows * round(count)
-        scaled = own_scale and _ungrouped(layer) and any(n for tasks, n in columns.items() if len(tasks) > 1)
+        scaled = own and own_scale and _ungrouped(layer) and any(n for tasks, n in columns.items() if len(tasks) > 1)
         for t in sorted(writing)[1:] if scaled else ():
             private[t] += rows
     return ParameterCounts(common, tuple(private), parents)
 
 
 def plan_range(
-    networks: Sequence[NetworkStructure], shared: Mapping[str, int], own_bias: bool = False, own_scale: bool = False
+    networks: Sequence[NetworkStructure],
+    shared: Mapping[str, int],
+    own_bias: bool = False,
+    own_scale: bool = False,
+    trunk: Collection[str] = (),
 ) -> tuple[int, int]:
     """Return bounds of the zipped network's size where any subset of the tasks may share a neuron.
 
@@ -342,9 +456,10 @@ def plan_range(
         if len(writing) < 2:
             continue
         low, high = _saved(target, rows, writing, part)
-        common = joint.raw(layer) + int(not own_bias and _biased(layer))
+        own = not layer.inside(trunk)
+        common = joint.raw(layer) + int(not (own and own_bias) and _biased(layer))
         reads = common or any(shared.get(source, 0) for source in joint.sources(layer))
-        common -= int(bool(reads) and own_scale and _ungrouped(layer))
+        common -= int(bool(reads) and own and own_scale and _ungrouped(layer))
         bounds = sorted((low * common, high * common))
         least, most = least + bounds[0], most + bounds[1]
         for group, per in joint.reads(layer):

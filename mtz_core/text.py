@@ -51,6 +51,15 @@ def times_text(factor: float) -> str:
     return f"{factor:.2f}×"
 
 
+def sentence(text: str) -> str:
+    """Return a text as a sentence of its own.
+
+    >>> sentence("two Grams of ResNet")
+    'Two Grams of ResNet.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def duration_text(seconds: float) -> str:
     """Return a duration in at most two units, e.g. `2 min 5 s`."""
     if seconds < 10:

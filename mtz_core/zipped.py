@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +42,8 @@ class ZippedNetwork(nn.Module):
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
         own_bias: whether every task keeps a bias of its own for shared neurons.
+        trunk: numbers of layers in which biases are shared, too: if neurons are shared fully, all tasks compute them
+            alike.
 
     Raises:
         GraphError: the networks have no hidden layer in common.
@@ -53,11 +55,12 @@ class ZippedNetwork(nn.Module):
         graphs: Sequence[ChannelGraph],
         sparse: str | Sequence[bool] = "auto",
         own_bias: bool = False,
+        trunk: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.graphs = graphs = correspond(graphs)
         self.tasks = len(graphs)
-        self.own_bias = own_bias
+        self.own_bias, self.trunk = own_bias, frozenset(trunk)
         self._parents = tuple(networks)
         self.widths = [[group.width for group in graph.groups] for graph in graphs]
         self.tables: list[Table] = [
@@ -77,7 +80,8 @@ class ZippedNetwork(nn.Module):
         self.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
-        twin = ZippedNetwork(self._parents, self.graphs, [block.masked for block in self._blocks()], self.own_bias)
+        sparse = [block.masked for block in self._blocks()]
+        twin = ZippedNetwork(self._parents, self.graphs, sparse, self.own_bias, self.trunk)
         twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
         memo[id(self)] = twin
         return twin
@@ -113,7 +117,8 @@ class ZippedNetwork(nn.Module):
         `tables` are the slot tables of all channel groups, the network's own if omitted.
         """
         layers = self._of_task(index)
-        keys = column_keys(layers, self.tables if tables is None else tables, self.widths, self.own_bias)
+        tables = self.tables if tables is None else tables
+        keys = column_keys(layers, tables, self.widths, self.owns_bias(index))
         return [own_entries(layer, k) for layer, k in zip(layers, keys, strict=True)]
 
     def _of_task(self, index: int) -> list[WeightLayer]:
@@ -131,7 +136,18 @@ class ZippedNetwork(nn.Module):
         return row_table(self._of_task(index), self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
 
     def _columns(self, index: int) -> Table:
-        return column_table(self._of_task(index), self.tables, self.widths, self.own_bias)
+        return column_table(self._of_task(index), self.tables, self.widths, self.owns_bias(index))
+
+    def owns_bias(self, index: int) -> bool:
+        """Whether every task keeps a bias of its own for shared neurons of layer number `index`."""
+        return self.own_bias and index not in self.trunk
+
+    def lay_trunk(self, indices: Collection[int]) -> None:
+        """Let the tasks share biases in these layers, too; to be called before any of them is merged."""
+        changed = self.trunk ^ frozenset(indices)
+        self.trunk = frozenset(indices)
+        for index in changed:
+            self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
 
     def shared_columns(self, index: int) -> Table:
         """Columns of the layer that two or more tasks share, (k, T) column numbers; -1 where a task has none."""
@@ -240,6 +256,7 @@ class ZippedNetwork(nn.Module):
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
             "own_bias": self.own_bias,
+            "trunk": sorted(self.trunk),
             "scaled": [isinstance(block, BlockLayer) and block.scaled for block in self._blocks()],
             "sparse": [block.masked for block in self._blocks()],
             "parents": list(self.parent_sizes),
@@ -264,6 +281,7 @@ class ZippedNetwork(nn.Module):
                 )
             self.merged = [bool(m) for m in description["merged"]]
             self.own_bias = bool(description.get("own_bias", False))
+            self.trunk = frozenset(int(index) for index in description.get("trunk", ()))
             scaled_layers = list(description.get("scaled", ()))
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]

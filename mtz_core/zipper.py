@@ -32,7 +32,7 @@ from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
-from mtz_core.structure import effective_shares, unfounded
+from mtz_core.structure import effective_shares, trunk_of, unfounded
 from mtz_core.sufficiency import trial_sizes, trials
 from mtz_core.work import Work
 from mtz_core.workclock import WorkClock
@@ -90,8 +90,13 @@ class Zipper:
         graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
         self.network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         graphs = list(self.network.graphs)
+        structures = [graph.structure() for graph in graphs]
+        self.trunk = trunk_of(structures, spec.trunk, spec.macs)
+        if self.trunk is not None:
+            self.network.lay_trunk(range(len(self.trunk.layers)))
         asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, graphs)
-        effective = effective_shares([graph.structure() for graph in graphs], asked)
+        asked |= {} if self.trunk is None else self.trunk.groups
+        effective = effective_shares(structures, asked)
         self.shares = {name: effective.get(name, count) for name, count in asked.items()}
         self._blocked = [name for name, count in asked.items() if count > self.shares[name]]
         self.evaluation = [
@@ -212,6 +217,7 @@ class Zipper:
             retrain_steps=0 if retraining is None else retraining.steps,
             warnings=self._warnings(),
             images=tuple(len(images) for images in self.images),
+            trunk=None if self.trunk is None else self.trunk.name,
         )
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
@@ -244,7 +250,7 @@ class Zipper:
 
     def _try_images(self) -> Iterator[ev.Event]:
         """Find out how many calibration images are enough, and go on with these."""
-        network = ZippedNetwork(self.networks, self.network.graphs, self.spec.sparse, self.spec.own_bias)
+        network = self._parents()
         mixed = [images[order] for images, order in zip(self.images, self._orders(), strict=True)]
         sizes = trial_sizes([len(images) for images in mixed]) if self.hidden else []
         self._clock.foresee("try", len(sizes) * len(self.hidden))
@@ -272,6 +278,11 @@ class Zipper:
                 enough=trial.enough,
             )
 
+    def _parents(self) -> ZippedNetwork:
+        """Another network with nothing shared yet."""
+        spec, trunk = self.spec, self.network.trunk
+        return ZippedNetwork(self.networks, self.network.graphs, spec.sparse, spec.own_bias, trunk)
+
     def _orders(self) -> list[Tensor]:
         """The order in which each task's images are tried."""
         seeds = (self.spec.seed + 29 * t + 3 for t in range(len(self.images)))
@@ -288,8 +299,9 @@ class Zipper:
 
     def _plan(self) -> Iterator[ev.Event]:
         """Choose all shares under the budget."""
-        network = ZippedNetwork(self.networks, self.network.graphs, self.spec.sparse, self.spec.own_bias)
-        forecast = Forecast(network.to(self.device), self.spec, self.alphas, self.images, self.device)
+        forecast = Forecast(
+            self._parents().to(self.device), self.spec, self.alphas, self.images, self.device, self.trunk
+        )
         self._clock.foresee("plan", forecast.steps)
         for item in planned(forecast):
             if isinstance(item, Measuring):

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from mtz_core.errors import RunError
 from mtz_core.figures.network import network_drawing
 from mtz_core.figures.size import size_bars
+from mtz_core.plans import multiplications_text
 from mtz_core.spec import explain
 from mtz_core.structure import effective_shares, joined, plan_counts, plan_range, shared_count
-from mtz_core.text import bytes_text, count_text, percent_text, times_text
+from mtz_core.text import bytes_text, count_text, percent_text, sentence, times_text
 from mtz_core.zoo.structures import why_not_zippable
 from pages.ui import frame, jobs, plan, running, setup
 
@@ -48,6 +49,12 @@ plan.apply_wanted()
 with inputs:
     planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
     sliders = st.container()
+    with st.expander("The same images for all tasks", icon=":material/join:"):
+        trunk = setup.choose_trunk(networks)
+        if trunk is None:
+            st.caption(
+                "Tasks that see the same images can have their first layers in common, if the networks are alike."
+            )
     with st.expander("Method", icon=":material/tune:"):
         method = setup.choose_method(len(parents))
     with st.expander("Task weights", icon=":material/balance:"):
@@ -56,20 +63,22 @@ with inputs:
         retrain = setup.choose_retraining()
     with st.expander("Advanced", icon=":material/settings:"):
         advanced = setup.choose_advanced(retraining=retrain is not None)
+    advanced |= {} if trunk is None else {"zip.trunk": trunk.name}
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 
 wish = plan.specification(parents, weights, method, advanced)
 choice = None if wish is None else plan.known(wish, networks)
 with sliders:
-    shares = setup.choose_shares(joint, tasks, plan.curves(choice))
+    fixed = {} if trunk is None else trunk.groups
+    shares = setup.choose_shares(joint, tasks, plan.curves(choice), fixed)
 with planning:
     plan.area(wish, networks)
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(networks, shared)
-own = {"own_bias": method["compensate"], "own_scale": method["compensate"]}
-counts = plan_counts(networks, shared, **own)
-low, high = plan_range(networks, shared, **own) if method["sharing"] == "subsets" else (counts.total, counts.total)
+own = (method["compensate"], method["compensate"], () if trunk is None else trunk.layers)
+counts = plan_counts(networks, shared, *own)
+low, high = plan_range(networks, shared, *own) if method["sharing"] == "subsets" else (counts.total, counts.total)
 about = "≈ " if low < high else ""
 
 with numbers:
@@ -88,6 +97,8 @@ with numbers:
             started = jobs.start(spec)
         st.query_params["run"] = started
         st.rerun()
+    if trunk is not None:
+        st.caption(sentence(multiplications_text(trunk, networks)))
     if about:
         everything = sum(counts.parents)
         st.caption(

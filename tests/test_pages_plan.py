@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from mtz_core.spec import BudgetSpec, NetworkSpec, RunSpec, ZipSpec
 from mtz_core.structure import plan_counts
+from mtz_core.text import percent_text
 from mtz_core.zoo.structures import structures
 from pages.ui import plan
+from pages.ui.setup import query_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]
@@ -74,6 +77,42 @@ def test_a_plan_sets_the_sliders_within_the_budget_and_draws_curves(visit: Open)
     app.number_input(key="size").set_value(0.5).run()
     app.button(key="plan").click().run()
     assert "too few" in app.error[0].value
+
+
+def test_a_budget_of_computation_chooses_the_layers_that_are_computed_once(visit: Open) -> None:
+    app = visit(parents=PAIR, images="100", budget="computation", macs="1.3")
+    assert app.number_input(key="macs").value == 1.3
+    app.button(key="plan").click().run()
+    finished(app)
+    assert not app.error
+    assert app.selectbox(key="trunk").value == "fc1"
+    assert app.slider(key="share-fc2").value == 0.0
+    assert "share-fc1" not in [slider.key for slider in app.slider]
+    said = " ".join(caption.value for caption in app.caption)
+    assert "take 1.12 times the multiplications of one network instead of 2.00" in said
+    networks = [structures()[name] for name in PAIR]
+    expected = plan_counts(networks, {"fc1": 300, "fc2": 0}, True, True, ("fc1",))
+    assert percent_text(expected.versus_all) in [metric.value for metric in app.metric]
+
+    app.number_input(key="macs").set_value(1.0).run()
+    assert "too few" in app.error[0].value
+    assert app.button(key="plan").disabled
+
+
+def test_the_trunk_lives_in_the_address_and_goes_into_the_run(visit: Open) -> None:
+    app = visit(parents=PAIR, trunk="fc2", images="100")
+    assert app.selectbox(key="trunk").value == "fc2"
+    parents = [NetworkSpec(parent=name) for name in PAIR]
+    for zipping in (
+        ZipSpec(trunk="fc2"),
+        ZipSpec(share="auto", budget=BudgetSpec(macs=1.05)),
+        ZipSpec(share="auto", budget=BudgetSpec(macs=1.05, size=1.5)),
+    ):
+        query = query_of(RunSpec(networks=parents, zip=zipping))
+        assert query is not None
+        assert query["trunk"] == "fc2"
+    assert visit(parents=PAIR, trunk="conv9").selectbox(key="trunk").value == "nothing"
+    assert not visit(parents=["lenet300-mnist-0", "lenet300-sparse-mnist-0"], trunk="fc1").exception
 
 
 def test_stop_ends_the_process(visit: Open) -> None:

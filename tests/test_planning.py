@@ -16,9 +16,9 @@ from mtz_core import events as ev
 from mtz_core.budgets import CLEAR, Choice, Curve, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
 from mtz_core.planning import MEASURED, Forecast, curve, plan
-from mtz_core.plans import Plan, choice_data, read_choice
+from mtz_core.plans import Plan, choice_data, multiplications_text, plan_text, read_choice
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
+from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts, trunks
 from mtz_core.zipped import ZippedNetwork
 from tests.networks import FAMILIES, images, randomised
 
@@ -204,6 +204,52 @@ def test_a_choice_is_read_back_unchanged() -> None:
         assert read_choice(data, found.choice.structures) == found.choice
 
 
+@pytest.mark.parametrize("family", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_multiplications_are_a_budget_of_their_own_and_go_with_another(family: str, tasks: int) -> None:
+    parents = [randomised(FAMILIES[family](), seed) for seed in range(tasks)]
+    data = [images(80, seed) for seed in range(tasks)]
+    structures = [graph.structure() for graph in Zipper(parents, data, ZipSpec()).network.graphs]
+    within = trunks(structures)[0].multiplications / structures[0].multiplications
+    spec = {"share": "auto", "positions": 4, "sharing": "all"}
+    alone = ZipSpec(**spec, budget=BudgetSpec(macs=within + 0.001))
+    *_, few = plan(parents, data, alone)
+    assert isinstance(few, Plan)
+    other = ZipSpec(**spec, budget=BudgetSpec(macs=within + 0.001, parameters=few.point.parameters - 30))
+    *_, both = plan(parents, data, other)
+    assert isinstance(both, Plan)
+    trunk = few.choice.trunk
+    assert trunk == both.choice.trunk == trunks(structures)[0]
+    assert trunk is not None
+    assert few.choice.base > 0
+    assert {g: n for g, n in few.point.shares.items() if n} == dict(trunk.groups)
+    assert few.point.divergence == few.choice.base
+    assert few.point.parameters > both.point.parameters
+    assert all(both.point.shares[g] == n for g, n in trunk.groups.items())
+    assert multiplications_text(trunk, structures) in plan_text(few)
+    data_of = json.loads(json.dumps(choice_data(both.choice)))
+    assert read_choice(data_of, both.choice.structures) == both.choice
+    for spec, found in ((alone, few), (other, both)):
+        result = zip_networks(parents, data, spec)
+        assert result.counts.total == found.point.parameters
+        assert len(result.network.trunk) == len(trunk.layers)
+
+
+def test_what_a_trunk_is_predicted_to_change_counts_against_a_limit_of_the_error() -> None:
+    parents = [randomised(FAMILIES["perceptron"](), seed) for seed in (0, 1)]
+    data = [images(80, seed) for seed in (0, 1)]
+    spec = ZipSpec(share="auto", budget={"macs": 1.3, "error": 99.0})
+    *_, found = plan(parents, data, spec)
+    assert isinstance(found, Plan)
+    least = found.choice.error(found.choice.base)
+    assert 0.1 < least < found.choice.error(found.choice.divergence(found.choice.uniform(1.0)))
+    with pytest.raises(SpecError, match=rf"what all tasks have in common is predicted to change {least:.2f} %"):
+        resolve(found.choice, BudgetSpec(macs=1.3, error=least / 2))
+    middle = resolve(found.choice, BudgetSpec(macs=1.3, error=1.2 * least))
+    assert middle.error <= 1.2 * least
+    assert middle.shares["fc1"] == 12
+
+
 def test_planning_changes_no_weight() -> None:
     parents = [randomised(FAMILIES["residual"](), seed) for seed in (0, 1)]
     spec = ZipSpec(share="auto", budget={"size": 1.5}, positions=4)
@@ -262,6 +308,8 @@ def test_a_planned_run_says_so_keeps_to_it_and_resumes_without_planning_again(fa
         ({"share": "auto", "budget": {}}, r"budget: .*exactly one .*got none"),
         ({"share": "auto", "budget": {"size": 1.5, "error": 1}}, r"budget: .*got size and error"),
         ({"share": "auto", "budget": {"size": 0}}, r"budget.size"),
+        ({"share": "auto", "budget": {"macs": 1.5, "size": 1.5, "error": 1}}, r"budget: .*got size and error"),
+        ({"share": "auto", "budget": {"macs": 1.5}, "trunk": "fc1"}, r"macs chooses the trunk"),
         ({"share": "auto", "budget": {"flops": 3}}, r"budget.flops"),
         ({"share": "most"}, r"share"),
     ],

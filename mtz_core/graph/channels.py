@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.graph.layout import Layout
+from mtz_core.graph.recipes import recipes
 from mtz_core.graph.trace import TracedNetwork
 from mtz_core.structure import HEAD as HEAD
 from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
@@ -124,6 +125,11 @@ class ChannelGraph:
         kernel = (layer.kind, layer.kernel, layer.setting, layer.bias, layer.groups > 1, layer.depthwise)
         return repr((*kernel, scaled if layer.kernel else len(space), len(producers) > 1))
 
+    def _positions(self, layer: WeightLayer, node: str) -> int:
+        """Output positions per image of a layer called at a node."""
+        shape = self.network.shapes[node]
+        return math.prod(shape[2:] if layer.kernel else shape[1:-1])
+
     def matrices(self, device: torch.device) -> Callable[[str], Tensor]:
         """The parent's weight matrices by layer name; each is assembled once for the life of the returned function."""
         named = {layer.name: layer for layer in self.layers}
@@ -131,8 +137,11 @@ class ChannelGraph:
 
     def structure(self) -> NetworkStructure:
         """The graph as plain data."""
-        layers = []
-        for layer in (layer for layer in self.layers if layer.width):
+        layers, own = [], [layer for layer in self.layers if layer.width]
+        numbers = {node: k for k, layer in enumerate(own) for node in layer.nodes}
+        known = recipes(self.network.module, numbers, self.network.example.shape[1:])
+        inputs = {node.name: known.get(node.all_input_nodes[0], "") for node in known if node.name in numbers}
+        for layer in own:
             reads: dict[str, float] = {}
             for g in np.unique(layer.column_groups[layer.column_groups >= 0]) if not layer.depthwise else ():
                 group = self.groups[int(g)]
@@ -157,6 +166,8 @@ class ChannelGraph:
                     unexplained=unexplained,
                     alone=layer.name in self.alone,
                     role=self.role(layer),
+                    positions=sum(self._positions(layer, node) for node in layer.nodes),
+                    recipe=inputs.get(layer.nodes[0], "") if len(layer.nodes) == 1 else "",
                 )
             )
         managed = sum(layer.width * layer.columns for layer in self.layers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,11 +32,19 @@ class Program:
     def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...]) -> None:
         self.module = module
         self.layers = {node: layer for layer in layers for node in layer.nodes}
-        self.nodes = eager(list(module.graph.nodes), self.layers)
-        self.last_use = {}
+        self._order(eager(list(module.graph.nodes), self.layers))
+
+    def _order(self, nodes: list[fx.Node]) -> None:
+        self.nodes, self.last_use = nodes, {}
         for position, node in enumerate(self.nodes):
             for source in node.all_input_nodes:
                 self.last_use[source] = position
+
+    def without(self, known: Collection[fx.Node]) -> Program:
+        """The same computation for a state that holds the values of `known` nodes, as far as others need them."""
+        rest = copy.copy(self)
+        rest._order([node for node in self.nodes if node not in known])
+        return rest
 
     def position(self, node_name: str) -> int:
         """Index of a node in the order of execution."""

@@ -68,7 +68,15 @@ def _renumbered(graphs: Sequence[ChannelGraph], found: Alignment, t: int) -> Cha
         new_layers.append(replace(layer, group=own_group, column_groups=places))
         if len(members) == 1:
             alone.add(layer.name)
-    return replace(graph, layers=tuple(new_layers), groups=tuple(new_groups), alone=frozenset(alone), joint=True)
+    offsets = tuple(graph.offsets[members[t]] if t in members else -1 for members in found.groups)
+    return replace(
+        graph,
+        layers=tuple(new_layers),
+        groups=tuple(new_groups),
+        offsets=offsets,
+        alone=frozenset(alone),
+        joint=True,
+    )
 
 
 def _raw_inputs_differ(graphs: Sequence[ChannelGraph], members: Members) -> bool:

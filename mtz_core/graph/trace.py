@@ -174,6 +174,10 @@ def _out_of_place(traced: fx.GraphModule) -> None:
         seen.add(node)
         if _works_in_place(traced, node) and isinstance(node.args[0], fx.Node):
             node.args[0].replace_all_uses_with(node, lambda user: user not in seen)
+    for node in list(traced.graph.nodes):
+        if node.op == "call_method" and node.target == "requires_grad_":  # which says nothing about values
+            node.replace_all_uses_with(cast(fx.Node, node.args[0]))
+            traced.graph.erase_node(node)
     for module in traced.modules():
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010 (not declared by nn.Module)

@@ -21,12 +21,13 @@ from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
 from mtz_core.plans import EVEN, read_choice
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
-from mtz_core.structure import NetworkStructure
+from mtz_core.structure import NetworkStructure, trunk_of
 from mtz_core.text import count_text, duration_text
 from pages.ui import frame, setup
 
 TICK = 0.7
-KINDS = {"size": "Size", "error": "Predicted error"}
+KINDS = ("size", "error", "computation")
+"""Displayed as they are: the URL of a bound widget holds what is displayed."""
 
 
 @dataclass
@@ -92,7 +93,7 @@ def specification(
         spec = setup.run_spec(parents, {"": 1.0}, weights, method, None, more=fixed)
     except ValidationError:
         return None
-    zipping = spec.zip.model_copy(update={"share": "auto", "budget": BudgetSpec(error=1.0)})
+    zipping = spec.zip.model_copy(update={"share": "auto", "budget": BudgetSpec(error=100.0)})
     return spec.model_copy(update={"zip": zipping})
 
 
@@ -114,17 +115,29 @@ def apply_wanted() -> None:
 
 
 def choose_budget() -> BudgetSpec:
-    """Draw the budget, bound to `?budget=` and `?size=` or `?change=`."""
+    """Draw the budget, bound to `?budget=` and `?size=`, `?change=` or `?macs=`."""
     kind = st.segmented_control(
         "Budget",
-        list(KINDS),
+        KINDS,
         default="size",
         required=True,
-        format_func=KINDS.__getitem__,
         key="budget",
         bind="query-params",
-        help="Size: the least predicted error at this size. Predicted error: the smallest network within it.",
+        help="Size: the least predicted error at this size. Error: the smallest network within a predicted error. "
+        "Computation, for tasks that see the same images: as many layers as it takes are computed once.",
     )
+    if kind == "computation":
+        limit = st.number_input(
+            "Multiplications for all answers, as a multiple of one network",
+            1.0,
+            100.0,
+            1.5,
+            0.05,
+            format="%.3f",
+            key="macs",
+            bind="query-params",
+        )
+        return BudgetSpec(macs=limit)
     if kind == "error":
         error = st.number_input(
             "Answers that may change, %", 0.0, 100.0, 2.0, 0.1, format="%.2f", key="change", bind="query-params"
@@ -149,10 +162,18 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
         "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
         "nothing is merged, and no labels are used."
     )
+    budget = choose_budget()
+    if spec is not None and budget.macs is not None:
+        try:
+            trunk = trunk_of(networks, limit=budget.macs)
+            name = None if trunk is None else trunk.name
+            spec = spec.model_copy(update={"zip": spec.zip.model_copy(update={"trunk": name})})
+        except MTZError as error:
+            st.error(frame.plain(str(error)), icon=":material/error:")
+            spec = None
     if _job() is None and spec is not None and key_of(spec) in _jobs():
         st.session_state["plan-job"] = key_of(spec)
         st.rerun()
-    budget = choose_budget()
     clicked = st.button("Plan", icon=":material/route:", key="plan", disabled=spec is None or _job() is not None)
     if clicked and spec is not None:
         choice = known(spec, networks)
@@ -303,8 +324,11 @@ def _settle(choice: Choice, budget: BudgetSpec) -> None:
         st.session_state["plan-failure"] = str(error)
         st.rerun()
     widths = {curve.group: curve.width for curve in choice.curves}
-    wanted = {f"share-{group}": count / max(1, widths[group]) for group, count in point.shares.items()}
-    st.session_state["plan-wanted"] = wanted
+    wanted = {group: count / max(1, widths[group]) for group, count in point.shares.items()}
+    trunk = setup.NO_TRUNK if choice.trunk is None else choice.trunk.name
+    fixed = {} if choice.trunk is None else choice.trunk.groups
+    wanted = {f"share-{group}": share for group, share in wanted.items() if group not in fixed}
+    st.session_state["plan-wanted"] = {**wanted, "trunk": trunk}
     if point.even:
         st.session_state["plan-note"] = EVEN
     st.rerun()

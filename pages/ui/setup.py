@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -10,9 +10,20 @@ from pydantic import ValidationError
 
 from mtz_core.figures import names
 from mtz_core.own.registry import own_networks
+from mtz_core.plans import multiplications_text
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure import HEAD, NO_PARTNER, JointStructure, NetworkStructure, joined, shared_count
-from mtz_core.text import percent_text
+from mtz_core.structure import (
+    HEAD,
+    NO_PARTNER,
+    JointStructure,
+    NetworkStructure,
+    Trunk,
+    joined,
+    shared_count,
+    trunk_of,
+    trunks,
+)
+from mtz_core.text import percent_text, sentence
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.structures import structures
 
@@ -20,6 +31,7 @@ PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip
 DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
 MOST_PARENTS = 6
+NO_TRUNK = "nothing"
 IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
@@ -72,10 +84,18 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         if group.sharing:
             share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
             query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
+    trunk = trunk_of(networks, zipping.trunk, zipping.macs)
+    query["trunk"] = None if trunk is None else trunk.name
     if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
         least = min(network.parameters for network in networks)
         size = budget.size if budget.parameters is None else budget.parameters / least
-        query |= {"budget": "error", "change": budget.error} if size is None else {"budget": "size", "size": size}
+        query |= (
+            {"budget": "computation", "macs": budget.macs}
+            if budget.only_macs
+            else {"budget": "error", "change": budget.error}
+            if size is None
+            else {"budget": "size", "size": size}
+        )
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
     if retrain is not None:
@@ -188,16 +208,42 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
+def choose_trunk(networks: Sequence[NetworkStructure]) -> Trunk | None:
+    """Draw which layers are computed once for tasks that see the same images; nothing where none can be."""
+    possible = {trunk.name: trunk for trunk in trunks(networks)}
+    if st.session_state.get("trunk") not in (None, NO_TRUNK, *possible):  # of other networks
+        del st.session_state["trunk"]
+    if not possible:
+        st.caption("These networks differ from the first layer on: no layer can be computed once for all tasks.")
+        return None
+    # The URL holds what an option is displayed as, so options are names only.
+    chosen = st.selectbox(
+        "Computed once, up to",
+        [NO_TRUNK, *possible],
+        key="trunk",
+        bind="query-params",
+        help="For tasks that see the same images. These layers are shared fully, with one bias and one scale for all "
+        "tasks, so they are computed once.",
+    )
+    trunk = possible.get(chosen or NO_TRUNK)
+    st.caption(sentence(multiplications_text(trunk, networks)))
+    return trunk
+
+
 def choose_shares(
-    joint: JointStructure, tasks: Sequence[str], under: Callable[[str, int], None] | None = None
+    joint: JointStructure,
+    tasks: Sequence[str],
+    under: Callable[[str, int], None] | None = None,
+    fixed: Collection[str] = (),
 ) -> dict[str, float]:
     """Draw one slider for every channel group that several networks have, and one for all; return group → share ratio.
 
-    `under` draws what stands under the slider of a group, given how many channels are shared.
+    `under` draws what stands under the slider of a group, given how many channels are shared. Groups that are `fixed`
+    are shared fully and get none.
 
     Only the groups' sliders are bound to the URL: the slider for all just moves them.
     """
-    open_groups = [group.name for group in joint.groups if group.sharing]
+    open_groups = [group.name for group in joint.groups if group.sharing and group.name not in fixed]
     top = st.container()
     shares: dict[str, float] = {}
     for group in joint.groups:
@@ -206,6 +252,9 @@ def choose_shares(
             reasons = [own.frozen for own in group.members.values() if own.frozen not in (None, HEAD, NO_PARTNER)]
             if reasons:
                 st.caption(f":material/lock: **{group.name}** stays with its task: {reasons[0]}")
+            continue
+        if group.name in fixed:
+            st.caption(f":material/join: **{group.name}**: all {min(group.widths)} shared, computed once for all tasks")
             continue
         more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
         some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
@@ -249,7 +298,7 @@ def choose_shares(
             disabled=not open_groups,
             help="Moves all sliders below.",
         )
-    return shares
+    return shares | dict.fromkeys(fixed, 1.0)
 
 
 def _share_all(groups: Sequence[str]) -> None:

@@ -1,0 +1,182 @@
+"""What tasks that see the same images have in common is computed once; the count of operations is PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtz_core import ZippedNetwork, ZipSpec, zip_networks
+from mtz_core.errors import SpecError
+from mtz_core.graph import channel_graph
+from mtz_core.spec import BudgetSpec, RetrainSpec
+from mtz_core.structure import NetworkStructure, plan_counts, plan_range, trunk_of, trunks
+from mtz_core.together import Together, places_of
+from tests.networks import Perceptron, Residual, Tower, images, randomised
+from tests.test_any_graph import Mobile, SequenceFirst, Shuffle, batch, made
+
+
+class Mixed(nn.Module):
+    """Flattened with channels last, concatenated, padded: channels end up in many places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1), nn.Linear(11 * 16, 9)
+        self.d, self.head = nn.Linear(9, 7), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(F.avg_pool2d(x, 3)))
+        x = torch.cat([self.b(x), x], dim=1).permute(0, 2, 3, 1).flatten(1)
+        return self.head(F.dropout(torch.tanh(self.d(F.relu(self.c(x)))), training=False))
+
+
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Tensor]]] = {
+    "perceptron": (Perceptron, images),
+    "tower": (lambda: Tower(2), images),
+    "residual": (Residual, images),
+    "mixed": (Mixed, batch),
+    "mobile": (Mobile, batch),
+    "shuffle": (Shuffle, batch),
+    "sequence first": (SequenceFirst, batch),
+}
+
+
+def family(name: str, tasks: int = 2) -> tuple[list[nn.Module], list[Tensor]]:
+    make, data = FAMILIES[name]
+    return [randomised(make(), seed) for seed in range(tasks)], [data(60, seed).double() for seed in range(tasks)]
+
+
+def structures(parents: Sequence[nn.Module], data: Sequence[Tensor]) -> list[NetworkStructure]:
+    return [channel_graph(parent, x[:2]).structure() for parent, x in zip(parents, data, strict=True)]
+
+
+def operations(run: Callable[[Tensor], object], x: Tensor) -> int:
+    """Multiplications per image of what `run` does, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(x)
+    return counter.get_total_flops() // (2 * len(x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_takes_the_multiplications_that_its_structure_says(name: str) -> None:
+    parents, data = family(name)
+    assert operations(parents[0], data[0][:3]) == structures(parents, data)[0].multiplications
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_trunk_is_computed_once_and_the_answers_are_the_same(name: str) -> None:
+    parents, data = family(name)
+    known = structures(parents, data)
+    possible = trunks(known)
+    assert possible
+    for trunk in {t.name: t for t in (possible[0], possible[len(possible) // 2], possible[-1])}.values():
+        result = zip_networks(parents, data, ZipSpec(share=0.5, trunk=trunk.name, ridge=1e-3))
+        together = Together(result.network)
+        x = data[0][:3]
+        with torch.no_grad():
+            for task, answer in enumerate(together(x)):
+                torch.testing.assert_close(answer, result.network(x, task=task), rtol=1e-9, atol=1e-9)
+        assert operations(together, x) == trunk.multiplications
+        shares = {layer.name: len(layer.pairs) for layer in result.layers}
+        assert all(shares[layer] == known[0].layers[k].width for k, layer in enumerate(trunk.layers))
+
+
+def test_the_longest_trunk_ends_before_the_heads_or_where_a_task_has_parameters_of_its_own() -> None:
+    ends = {name: trunks(structures(*family(name)))[-1].name for name in FAMILIES}
+    assert ends["perceptron"] == "fc2"
+    assert ends["mixed"] == "d"
+    assert ends["shuffle"] == "point"
+    tokens = [channel_graph(made("tokens", seed), batch(2)).structure() for seed in range(2)]
+    assert trunks(tokens)[-1].name == "embed"  # what follows adds a token and positions of the task's own
+
+
+def test_three_tasks_have_a_trunk_in_common() -> None:
+    parents, data = family("mixed", tasks=3)
+    trunk = trunk_of(structures(parents, data), "c")
+    assert trunk is not None
+    result = zip_networks(parents, data, ZipSpec(share=0.0, trunk="c"))
+    together, x = Together(result.network), data[0][:4]
+    with torch.no_grad():
+        for task, answer in enumerate(together(x)):
+            torch.testing.assert_close(answer, result.network(x, task=task), rtol=1e-9, atol=1e-9)
+    assert operations(together, x) == trunk.multiplications
+
+
+def test_without_a_trunk_everything_is_computed_for_each_task() -> None:
+    parents, data = family("perceptron")
+    network = zip_networks(parents, data, ZipSpec()).network
+    assert operations(Together(network), data[0][:3]) == 2 * operations(parents[0], data[0][:3])
+
+
+def test_networks_that_do_other_things_in_between_have_no_longer_trunk() -> None:
+    class Other(Perceptron):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc3(F.relu(self.fc2(torch.tanh(self.fc1(x.view(x.size(0), -1))))))
+
+    parents = [randomised(Perceptron(), 0), randomised(Other(), 1)]
+    known = structures(parents, [images(9)] * 2)
+    assert [trunk.name for trunk in trunks(known)] == ["fc1"]
+    wide = structures([randomised(Perceptron(12), 0), randomised(Perceptron(14), 1)], [images(9)] * 2)
+    assert trunks(wide) == ()
+    with pytest.raises(SpecError, match=r"trunk: the tasks cannot have all layers up to 'fc2' .*possible: fc1"):
+        zip_networks(parents, [images(30)] * 2, ZipSpec(trunk="fc2"))
+
+
+@pytest.mark.parametrize("name", ["perceptron", "residual", "mobile"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_size_with_a_trunk_is_known_beforehand(name: str, share: float) -> None:
+    parents, data = family(name)
+    known = structures(parents, data)
+    trunk = trunks(known)[len(trunks(known)) // 2]
+    shared = {g.name: round(share * g.width) for g in known[0].groups if g.frozen is None} | dict(trunk.groups)
+    result = zip_networks(parents, data, ZipSpec(share=share, trunk=trunk.name, ridge=1e-3))
+    own = {"own_bias": True, "own_scale": True}
+    assert plan_counts(known, shared, **own, trunk=trunk.layers) == result.counts
+    assert plan_range(known, shared, **own, trunk=trunk.layers) == (result.counts.total,) * 2
+
+
+def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path) -> None:
+    parents, data = family("mixed")
+    spec = ZipSpec(trunk="c", retrain=RetrainSpec(steps=20, learning_rate=1e-2, batch_size=8))
+    network = zip_networks(parents, data, spec).network
+    network.save(tmp_path / "z.safetensors")
+    x = data[1][:4]
+    with torch.no_grad():
+        wanted = [network(x, task=t) for t in range(2)]
+        for other in (network, ZippedNetwork.load(tmp_path / "z.safetensors", parents), copy.deepcopy(network)):
+            together = Together(other)
+            assert operations(together, x) < 1.2 * operations(parents[0], x)
+            for answer, expected in zip(together(x), wanted, strict=True):
+                torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("limit", "name"), [(2.0, None), (1.99, "fc1"), (1.2, "fc1"), (1.1, "fc2")])
+def test_the_shortest_trunk_within_a_limit_is_taken(limit: float, name: str | None) -> None:
+    known = structures(*family("perceptron"))
+    trunk = trunk_of(known, limit=limit)
+    assert (trunk and trunk.name) == name
+    if trunk is not None:
+        assert trunk.multiplications <= limit * known[0].multiplications
+
+
+def test_a_limit_that_cannot_be_kept_is_named() -> None:
+    parents, data = family("perceptron")
+    with pytest.raises(SpecError, match=r"0\.5 times the multiplications of one network are too few.* take 1\.0"):
+        zip_networks(parents, data, ZipSpec(share="auto", budget=BudgetSpec(macs=0.5)))
+
+
+def test_places_of_counts_appearances() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        given = rng.integers(0, 4, 12)
+        order = rng.permutation(12)
+        found = places_of(given[order], given)
+        assert (given[found] == given[order]).all()
+        assert sorted(found) == list(range(12))
