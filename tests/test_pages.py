@@ -263,12 +263,13 @@ def test_what_the_page_cannot_show_is_not_zipped_again(network: dict[str, str]) 
     assert setup.query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
 
 
-@pytest.mark.parametrize("own", ["", "bundled architecture", "registered"])
+@pytest.mark.parametrize("own", ["", "trunk", "bundled architecture", "registered"])
 def test_the_lines_that_load_a_zipped_network_run(
     store: RunStore, tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = {
         "": {"parent": "lenet300-mnist-1"},
+        "trunk": {"parent": "lenet300-mnist-1"},
         "bundled architecture": {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"},
         "registered": {"model": "mine", "data": "mnist"},
     }[own]
@@ -277,7 +278,8 @@ def test_the_lines_that_load_a_zipped_network_run(
     )
     monkeypatch.setenv("MTZ_MODELS", "my_models:trained")
     networks = [{"parent": "lenet300-mnist-0"}, second]
-    record = store.create(parse_run_spec({"networks": networks}))
+    zipping = {"trunk": "fc1"} if own == "trunk" else {}
+    record = store.create(parse_run_spec({"networks": networks, "zip": zipping}))
     code = (
         "import torch\n"
         "from mtz_core import load_parent, zip_networks, ZipSpec\n"
@@ -286,9 +288,12 @@ def test_the_lines_that_load_a_zipped_network_run(
         "zipped = zip_networks(parents, [images, images], ZipSpec(share=0.0)).network\n"
         "expected = parents[0](images)\n"
         f"zipped.save('{record.id}-zipped.safetensors')\n"
+        "answers = None\n"
         f"{running._snippet(record)}\n"
         "torch.testing.assert_close(single(images), expected)\n"
         "torch.testing.assert_close(network.extract(1)(images), zipped.extract(1)(images))\n"
+        f"assert (answers is not None) == {own == 'trunk'}\n"
+        "if answers: torch.testing.assert_close(answers[0], expected)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -274,9 +274,13 @@ def _snippet(record: RunRecord) -> str:
     """Return Python lines that load the zipped network."""
     load = f"""network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
 single = network.extract(0)  # a plain module of the first parent's architecture"""
+    zipped = "from mtz_core.zipped import ZippedNetwork"
+    if record.spec.zip.trunk is not None or record.spec.zip.macs is not None:
+        zipped = f"from mtz_core.together import Together\n{zipped}"
+        load += "\nanswers = Together(network)(images)  # of all tasks to the same images; common layers run once"
     if all(network.parent for network in record.spec.networks):
         names = ", ".join(repr(network.parent) for network in record.spec.networks)
-        return f"""from mtz_core.zipped import ZippedNetwork
+        return f"""{zipped}
 from mtz_core.zoo.parents import load_parent
 
 parents = [load_parent(name).module for name in ({names})]
@@ -286,7 +290,7 @@ parents = [load_parent(name).module for name in ({names})]
         specs = "\n".join(f"    NetworkSpec({_arguments(network)})," for network in networks)
         return f"""from mtz_core.own.networks import build_network
 from mtz_core.spec import NetworkSpec
-from mtz_core.zipped import ZippedNetwork
+{zipped}
 
 specs = [
 {specs}
@@ -294,7 +298,7 @@ specs = [
 parents = [build_network(spec).module for spec in specs]
 {load}"""
     modules = "\n".join(f"    ARCHITECTURES[{name!r}](classes={n})," for name, n in _architectures(record))
-    return f"""from mtz_core.zipped import ZippedNetwork
+    return f"""{zipped}
 from mtz_core.zoo.architectures import ARCHITECTURES
 
 parents = [  # their own weights do not matter: the file holds all that is needed
