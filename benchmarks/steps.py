@@ -1,0 +1,42 @@
+"""How few label-free retraining steps a zip still needs: error after none, some and many steps of distillation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import table
+from benchmarks.quality import CPU, calibration_images, load_task, spread, task_errors
+from benchmarks.zipping import ARCHITECTURES, DISTILLED, PAPER
+from mtz_core import ZipSpec, zip_networks
+from mtz_core.evaluation import error_rate
+
+NAMES = ("mnist-0", "fashion-0")
+STEPS = (0, 10, 30, 100, 300)
+
+
+def run(root: Path | None, draws: int, architectures: Sequence[str] = ARCHITECTURES, images: int = 1000) -> None:
+    """Two rows per architecture: the engine's default and the paper's formulas, both distilled at the end."""
+    print("\n## Label-free steps after the zip, every hidden layer fully shared\n")
+    print(f"Digits and clothes, {images:,} unlabelled images per task, distillation at the end; increase of the mean")
+    print(f"error over the parents in points, {draws} draws.\n")
+    lines = []
+    for architecture in architectures:
+        tasks = [load_task(f"{architecture}-{name}", root) for name in NAMES]
+        modules = [task.module for task in tasks]
+        parents = statistics.fmean(error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks)
+        for method, fields in (("ours", {}), ("paper", PAPER)):
+            cells = []
+            for steps in STEPS:
+                retrain = DISTILLED.model_copy(update={"steps": steps}) if steps else None
+                increase = []
+                for seed in range(draws):
+                    spec = ZipSpec(**{**fields, "retrain": retrain, "seed": seed})
+                    drawn = calibration_images(tasks, images, seed)
+                    network = zip_networks(modules, drawn, spec, retraining=[task.train for task in tasks]).network
+                    increase.append(statistics.fmean(task_errors(network, tasks)) - parents)
+                cells.append(spread(increase))
+            lines.append([architecture, method, *cells])
+            print(f"  {' · '.join(lines[-1])}", flush=True)
+    print("\n" + table(["network", "zip", *(f"{steps} steps" for steps in STEPS)], lines), flush=True)
