@@ -16,12 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import Matrices, Program, State, advance, start
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
 from mtz_core.slots import Table, slot_of
 from mtz_core.zipped import ZippedNetwork
+
+TOLERANCE = 1e-3
+"""Largest deviation of an answer, relative to the largest output, that rounding may cause."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Together(nn.Module):
     `forward(x)` returns one tensor per task, equal to `network(x, task)`. What the tasks cannot have in common is
     computed for each; that is all of it where no trunk was laid (see `ZipSpec.trunk`).
 
+    Raises:
+        GraphError: the answers would not be the same.
+
     Example:
         >>> from mtz_core import ZipSpec, zip_networks
         >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
@@ -75,6 +82,19 @@ class Together(nn.Module):
             self.programs.append(rest)
             self.taken.append({node: self._takeover(t, node, first[known[t][node]]) for node in needed})
         self._kept = {takeover.node for taken in self.taken for takeover in taken.values()}
+        self._check()
+
+    def _check(self) -> None:
+        """Compare all answers to the example with what each task computes alone."""
+        x = self.network.graphs[0].network.example
+        with torch.no_grad():
+            for t, answer in enumerate(self(x)) if any(self.taken) else ():
+                alone = self.network(x, task=t)
+                if float((answer - alone).abs().max()) > TOLERANCE * float(alone.abs().max()):
+                    raise GraphError(
+                        f"task {t} answers otherwise when what it has in common with the first task is computed once; "
+                        "its forward does something that tracing cannot see. Use network(x, task) for each task"
+                    )
 
     def _recipes(self, graph: ChannelGraph, program: Program) -> Mapping[fx.Node, str]:
         numbers = {node: k for k, layer in enumerate(graph.layers) for node in layer.nodes}
@@ -135,7 +155,7 @@ class Together(nn.Module):
                 for position, node in enumerate(program.nodes):
                     advance(program, state, matrices[t], stop=position + 1)
                     if node in self._kept:
-                        values[node] = state.values.get(node, x)
+                        values[node] = state.values[node]
             else:
                 state = State(0, {program.nodes[0]: x, **{n: each.of(values[each.node]) for n, each in taken.items()}})
             answers.append(advance(program, state, matrices[t]).result.contiguous())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import difference, linear, memory, streams, subsets, zipping
+from benchmarks import difference, linear, memory, steps, streams, subsets, trunk, zipping
 from benchmarks.machine import describe, table
 from mtz_core import ZipSpec
 
@@ -84,6 +84,24 @@ def test_streams_benchmark_prints_its_table(
     streams.run(None, 1, images=40, architecture="lenet300")
     rows = _header(capsys.readouterr().out)
     assert [row[1:3] for row in rows[2:]] == [["1.0", "first"], ["1.0", "all"], ["0.5", "first"], ["0.5", "all"]]
+
+
+def test_trunk_benchmark_counts_down_from_two_networks_to_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trunk, "REPEATS", 1)
+    trunk.run(None, 1, architectures=["lenet300"], images=40)
+    rows = _header(capsys.readouterr().out)[2:]
+    assert [row[1:3] for row in rows] == [["none", "2.00×"], ["fc1", "1.12×"], ["fc2", "1.00×"]]
+    assert float(rows[0][5]) == 0.0
+
+
+def test_steps_benchmark_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(steps, "STEPS", (0, 2))
+    steps.run(None, 1, architectures=["lenet300"], images=40)
+    rows = _header(capsys.readouterr().out)
+    assert rows[0] == ["network", "zip", "0 steps", "2 steps"]
+    assert [row[1] for row in rows[2:]] == ["ours", "paper"]
 
 
 def test_linear_benchmark_prints_three_tables(capsys: pytest.CaptureFixture[str]) -> None:

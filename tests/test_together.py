@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtz_core import ZippedNetwork, ZipSpec, zip_networks
-from mtz_core.errors import SpecError
+from mtz_core import ZippedNetwork, ZipSpec, together, zip_networks
+from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph import channel_graph
 from mtz_core.spec import BudgetSpec, RetrainSpec
 from mtz_core.structure import NetworkStructure, plan_counts, plan_range, trunk_of, trunks
@@ -78,12 +78,12 @@ def test_a_trunk_is_computed_once_and_the_answers_are_the_same(name: str) -> Non
     assert possible
     for trunk in {t.name: t for t in (possible[0], possible[len(possible) // 2], possible[-1])}.values():
         result = zip_networks(parents, data, ZipSpec(share=0.5, trunk=trunk.name, ridge=1e-3))
-        together = Together(result.network)
+        answering = Together(result.network)
         x = data[0][:3]
         with torch.no_grad():
-            for task, answer in enumerate(together(x)):
+            for task, answer in enumerate(answering(x)):
                 torch.testing.assert_close(answer, result.network(x, task=task), rtol=1e-9, atol=1e-9)
-        assert operations(together, x) == trunk.multiplications
+        assert operations(answering, x) == trunk.multiplications
         shares = {layer.name: len(layer.pairs) for layer in result.layers}
         assert all(shares[layer] == known[0].layers[k].width for k, layer in enumerate(trunk.layers))
 
@@ -102,11 +102,11 @@ def test_three_tasks_have_a_trunk_in_common() -> None:
     trunk = trunk_of(structures(parents, data), "c")
     assert trunk is not None
     result = zip_networks(parents, data, ZipSpec(share=0.0, trunk="c"))
-    together, x = Together(result.network), data[0][:4]
+    answering, x = Together(result.network), data[0][:4]
     with torch.no_grad():
-        for task, answer in enumerate(together(x)):
+        for task, answer in enumerate(answering(x)):
             torch.testing.assert_close(answer, result.network(x, task=task), rtol=1e-9, atol=1e-9)
-    assert operations(together, x) == trunk.multiplications
+    assert operations(answering, x) == trunk.multiplications
 
 
 def test_without_a_trunk_everything_is_computed_for_each_task() -> None:
@@ -151,9 +151,9 @@ def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path)
     with torch.no_grad():
         wanted = [network(x, task=t) for t in range(2)]
         for other in (network, ZippedNetwork.load(tmp_path / "z.safetensors", parents), copy.deepcopy(network)):
-            together = Together(other)
-            assert operations(together, x) < 1.2 * operations(parents[0], x)
-            for answer, expected in zip(together(x), wanted, strict=True):
+            answering = Together(other)
+            assert operations(answering, x) < 1.2 * operations(parents[0], x)
+            for answer, expected in zip(answering(x), wanted, strict=True):
                 torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -170,6 +170,14 @@ def test_a_limit_that_cannot_be_kept_is_named() -> None:
     parents, data = family("perceptron")
     with pytest.raises(SpecError, match=r"0\.5 times the multiplications of one network are too few.* take 1\.0"):
         zip_networks(parents, data, ZipSpec(share="auto", budget=BudgetSpec(macs=0.5)))
+
+
+def test_answers_that_would_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, data = family("mixed")
+    network = zip_networks(parents, data, ZipSpec(trunk="c")).network
+    monkeypatch.setattr(together, "places_of", lambda wanted, given: np.arange(len(wanted))[::-1].copy())
+    with pytest.raises(GraphError, match="task 1 answers otherwise"):
+        Together(network)
 
 
 def test_places_of_counts_appearances() -> None:
