@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.machine import table
+from benchmarks.planner import changed_answers
 from benchmarks.quality import Task, calibration_images, load_task, task_errors
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.api import ZipResult
@@ -39,6 +40,7 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
     lines = []
     for share in SHARES:
         both: tuple[list[float], list[float]] = ([], [])
+        changed: tuple[list[float], list[float]] = ([], [])
         sizes: tuple[list[float], list[float]] = ([], [])
         found: list[float | None] = []
         for seed in range(draws):
@@ -51,12 +53,16 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
             found.append(least)
             for k, result in enumerate((whole, part)):
                 both[k].append(statistics.fmean(task_errors(result.network, tasks)))
+                changed[k].append(changed_answers(result.network, tasks))
                 sizes[k].append(result.counts.versus_smallest)
         reached = [s for s in found if s is not None]
         chosen = f"{statistics.fmean(reached):.2f}" if len(reached) == draws else "1.00, size not reached"
         for label, used, k in (("all or nothing", f"{share:.2f}", 0), ("subsets", chosen, 1)):
-            lines.append([label, used, f"{statistics.fmean(sizes[k]):.3f}×", _precise(both[k])])
-    print(table(["sharing", "share", "size", "mean test error, %"], lines), flush=True)
+            size = f"{statistics.fmean(sizes[k]):.3f}×"
+            lines.append([label, used, size, _precise(both[k]), _precise(changed[k])])
+            print(f"  {' · '.join(lines[-1])}", flush=True)
+    heading = ["sharing", "share", "size", "mean test error, %", "answers unlike the parents', %"]
+    print("\n" + table(heading, lines), flush=True)
 
 
 def _precise(errors: list[float]) -> str:
