@@ -6,15 +6,18 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.machine import table
 from benchmarks.quality import CPU, Task, calibration_images, load_task, task_errors
 from mtz_core import ZipSpec, zip_networks
-from mtz_core.budgets import resolve
+from mtz_core.api import ZipResult
+from mtz_core.budgets import Choice, Count, Point, resolve
 from mtz_core.evaluation import error_rate
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.planning import Forecast, Measuring
@@ -26,30 +29,57 @@ SHARES = (0.8, 0.5)
 IMAGES = 1000
 
 
+@dataclass(frozen=True)
+class Planner:
+    """The curves of a set of parents, measured on given calibration images, from which any budget is solved."""
+
+    networks: tuple[torch.nn.Module, ...]
+    calibration: tuple[Tensor, ...]
+    seed: int
+    choice: Choice
+    count: Count | None
+    seconds: float
+
+    @classmethod
+    def measured(cls, networks: Sequence[torch.nn.Module], calibration: Sequence[Tensor], seed: int) -> Planner:
+        """Measure the curves."""
+        start = time.perf_counter()
+        spec = ZipSpec(seed=seed)
+        graphs = channel_graphs(networks, [images[:2] for images in calibration])
+        network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
+        forecast = Forecast(network, spec, spec.task_weights(len(networks)), calibration, CPU)
+        choice = next(item for item in forecast.choice() if not isinstance(item, Measuring))
+        count = None if forecast.subsets else forecast.parameters
+        return cls(tuple(networks), tuple(calibration), seed, choice, count, time.perf_counter() - start)
+
+    def within(self, limit: int) -> tuple[Point, ZipResult]:
+        """The plan of at most `limit` parameters, and the zip that follows it.
+
+        The size is exact for two tasks; for more it is corrected by what came out.
+        """
+        aim = limit
+        for _ in range(5):
+            point = resolve(self.choice, BudgetSpec(parameters=aim), self.count)
+            spec = ZipSpec(share=dict(point.shares), seed=self.seed)
+            planned = zip_networks(self.networks, self.calibration, spec)
+            if planned.counts.total <= limit:
+                break
+            aim -= math.ceil(1.3 * (planned.counts.total - limit)) + 50
+        return point, planned
+
+
 def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: int) -> list[list[str]]:
     """Lines of the table for one set of parents: mean test errors of uniform and planned shares."""
     tasks = [load_task(name, root) for name in names]
     modules = [task.module for task in tasks]
     parents = statistics.fmean(error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks)
     calibration = calibration_images(tasks, IMAGES, draw)
-    start = time.perf_counter()
-    spec = ZipSpec(seed=draw)
-    graphs = channel_graphs(modules, [images[:2] for images in calibration])
-    network = ZippedNetwork(modules, graphs, spec.sparse, spec.own_bias)
-    forecast = Forecast(network, spec, spec.task_weights(len(tasks)), calibration, CPU)
-    choice = next(item for item in forecast.choice() if not isinstance(item, Measuring))
-    seconds = time.perf_counter() - start
-    lines = []
+    planner = Planner.measured(modules, calibration, draw)
+    choice, lines = planner.choice, []
     for share in shares:
         uniform = zip_networks(modules, calibration, ZipSpec(share=share, seed=draw))
-        limit, aim = uniform.counts.total, uniform.counts.total
-        for _ in range(5):  # the size is exact for two tasks; for more it is corrected by what came out
-            count = None if forecast.subsets else forecast.parameters
-            point = resolve(choice, BudgetSpec(parameters=aim), count)
-            planned = zip_networks(modules, calibration, ZipSpec(share=dict(point.shares), seed=draw))
-            if planned.counts.total <= limit:
-                break
-            aim -= math.ceil(1.3 * (planned.counts.total - limit)) + 50
+        limit = uniform.counts.total
+        point, planned = planner.within(limit)
         errors = [task_errors(each.network, tasks) for each in (uniform, planned)]
         means = [statistics.fmean(each) for each in errors]
         sizes = [each.counts.versus_smallest for each in (uniform, planned)]
@@ -62,7 +92,7 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
         cells += [f"{mean:.3f} ({size:.4f}×)" for mean, size in zip(means, sizes, strict=True)]
         changed = [f"{changed_answers(each.network, tasks):.3f}" for each in (uniform, planned)]
         predicted = f"{uniformly:.2f} → {point.error:.2f}"
-        lines.append([*cells, mark, " → ".join(changed), predicted, f"{seconds:.0f}", chosen])
+        lines.append([*cells, mark, " → ".join(changed), predicted, f"{planner.seconds:.0f}", chosen])
         print(lines[-1], [[round(e, 2) for e in each] for each in errors], flush=True)
     return lines
 

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.machine import table
+from benchmarks.planner import Planner
 from benchmarks.quality import CPU, Task, calibration_images, load_task, spread, task_errors
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
@@ -35,6 +36,8 @@ SHARES = (1.0, 0.8, 0.5)
 IMAGES = (100, 500, 1000, 2000)
 WARMING = 50
 """Images of a first zip that is not timed."""
+REMEMBERED = 4
+"""Draws whose curves are kept for another size."""
 WATCHED = 500
 """Test images per task on which each layer's loss is measured."""
 PAPER: Mapping[str, Any] = {"compensate": False, "pairing": "greedy", "streams": "first"}
@@ -90,6 +93,29 @@ def zipped(watched: bool = False, **fields: Any) -> Method:
     return run
 
 
+def planned() -> Method:
+    """The engine with planned shares, at most at the size that one share for all layers gives; its own seconds only."""
+    planners: dict[tuple[Any, ...], Planner] = {}
+
+    def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
+        networks = [task.module for task in tasks]
+        start = time.perf_counter()
+        result = zip_networks(networks, images, ZipSpec(share=share, seed=seed))
+        seconds = time.perf_counter() - start
+        if share < 1.0:
+            key = (*(task.name for task in tasks), len(images[0]), seed)
+            if key not in planners:
+                for old in list(planners)[: -REMEMBERED + 1]:
+                    planners.pop(old)
+                planners[key] = Planner.measured(networks, images, seed)
+            start = time.perf_counter()
+            result = planners[key].within(result.counts.total)[1]
+            seconds = planners[key].seconds + time.perf_counter() - start
+        return Cell(tuple(task_errors(result.network, list(tasks))), result.counts.versus_smallest, seconds)
+
+    return run
+
+
 def rival(**arguments: Any) -> Method:
     """A method of `mtz_core.baselines`."""
 
@@ -107,6 +133,7 @@ METHODS: Mapping[str, Method] = {
     "compensation alone": zipped(**COMPENSATED),
     "ours": zipped(watched=True),
     "ours, 100 label-free steps": zipped(retrain=DISTILLED),
+    "ours, planned shares": planned(),
     "averaging": rival(method="average", reset=False),
     "random pairs": zipped(**{**PAPER, "pairing": "random"}),
     "permute + reset": rival(method="permute"),

@@ -237,6 +237,8 @@ def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> P
             best = found
         aim += limit - found.parameters
     best = _filled(choice, best, limit, count)
+    if sum(curve.least < curve.width for curve in choice.curves) < 2:
+        return best
     even = even_share(choice, limit, count)
     clear = best.divergence - choice.base <= CLEAR * (even.divergence - choice.base)
     return best if clear else replace(even, even=True)
