@@ -21,7 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mtz_core import ZipSpec, preflight, zip_networks
+from mtz_core.structure import NetworkStructure, trunks
 from mtz_core.torchvision_compat import import_torchvision
 
 NAMES = (
@@ -41,14 +44,16 @@ What `mtz_core.preflight` says of torchvision's networks, and what happens when 
   never shared and don't count.
 - *Permuted*: largest change of the outputs, relative to the largest output, when the channels of every group change
   places.
-- *With itself*: the same after zipping the network with itself, fully shared, and the size of the result relative to
-  one network ({classes} classes, images of {small} × {small}).
+- *Computed once*: multiplications that two such networks' answers to one image take at least, relative to one network,
+  if all layers that they can have in common are computed once (2.00×: none; normalisation that stays private ends it).
+- *With itself*: how much the outputs change after zipping the network with itself, fully shared, and the size of the
+  result relative to one network ({classes} classes, images of {small} × {small}).
 - *Twin*: size after zipping with a twin of another seed, and how far the extracted network is from the zipped one, in
   single precision (a merge of so few samples can be badly conditioned).
 - –: examined only.
 
-| network | nodes | layers | channel groups | shareable | permuted | with itself | twin |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| network | nodes | layers | channel groups | shareable | permuted | computed once | with itself | twin |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -97,12 +102,20 @@ def row(name: str, zipping: bool = True) -> tuple[str, list[str]]:
         str(facts.groups),
         f"{100 * facts.share:.1f} %",
         f"{report.checks[0].deviation:.0e}",
+        f"{at_least(facts.structure):.2f}×",
         itself,
         twin,
     ]
     hidden = facts.sharable + sum(facts.private.values())
     reasons = [f"`{name}`: {100 * size / hidden:.2f} % — {why}." for why, size in facts.private.items()]
     return f"| {' | '.join(cells)} |", reasons
+
+
+def at_least(structure: NetworkStructure) -> float:
+    """Multiplications of two networks' answers to one image with the longest trunk, relative to one network's."""
+    possible = trunks([structure, structure])
+    most = possible[-1].multiplications if possible else 2 * structure.multiplications
+    return most / structure.multiplications
 
 
 def zipped(name: str) -> tuple[str, str]:
