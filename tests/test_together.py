@@ -129,6 +129,18 @@ def test_networks_that_do_other_things_in_between_have_no_longer_trunk() -> None
         zip_networks(parents, [images(30)] * 2, ZipSpec(trunk="fc2"))
 
 
+def test_settings_of_operations_without_parameters_must_agree() -> None:
+    def pooled(**settings: bool) -> nn.Module:
+        pool = nn.AvgPool2d(3, 2, padding=1, **settings)
+        return randomised(
+            nn.Sequential(nn.Conv2d(1, 4, 3), pool, nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(16, 3)), 0
+        )
+
+    one, alike, other = pooled(), pooled(count_include_pad=True), pooled(count_include_pad=False)
+    for second, name in ((alike, "2"), (other, "0")):
+        assert trunks(structures([one, second], [images(9)] * 2))[-1].name == name
+
+
 @pytest.mark.parametrize("name", ["perceptron", "residual", "mobile"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_size_with_a_trunk_is_known_beforehand(name: str, share: float) -> None:

@@ -19,10 +19,6 @@ class Heads(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def extra_repr(self) -> str:
-        """Settings as text."""
-        return str(self.heads)
-
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, L, heads · d)."""
         q, k, v = (x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))

@@ -16,6 +16,8 @@ from torch import fx, nn
 
 UNMOVED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 """Modules that, in evaluation, return what they are given."""
+UNSEEN = ("inplace", "training")
+"""Settings of modules that don't change their values."""
 
 
 def recipes(
@@ -55,7 +57,7 @@ def recipes(
             if not text:
                 found[node] = found[node.all_input_nodes[0]]
                 continue
-        arguments = _text((node.args, {k: v for k, v in node.kwargs.items() if k != "inplace"}), found)
+        arguments = _text((node.args, {k: v for k, v in node.kwargs.items() if k not in UNSEEN}), found)
         found[node] = hashlib.sha256(f"{text} {arguments}".encode()).hexdigest()[:16]
     return found
 
@@ -68,7 +70,8 @@ def _operation(module: fx.GraphModule, node: fx.Node) -> str | None:
             return ""
         if next(child.parameters(), None) is not None or next(child.buffers(), None) is not None:
             return None
-        return f"{type(child).__module__}.{type(child).__qualname__}({child.extra_repr()})"
+        settings = {k: v for k, v in sorted(vars(child).items()) if k[0] != "_" and k not in UNSEEN}
+        return f"{type(child).__module__}.{type(child).__qualname__} {settings}"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", str(node.target))
         if "dropout" in name:
