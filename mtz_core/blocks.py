@@ -114,7 +114,7 @@ class BlockLayer(nn.Module):
         """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""
         if not self.scaled:
             return None
-        full = torch.ones(int((self.rows[:, task] >= 0).sum()))
+        full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.blocks.values())).dtype)
         for r, slots in self.row_bands.items():
             if task in r and (scale := self._scale(r, task)) is not None:
                 full[torch.as_tensor(self.rows[slots, task])] = scale.detach().cpu().to(full.dtype)

@@ -139,7 +139,7 @@ class Choice:
         columns are shared by the same tasks is taken to be a matter of chance.
         """
         if not any(curve.members for curve in self.curves):
-            inside = () if self.trunk is None else self.trunk.layers
+            inside = () if self.trunk is None else self.trunk.common
             return plan_counts(self.structures, shares, self.own_bias, self.own_scale, inside).total
         shares = effective_shares(self.structures, shares)
         held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
@@ -154,7 +154,7 @@ class Choice:
     def common(self, layer: JointLayer) -> int:
         """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
         members = layer.members.values()
-        own = self.trunk is None or not layer.inside(self.trunk.layers)
+        own = self.trunk is None or not layer.inside(self.trunk.common)
         bias = not (own and self.own_bias) and all(each.bias for each in members)
         scale = own and self.own_scale and all(each.groups == 1 for each in members)
         return self.joint.raw(layer) + int(bias) - int(scale)

@@ -163,7 +163,7 @@ class LayerLoop:
             images[t], values[t] = samples[t].calibrate(peaks)
         found = {t: each.moments for t, each in samples.items()}
         alphas, unit = self._weights(samples)
-        spec = self.spec.model_copy(update={"scale": "shared"}) if index in network.trunk else self.spec
+        spec = self.spec.model_copy(update={"scale": "shared"}) if index in network.common else self.spec
         work: Work
         if layers[tasks[0]].groups > 1:
             banks = {t: m for t, m in found.items() if isinstance(m, BankMoments)}

@@ -250,7 +250,7 @@ class Forecast:
                 continue
             columns = by_tasks(column_table(layers, tables, network.widths, network.owns_bias(index)))
             total -= round(joint(rows, columns))
-            if self.spec.own_scale and columns and index not in network.trunk:
+            if self.spec.own_scale and columns and index not in network.common:
                 total += round(joint(rows, None))
         return total
 
@@ -382,7 +382,7 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
     device = torch.device(spec.device)
     graphs = correspond(channel_graphs(networks, [images[:2].to(device) for images in calibration]))
     trunk = trunk_of([graph.structure() for graph in graphs], spec.trunk, spec.macs)
-    laid = range(0 if trunk is None else len(trunk.layers))
+    laid = 0 if trunk is None else len(trunk.layers)
     network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias, laid).to(device)
     yield from planned(Forecast(network, spec, spec.task_weights(len(networks)), calibration, device, trunk))
 

@@ -125,8 +125,8 @@ class ZipSpec(_Strict):
         weighting: with compensation, errors of a layer's outputs count as far as they change the network's answer
             (`"fisher"`, from the parents' own predictions; see `mtz_core.sensitivity`), or all alike (`"equal"`).
         trunk: for tasks that see the same images: all layers up to this one (of the first network) are computed once
-            for all tasks. Their neurons are shared fully, whatever `share` says, with one bias and scale (see
-            `mtz_core.together`).
+            for all tasks. Their neurons are shared fully, whatever `share` says; all but the last have one bias and
+            scale for all tasks (see `mtz_core.together`).
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.

@@ -16,6 +16,8 @@ from mtz_core.errors import SpecError
 
 HEAD = "task head"
 NO_PARTNER = "no other network has layers that correspond"
+RECURRENT = ("lstm", "gru")
+"""Kinds of layers whose outputs are not sums of products."""
 
 
 @dataclass(frozen=True)
@@ -305,15 +307,18 @@ def _asked(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Layers in which all tasks share every neuron, its bias and scale: computed once for tasks that see one image.
+    """Layers in which all tasks share every neuron: computed once for tasks that see one image.
 
     `layers` are the first network's names, in order of execution from its first layer on; `groups` the channel groups
-    that they write, with their width. `multiplications` is what all tasks' answers to one image take then.
+    that they write, with their width. `multiplications` is what all tasks' answers to one image take then. In the
+    layers `common` biases and scales are shared, too: what follows them must be equal. The last layer is not among
+    them, unless it is recurrent: its sums are computed once, and each task goes on with a scale and bias of its own.
     """
 
     layers: tuple[str, ...]
     groups: Mapping[str, int]
     multiplications: int
+    common: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -343,7 +348,8 @@ def trunks(networks: Sequence[NetworkStructure]) -> tuple[Trunk, ...]:
         names.append(layers[0].name)
         groups[group.name] = group.widths[0]
         total -= (len(networks) - 1) * layers[0].multiplications
-        found.append(Trunk(tuple(names), dict(groups), total))
+        common = names if layers[0].kind in RECURRENT else names[:-1]
+        found.append(Trunk(tuple(names), dict(groups), total, tuple(common)))
     return tuple(found)
 
 

@@ -2,7 +2,8 @@
 
 Layers of a trunk have equal weights in all tasks, up to the order of their channels. Whatever follows from the image by
 such layers, and by operations without parameters of their own (see `graph.recipes`), is computed in the first task's
-network; the others take it over, with channels in their own order, and go on from there.
+network; the others take it over, with channels in their own order, and go on from there. Of the last layer of a trunk
+they take over the sums, and give them a scale and a bias of their own.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Takeover:
     """A value that a task takes over from the first one: the first task's node, and which places go where.
 
     `order` holds the places of the channels' axes in the first task's value; `None`: as they are. `axes` are these.
+    If it is the output of weight layer number `layer`, the task has a scale and a bias of its own there.
     """
 
     node: fx.Node
     axes: tuple[int, ...]
     order: Tensor | None
+    layer: int | None = None
 
     def of(self, value: Any) -> Any:
         """The value as the task has it."""
@@ -75,12 +78,16 @@ class Together(nn.Module):
         for node, recipe in known[0].items():
             first.setdefault(recipe, node)
         self.programs, self.taken = [programs[0]], [dict[fx.Node, Takeover]()]
+        sums = self._sums(programs, known)
         for t in range(1, network.tasks):
-            common = {node for node, recipe in known[t].items() if recipe in first and node.op != "placeholder"}
+            common = {n: first[recipe] for n, recipe in known[t].items() if recipe in first and n.op != "placeholder"}
+            if sums:
+                common[sums[t]] = sums[0]
             rest = programs[t].without(common)
             needed = {source for node in rest.nodes for source in node.all_input_nodes if source in common}
+            layers = {sums[t]: network.trunk - 1} if sums else {}
             self.programs.append(rest)
-            self.taken.append({node: self._takeover(t, node, first[known[t][node]]) for node in needed})
+            self.taken.append({node: self._takeover(t, node, common[node], layers.get(node)) for node in needed})
         self._kept = {takeover.node for taken in self.taken for takeover in taken.values()}
         self._check()
 
@@ -98,19 +105,26 @@ class Together(nn.Module):
 
     def _recipes(self, graph: ChannelGraph, program: Program) -> Mapping[fx.Node, str]:
         numbers = {node: k for k, layer in enumerate(graph.layers) for node in layer.nodes}
-        ready = {index for index in self.network.trunk if self.network.merged[index]}
+        ready = {index for index in self.network.common if self.network.merged[index]}
         found = recipes(program.module, numbers, graph.network.example.shape[1:], ready)
         order = {node: k for k, node in enumerate(program.nodes)}
         return {node: recipe for node, recipe in found.items() if node in order}
 
-    def _takeover(self, t: int, mine: fx.Node, theirs: fx.Node) -> Takeover:
+    def _sums(self, programs: Sequence[Program], known: Sequence[Mapping[fx.Node, str]]) -> list[fx.Node]:
+        """The node of the trunk's last layer in every task, if these differ by scale and bias only; else none."""
+        network, index = self.network, self.network.trunk - 1
+        if index < 0 or index in network.common or not network.merged[index]:
+            return []
+        nodes = [p.nodes[p.position(g.layers[index].nodes[0])] for p, g in zip(programs, network.graphs, strict=True)]
+        reads = {own.get(node.all_input_nodes[0]) for node, own in zip(nodes, known, strict=True)}
+        return nodes if len(reads) == 1 and None not in reads else []
+
+    def _takeover(self, t: int, mine: fx.Node, theirs: fx.Node, layer: int | None) -> Takeover:
         graphs = self.network.graphs
         own, other = graphs[t].places.get(mine.name), graphs[0].places.get(theirs.name)
-        if own is None or other is None:
-            return Takeover(theirs, (), None)
-        axes = [k + 1 for k, size in enumerate(own.shape) if size > 1]
-        if not axes:
-            return Takeover(theirs, (), None)
+        axes = [] if own is None else [k + 1 for k, size in enumerate(own.shape) if size > 1]
+        if own is None or other is None or not axes:
+            return Takeover(theirs, (), None, layer)
         span = range(axes[0], axes[-1] + 1)
         lengths = [graphs[t].network.shapes[mine.name][axis] for axis in span]
         wanted, given = (
@@ -119,7 +133,7 @@ class Together(nn.Module):
         )
         order = places_of(wanted, given)
         alike = np.array_equal(order, np.arange(len(order)))
-        return Takeover(theirs, tuple(span), None if alike else torch.as_tensor(order))
+        return Takeover(theirs, tuple(span), None if alike else torch.as_tensor(order), layer)
 
     def _numbered(self, t: int, layout: Layout) -> Layout:
         """A layout of task t with the first task's numbers of the channels that share its slots."""
@@ -157,9 +171,25 @@ class Together(nn.Module):
                     if node in self._kept:
                         values[node] = state.values[node]
             else:
-                state = State(0, {program.nodes[0]: x, **{n: each.of(values[each.node]) for n, each in taken.items()}})
+                mine = {node: self._own(t, each, each.of(values[each.node]), matrices) for node, each in taken.items()}
+                state = State(0, {program.nodes[0]: x, **mine})
             answers.append(advance(program, state, matrices[t]).result.contiguous())
         return tuple(answers)
+
+    def _own(self, t: int, taken: Takeover, value: Any, matrices: Sequence[Matrices]) -> Any:
+        """The value with task t's scale and bias in place of the first task's, if it has some of its own."""
+        if taken.layer is None:
+            return value
+        first, own = (self.network.graphs[x].layers[taken.layer] for x in (0, t))
+        scale = self.network.scale(taken.layer, t)
+        gain = value.new_ones(own.width) if scale is None else scale.to(value)
+        offset = torch.zeros_like(gain)
+        if own.bias:
+            before = matrices[0](first.name)[:, -1]
+            before = before if taken.order is None else before[taken.order.to(before.device)]
+            offset = matrices[t](own.name)[:, -1] - gain * before
+        shape = [-1 if axis in taken.axes else 1 for axis in range(value.ndim)]
+        return value * gain.reshape(shape) + offset.reshape(shape)
 
 
 def _partners(table: Table, t: int, width: int) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from mtz_core.graph.propagation import channel_graphs
 from mtz_core.graph.sources import WeightSource
 from mtz_core.indexed import IndexedLayer, own_entries
 from mtz_core.slots import Table, column_keys, column_table, complete, private_table, row_keys, row_table, shared_rows
-from mtz_core.structure import ParameterCounts
+from mtz_core.structure import RECURRENT, ParameterCounts
 
 FORMAT = "mtz-zipped-1"
 SPARSE_FRACTION = 0.01
@@ -42,8 +42,7 @@ class ZippedNetwork(nn.Module):
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
         own_bias: whether every task keeps a bias of its own for shared neurons.
-        trunk: numbers of layers in which biases are shared, too: if neurons are shared fully, all tasks compute them
-            alike.
+        trunk: how many layers, from the first on, are to be computed once for all tasks (see `structure.Trunk`).
 
     Raises:
         GraphError: the networks have no hidden layer in common.
@@ -55,12 +54,12 @@ class ZippedNetwork(nn.Module):
         graphs: Sequence[ChannelGraph],
         sparse: str | Sequence[bool] = "auto",
         own_bias: bool = False,
-        trunk: Collection[int] = (),
+        trunk: int = 0,
     ) -> None:
         super().__init__()
         self.graphs = graphs = correspond(graphs)
         self.tasks = len(graphs)
-        self.own_bias, self.trunk = own_bias, frozenset(trunk)
+        self.own_bias, self.trunk = own_bias, trunk
         self._parents = tuple(networks)
         self.widths = [[group.width for group in graph.groups] for graph in graphs]
         self.tables: list[Table] = [
@@ -140,13 +139,20 @@ class ZippedNetwork(nn.Module):
 
     def owns_bias(self, index: int) -> bool:
         """Whether every task keeps a bias of its own for shared neurons of layer number `index`."""
-        return self.own_bias and index not in self.trunk
+        return self.own_bias and index not in self.common
 
-    def lay_trunk(self, indices: Collection[int]) -> None:
-        """Let the tasks share biases in these layers, too; to be called before any of them is merged."""
-        changed = self.trunk ^ frozenset(indices)
-        self.trunk = frozenset(indices)
-        for index in changed:
+    @property
+    def common(self) -> range:
+        """Numbers of the layers in which tasks share biases and scales: the trunk, but for its last layer's sums."""
+        if self.trunk and self.graphs[0].layers[self.trunk - 1].kind in RECURRENT:
+            return range(self.trunk)
+        return range(max(0, self.trunk - 1))
+
+    def lay_trunk(self, count: int) -> None:
+        """Have so many layers computed once; to be called before any of them is merged."""
+        longest = max(self.trunk, count)
+        self.trunk = count
+        for index in range(longest):
             self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
 
     def shared_columns(self, index: int) -> Table:
@@ -171,6 +177,11 @@ class ZippedNetwork(nn.Module):
     def matrix(self, index: int, task: int) -> Tensor:
         """Assembled weights (n_t, d_t) of layer number `index`."""
         return self._blocks()[index].matrix(task)
+
+    def scale(self, index: int, task: int) -> Tensor | None:
+        """Factors (n_t,) of what the rows of layer number `index` share, relative to the first task's; `None`: one."""
+        block = self._blocks()[index]
+        return block.scale(task) if isinstance(block, BlockLayer) else None
 
     def mask(self, index: int, task: int) -> Tensor | None:
         """Sparsity mask (n_t, d_t) of layer number `index`, `None` if it is dense."""
@@ -256,7 +267,7 @@ class ZippedNetwork(nn.Module):
             "groups": [shared_rows(table).tolist() for table in self.tables],
             "merged": list(self.merged),
             "own_bias": self.own_bias,
-            "trunk": sorted(self.trunk),
+            "trunk": self.trunk,
             "scaled": [isinstance(block, BlockLayer) and block.scaled for block in self._blocks()],
             "sparse": [block.masked for block in self._blocks()],
             "parents": list(self.parent_sizes),
@@ -281,7 +292,11 @@ class ZippedNetwork(nn.Module):
                 )
             self.merged = [bool(m) for m in description["merged"]]
             self.own_bias = bool(description.get("own_bias", False))
-            self.trunk = frozenset(int(index) for index in description.get("trunk", ()))
+            self.trunk = int(description.get("trunk", 0))
+            if not 0 <= self.trunk <= len(self.layers):
+                raise CheckpointError(
+                    f"the file names a trunk of {self.trunk} layers; these networks have {len(self.layers)}"
+                )
             scaled_layers = list(description.get("scaled", ()))
             for g, shared in enumerate(description["groups"]):
                 widths = [self.widths[t][g] for t in range(self.tasks)]

@@ -93,7 +93,7 @@ class Zipper:
         structures = [graph.structure() for graph in graphs]
         self.trunk = trunk_of(structures, spec.trunk, spec.macs)
         if self.trunk is not None:
-            self.network.lay_trunk(range(len(self.trunk.layers)))
+            self.network.lay_trunk(len(self.trunk.layers))
         asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, graphs)
         asked |= {} if self.trunk is None else self.trunk.groups
         effective = effective_shares(structures, asked)

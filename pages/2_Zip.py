@@ -76,7 +76,7 @@ with planning:
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(networks, shared)
-own = (method["compensate"], method["compensate"], () if trunk is None else trunk.layers)
+own = (method["compensate"], method["compensate"], () if trunk is None else trunk.common)
 counts = plan_counts(networks, shared, *own)
 low, high = plan_range(networks, shared, *own) if method["sharing"] == "subsets" else (counts.total, counts.total)
 about = "≈ " if low < high else ""

@@ -232,7 +232,7 @@ def test_multiplications_are_a_budget_of_their_own_and_go_with_another(family: s
     for spec, found in ((alone, few), (other, both)):
         result = zip_networks(parents, data, spec)
         assert result.counts.total == found.point.parameters
-        assert len(result.network.trunk) == len(trunk.layers)
+        assert result.network.trunk == len(trunk.layers)
 
 
 def test_what_a_trunk_is_predicted_to_change_counts_against_a_limit_of_the_error() -> None:

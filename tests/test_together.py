@@ -150,8 +150,8 @@ def test_the_size_with_a_trunk_is_known_beforehand(name: str, share: float) -> N
     shared = {g.name: round(share * g.width) for g in known[0].groups if g.frozen is None} | dict(trunk.groups)
     result = zip_networks(parents, data, ZipSpec(share=share, trunk=trunk.name, ridge=1e-3))
     own = {"own_bias": True, "own_scale": True}
-    assert plan_counts(known, shared, **own, trunk=trunk.layers) == result.counts
-    assert plan_range(known, shared, **own, trunk=trunk.layers) == (result.counts.total,) * 2
+    assert plan_counts(known, shared, **own, trunk=trunk.common) == result.counts
+    assert plan_range(known, shared, **own, trunk=trunk.common) == (result.counts.total,) * 2
 
 
 def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path) -> None:
