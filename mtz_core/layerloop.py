@@ -23,7 +23,7 @@ from mtz_core.calibration import LayerSamples
 from mtz_core.folding import pair_tasks
 from mtz_core.graph.channels import WeightLayer, channel_roles
 from mtz_core.layerwork import LayerWork
-from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks
+from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks, worth_of
 from mtz_core.moments import SOURCES, BankMoments, Moments
 from mtz_core.sensitivity import Sensitivity, sensitivities
 from mtz_core.shares import participants
@@ -261,7 +261,8 @@ class LayerLoop:
             numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in allowed.items()}
             weights = [measured.work.alphas[t] for t in tasks]
             saved = wanted * (len(tasks) - 1)
-            local = match_subsets(numbered, widths, weights, saved, self.spec.sharing == "all")
+            worth = worth_of(measured.work.inputs[:, tasks]) if isinstance(measured.work, LayerWork) else None
+            local = match_subsets(numbered, widths, weights, saved, self.spec.sharing == "all", worth)
         slots = np.full((len(local), network.tasks), -1, dtype=np.int64)
         for k, t in enumerate(tasks):
             held = local[:, k] >= 0

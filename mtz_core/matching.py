@@ -7,11 +7,16 @@ with weights α and equal Grams, merging neurons costs
     Σ_{i<j} (α_i + α_j)² d_ij / Σ_i α_i,
 
 with d_ij the functional difference of two tasks, weighted relative to each other. For two tasks that is exact.
+
+What a slot saves depends on what the layer reads. A weight is saved where its row and its column are shared by the
+same tasks: a slot of two tasks whose inputs are shared by others saves a channel, but no weight of the layer. So slots
+are also to save as many weights as slots of all tasks would; the weights that they save lower their cost by a price,
+and the least price is looked for that brings this about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -26,7 +31,10 @@ SWEEPS = 20
 MOVES = 64
 GROWN_UP_TO = 600
 """Channels of all tasks up to which slots are also grown from single channels, which takes a cubic time."""
+HALVINGS = 2
+"""Of the interval in which the price of a saved weight lies."""
 FORBIDDEN = 1e30
+ROUNDING = 1e-9
 
 
 def match_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Table:
@@ -40,7 +48,37 @@ def match_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Ta
     return allowed
 
 
-def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], savings: int, full: bool) -> Table:
+def worth_of(columns: Table) -> NDArray[np.float64] | None:
+    """Weights that a slot saves in a layer that reads `columns` (U, T), by the tasks in it; `None`: nobody shares any.
+
+    Entry r is for the tasks whose bits are set in r. The unit is such that a slot of all T tasks saves T - 1.
+
+    >>> worth = worth_of(np.array([[0, 0, -1], [1, 1, -1], [2, 2, 2]]))  # two that tasks 0 and 1 share, one of all
+    >>> worth[0b011], worth[0b101], worth[0b111]
+    (1.5, 0.5, 2.0)
+    """
+    tasks = columns.shape[1]
+    kinds, counts = np.unique(_members(columns), return_counts=True)
+    both = np.arange(1 << tasks)[:, None] & kinds
+    saved = (np.maximum(0, (both[..., None] >> np.arange(tasks) & 1).sum(-1) - 1) * counts).sum(1)
+    worth: NDArray[np.float64] = saved * ((tasks - 1) / max(1, saved[-1]))
+    return worth if saved[-1] else None
+
+
+def _members(slots: Table) -> NDArray[np.int64]:
+    """The tasks in every slot as bits, (S,)."""
+    bits: NDArray[np.int64] = (slots >= 0) @ (1 << np.arange(slots.shape[1]))
+    return bits
+
+
+def match_subsets(
+    costs: Costs,
+    widths: Sequence[int],
+    alphas: Sequence[float],
+    savings: int,
+    full: bool,
+    worth: NDArray[np.float64] | None = None,
+) -> Table:
     """Divide channels into slots that save `savings` channels in all, at the least estimated cost.
 
     Args:
@@ -49,6 +87,8 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
         alphas: task weights.
         savings: Σ over slots of (tasks in it - 1).
         full: only slots of all tasks.
+        worth: weights that a slot saves, by the tasks in it (see `worth_of`); slots are to save `savings` of these,
+            too. `None`: that does not matter.
 
     Returns:
         Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. A local optimum: every
@@ -60,11 +100,23 @@ def match_subsets(costs: Costs, widths: Sequence[int], alphas: Sequence[float], 
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
         return problem.rematched(slots, widths, full=True)
-    starts = [problem.thinned(complete(slots, widths), savings)]
-    if sum(widths) <= GROWN_UP_TO and (grown := problem.grown(widths, savings)) is not None:
-        starts.append(grown)
-    improved = [problem.improved(start, widths) for start in starts]
-    slots = min(improved, key=lambda each: float(problem.slot_costs(each).sum()))
+    whole = complete(slots, widths)
+    problem.worth = worth
+    problem.unit = float(problem.slot_costs(slots).sum()) / max(1, len(slots) * (tasks - 1))
+    found: list[Table] = []
+    for price in problem.prices(whole, widths, savings):
+        problem.price = price
+        starts = [problem.thinned(whole, savings)]
+        if sum(widths) <= GROWN_UP_TO and (grown := problem.grown(widths, savings)) is not None:
+            starts.append(grown)
+        improved = [problem.improved(start, widths) for start in starts]
+        found = [slots for slots in improved if problem.saved(slots) >= savings]
+        if found:
+            break
+    problem.price = 0.0
+    if worth is not None or not found:
+        found.append(match_subsets(costs, widths, alphas, savings, full=True))
+    slots = min(found, key=lambda each: float(problem.slot_costs(each).sum()))
     slots = slots[(slots >= 0).sum(1) > 1]
     ordered: Table = slots[np.argsort(problem.slot_costs(slots), kind="stable")]
     return ordered
@@ -75,7 +127,12 @@ def _joined(slots: Table, a: int, b: int) -> Table:
 
 
 class _Problem:
-    """Estimated costs of slots."""
+    """Estimated costs of slots, less the `price` of the weights that they save (see `worth_of`)."""
+
+    worth: NDArray[np.float64] | None = None
+    price: float = 0.0
+    unit: float = 1.0
+    """What a saved weight costs on average if all slots hold all tasks."""
 
     def __init__(self, costs: Costs, alphas: tuple[float, ...], tasks: int) -> None:
         self.alphas, self.tasks = np.asarray(alphas), tasks
@@ -100,7 +157,34 @@ class _Problem:
     def slot_costs(self, slots: Table) -> NDArray[np.float64]:
         """Estimated cost of every slot, (S,)."""
         costs: NDArray[np.float64] = self.sums(slots) / np.maximum(self.weights(slots), 1e-300)
-        return costs
+        return costs - self._credit(_members(slots))
+
+    def _credit(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the weights that slots of these tasks save are worth, (S,)."""
+        if self.worth is None or not self.price:
+            return np.zeros(len(members))
+        credit: NDArray[np.float64] = self.price * self.worth[members]
+        return credit
+
+    def saved(self, slots: Table) -> float:
+        """Weights that slots save."""
+        return np.inf if self.worth is None else float(self.worth[_members(slots)].sum()) + ROUNDING
+
+    def prices(self, whole: Table, widths: Sequence[int], savings: int) -> Iterator[float]:
+        """Prices to try, the least first that seems to be enough: each is tried roughly before it is given."""
+        enough = (0.0, *(self.unit * 2.0**power for power in range(-4, 8)))
+
+        def fits(price: float) -> bool:
+            self.price = price
+            return self.saved(self.rematched(self.thinned(whole, savings), widths, full=False, sweeps=1)) >= savings
+
+        first = 0 if self.worth is None else next((k for k, price in enumerate(enough) if fits(price)), len(enough) - 1)
+        low, high = enough[max(0, first - 1)], enough[first]
+        for _ in range(HALVINGS if first > 1 else 0):
+            middle = (low + high) / 2
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        yield high
+        yield from (price for price in enough if price > high)
 
     def joining(self, slots: Table, t: int) -> NDArray[np.float64]:
         """What it costs to add each channel of task t to each slot without it, (S, n_t)."""
@@ -111,7 +195,8 @@ class _Problem:
             if u != t and held.any():
                 added[held] += self.weighted[u, t][slots[held, u]]
         costs: NDArray[np.float64] = (sums + added) / (weights + self.alphas[t]) - sums / np.maximum(weights, 1e-300)
-        return costs
+        members = _members(slots)
+        return costs - (self._credit(members | (1 << t)) - self._credit(members))[:, None]
 
     def _width(self, t: int) -> int:
         return next(int(cost.shape[1]) for (_, u), cost in self.weighted.items() if u == t)
@@ -175,17 +260,17 @@ class _Problem:
                     best = (int(held[k]), t, float(gains[k]))
         return best
 
-    def rematched(self, slots: Table, widths: Sequence[int], full: bool) -> Table:
+    def rematched(self, slots: Table, widths: Sequence[int], full: bool, sweeps: int = SWEEPS) -> Table:
         """Place every task's channels anew among the slots of the others, until the total cost stops falling."""
         cost = float(self.slot_costs(slots).sum())
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             before = cost
             for t in range(self.tasks):
                 trial = self._placed(slots, t, widths[t], full)
                 trial_cost = float(self.slot_costs(trial).sum())
                 if trial_cost < cost:
                     slots, cost = trial, trial_cost
-            if cost > before * (1.0 - 1e-6):
+            if before - cost < 1e-6 * abs(before):
                 break
         return slots
 

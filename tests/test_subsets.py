@@ -12,7 +12,7 @@ from mtz_core import ZipSpec, zip_networks
 from mtz_core.bankwork import BankMoments, BankWork
 from mtz_core.figures.inspect import pair_rows, shared_by
 from mtz_core.linalg import DenseGram, RowGram
-from mtz_core.matching import block_costs, match_subsets
+from mtz_core.matching import block_costs, match_subsets, worth_of
 from mtz_core.merging import merge
 from mtz_core.partial import merge_partial
 from tests.networks import Perceptron, images, randomised
@@ -70,6 +70,40 @@ def test_subsets_come_close_to_the_best_of_all_divisions(seed: int) -> None:
         got = cost_of([tuple(int(c) for c in slot) for slot in slots], costs, alphas)
         least = best(n, savings, costs, alphas)
         assert least - 1e-9 <= got <= 1.5 * least + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_slots_save_as_many_weights_and_channels_as_if_all_tasks_shared_them(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    n = 20
+    columns = np.where(rng.random((40, 3)) < 0.6, 1, -1)
+    costs = {pair: rng.random((n, n)) for pair in ((0, 1), (0, 2), (1, 2))}
+    k = round(share * n)
+    slots = match_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=False, worth=worth_of(columns))
+    plain = match_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=True)
+
+    def saved(rows: np.ndarray) -> int:
+        return sum(max(0, int(((row >= 0) & (column >= 0)).sum()) - 1) for row in rows for column in columns)
+
+    assert saved(slots) >= saved(plain)
+    assert ((slots >= 0).sum(1) - 1).sum() >= 2 * k
+    for t in range(3):
+        held = slots[slots[:, t] >= 0, t]
+        assert len(set(held.tolist())) == len(held)
+    rows = [[tuple(int(c) for c in row) for row in each] for each in (slots, plain)]
+    costs_of = [cost_of(each, costs, [1 / 3] * 3) for each in rows]
+    assert costs_of[0] <= costs_of[1] * 1.05
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_subsets_save_as_much_as_neurons_that_all_tasks_share(share: float) -> None:
+    parents = [randomised(Perceptron(), seed) for seed in range(3)]
+    sizes = {}
+    for sharing in ("subsets", "all"):
+        spec = ZipSpec(share=share, sharing=sharing, ridge=1e-3)
+        sizes[sharing] = zip_networks(parents, [images(200, seed) for seed in range(3)], spec).counts.total
+    assert sizes["subsets"] <= 1.01 * sizes["all"]
 
 
 def test_an_unrelated_task_is_left_alone() -> None:
