@@ -37,7 +37,7 @@ class Planner:
     calibration: tuple[Tensor, ...]
     seed: int
     choice: Choice
-    count: Count | None
+    count: Count
     seconds: float
 
     @classmethod
@@ -49,13 +49,13 @@ class Planner:
         network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         forecast = Forecast(network, spec, spec.task_weights(len(networks)), calibration, CPU)
         choice = next(item for item in forecast.choice() if not isinstance(item, Measuring))
-        count = None if forecast.subsets else forecast.parameters
-        return cls(tuple(networks), tuple(calibration), seed, choice, count, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return cls(tuple(networks), tuple(calibration), seed, choice, forecast.parameters, seconds)
 
     def within(self, limit: int) -> tuple[Point, ZipResult]:
         """The plan of at most `limit` parameters, and the zip that follows it.
 
-        The size is exact for two tasks; for more it is corrected by what came out.
+        The size is exact for two tasks; for more, in residual streams, it is corrected by what came out.
         """
         aim = limit
         for _ in range(5):

@@ -29,7 +29,6 @@ from mtz_core.structure import (
     JointStructure,
     NetworkStructure,
     Trunk,
-    effective_shares,
     joined,
     plan_counts,
 )
@@ -45,7 +44,6 @@ gains did not show in merged networks.
 """
 CORRECTIONS = 6
 Shares = Mapping[str, int]
-Members = tuple[int, ...]
 Count = Callable[[Shares], int]
 
 
@@ -58,14 +56,12 @@ class Curve:
     `measured` are the counts at which the outputs were looked at; in between the cost of pairing gives the shape.
     A group whose layer reads another group, the `gate`, is compared over what is shared there only, and the rest
     adapts: if a part u of the gate is shared, divergences are u ** `power` times as large.
-    `members[k]` says how many slots each set of tasks has then; left out with two tasks, who can only share all.
     """
 
     group: str
     counts: tuple[int, ...]
     divergences: tuple[float, ...]
     measured: tuple[int, ...] = ()
-    members: tuple[Mapping[Members, int], ...] = ()
     gate: str | None = None
     power: float = 0.0
 
@@ -82,15 +78,6 @@ class Curve:
     def divergence(self, count: int) -> float:
         """Predicted divergence if `count` channels are shared; linear between the points of the curve."""
         return float(np.interp(count, self.counts, self.divergences))
-
-    def slots(self, count: int, tasks: int) -> dict[Members, float]:
-        """Slots of every set of tasks, linear between the points of the curve."""
-        if not self.members:
-            return {tuple(range(tasks)): float(count)}
-        names = dict.fromkeys(name for held in self.members for name in held)
-        return {
-            name: float(np.interp(count, self.counts, [held.get(name, 0) for held in self.members])) for name in names
-        }
 
 
 @dataclass(frozen=True)
@@ -133,23 +120,9 @@ class Choice:
         return len(self.structures)
 
     def parameters(self, shares: Shares) -> int:
-        """Size for given shares: exact for two dense networks, an estimate for more.
-
-        With more than two a weight is stored once for those who share both its row and its column; that rows and
-        columns are shared by the same tasks is taken to be a matter of chance.
-        """
-        if not any(curve.members for curve in self.curves):
-            inside = () if self.trunk is None else self.trunk.common
-            return plan_counts(self.structures, shares, self.own_bias, self.own_scale, inside).total
-        shares = effective_shares(self.structures, shares)
-        held = {c.group: c.slots(shares.get(c.group, 0), self.tasks) for c in self.curves}
-        saved = 0.0
-        for layer in self.joint.layers:
-            rows = held.get(self.joint.groups[layer.group].name, {})
-            saved += part_of(self.joint, layer) * self.common(layer) * joint(rows, None)
-            for group, per in self.joint.reads(layer):
-                saved += part_of(self.joint, layer) * min(per.values()) * joint(rows, held.get(group.name, {}))
-        return round(sum(network.parameters for network in self.joint.networks) - saved)
+        """Size for given shares, counted as if all tasks shared every neuron that is shared (see `plan_counts`)."""
+        inside = () if self.trunk is None else self.trunk.common
+        return plan_counts(self.structures, shares, self.own_bias, self.own_scale, inside).total
 
     def common(self, layer: JointLayer) -> int:
         """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
@@ -180,19 +153,6 @@ class Choice:
     def uniform(self, share: float) -> dict[str, int]:
         """The same share for every group, but for those that are shared in any case."""
         return {curve.group: max(curve.least, round(share * curve.width)) for curve in self.curves}
-
-
-def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
-    """Numbers that are saved in a block of weights: for tasks that share both row and column, all but one.
-
-    `columns` may be `None`: one column that all tasks have in common.
-
-    >>> joint({(0, 1): 3, (0, 1, 2): 1}, {(1, 2): 2, (0, 1, 2): 5})
-    27
-    """
-    if columns is None:
-        return sum(n * (len(r) - 1) for r, n in rows.items())
-    return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
 
 
 def part_of(joint: JointStructure, layer: JointLayer) -> float:
@@ -367,26 +327,20 @@ class _Program:
         if target.name not in self.curve or len(writing) < 2:
             return {}
         part, first = part_of(networks, layer), self.first[target.name]
-        rows = [self._slots(target.name, count, writing) for count in self.curve[target.name].counts]
-        found = {first + k: part * self.choice.common(layer) * joint(held, None) for k, held in enumerate(rows)}
+        rows = np.asarray(self.curve[target.name].counts, dtype=np.float64)
+        found = dict(enumerate((part * self.choice.common(layer) * (len(writing) - 1) * rows).tolist(), start=first))
         for group, per in networks.reads(layer):
-            weight = part * min(per.values())
+            weight = part * min(per.values()) * (sum(t in per for t in writing) - 1)
+            if weight <= 0:
+                continue
             if group.name == target.name:
-                for k, held in enumerate(rows):
-                    found[first + k] += weight * joint(held, held)
+                for k, count in enumerate(rows):
+                    found[first + k] += weight * count * count
             elif group.name in self.curve:
                 start = self._product(target.name, group.name)
-                both = [t for t in writing if t in per]
-                read = [self._slots(group.name, count, both) for count in self.curve[group.name].counts]
-                for i, held in enumerate(rows):
-                    for j, other in enumerate(read):
-                        found[start + i * len(read) + j] = weight * joint(held, other)
+                read = np.asarray(self.curve[group.name].counts, dtype=np.float64)
+                found |= dict(enumerate((weight * np.outer(rows, read)).reshape(-1).tolist(), start=start))
         return found
-
-    def _slots(self, group: str, count: int, tasks: Sequence[int]) -> dict[Members, float]:
-        """Slots of every set of tasks, among those that the layer has."""
-        curve = self.curve[group]
-        return curve.slots(count, self.choice.tasks) if curve.members else {tuple(tasks): float(count)}
 
     def _reading(self) -> None:
         """A group whose first layer could read something in common shares nothing unless it does."""

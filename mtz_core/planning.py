@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtz_core.budgets import Choice, Curve, Members, frontier, joint, resolve
+from mtz_core.budgets import Choice, Curve, frontier, resolve
 from mtz_core.errors import SpecError
 from mtz_core.graph.execution import execute
 from mtz_core.graph.match import correspond
@@ -26,7 +26,7 @@ from mtz_core.layerloop import Fresh, LayerLoop
 from mtz_core.matching import Costs
 from mtz_core.plans import Plan
 from mtz_core.shares import full_shares
-from mtz_core.slots import Table, column_table, complete, row_table, shared_rows
+from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Twin, twins
 from mtz_core.structure import Trunk, effective_shares, trunk_of
@@ -173,8 +173,7 @@ class Forecast:
                 less = self._damage(g, MEASURED[-1], streams, answers, self._with(gate, HALF))
                 power = halving_power(damage[-1], less)
                 done += 1
-            members = [self._members(name, share) for share in self.grid] if self.subsets else ()
-            made = curve(name, self.full[name], self.costs[name], damage, members, self.grid)
+            made = curve(name, self.full[name], self.costs[name], damage, self.grid)
             curves.append(replace(made, gate=gate, power=power))
         rate = changed_per_root(self.seen)
         own = (self.spec.own_bias, self.spec.own_scale)
@@ -194,14 +193,6 @@ class Forecast:
         tables, group = list(self.tables), self.groups()[name]
         tables[group] = self._table(group, np.concatenate(self.slots[name, share]))
         return tables
-
-    def _members(self, name: str, share: float) -> dict[Members, int]:
-        """Slots of every set of tasks."""
-        found: dict[Members, int] = {}
-        for slot in np.concatenate(self.slots[name, share]):
-            members = tuple(int(t) for t in np.flatnonzero(slot >= 0))
-            found[members] = found.get(members, 0) + 1
-        return found
 
     def _name(self, index: int) -> str:
         graph = self.network.graphs[0]
@@ -229,7 +220,8 @@ class Forecast:
     def parameters(self, shares: Mapping[str, int]) -> int:
         """Size of the network that shares so many channels, as far as it can.
 
-        Exact for dense networks without grouped convolutions whose neurons are shared by all or none.
+        Exact for dense networks without grouped convolutions whose neurons are shared by all or none. Where any subset
+        may share, as many weights are saved, but for residual streams, where it comes close.
         """
         network, graphs = self.network, self.network.graphs
         loop = replace(self.loop, shares={**shares, **effective_shares(self.structures, shares)}, decided={})
@@ -395,8 +387,21 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
         if isinstance(item, Measuring):
             yield item
         else:
-            count = None if forecast.subsets else forecast.parameters
+            count = forecast.parameters
             yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
+
+
+def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
+    """Numbers that are saved in a block of weights: for tasks that share both row and column, all but one.
+
+    `columns` may be `None`: one column that all tasks have in common.
+
+    >>> joint({(0, 1): 3, (0, 1, 2): 1}, {(1, 2): 2, (0, 1, 2): 5})
+    27
+    """
+    if columns is None:
+        return sum(n * (len(r) - 1) for r, n in rows.items())
+    return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
 
 
 def by_tasks(table: Table) -> dict[Members, float]:
@@ -422,7 +427,6 @@ def curve(
     width: int,
     costs: NDArray[np.float64],
     damage: Sequence[float],
-    members: Sequence[Mapping[Members, int]] = (),
     grid: Sequence[float] = GRID,
 ) -> Curve:
     """A curve through the measured changes, by the cost of pairing in between.
@@ -452,7 +456,6 @@ def curve(
         tuple(counts[k] for k in kept),
         tuple(float(errors[k]) for k in kept),
         tuple(measured),
-        tuple(members[k] for k in kept) if members else (),
     )
 
 

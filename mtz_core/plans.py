@@ -50,7 +50,6 @@ def choice_data(choice: Choice) -> dict[str, Any]:
             "counts": list(c.counts),
             "divergences": list(c.divergences),
             "measured": list(c.measured),
-            "members": [[[list(tasks), n] for tasks, n in held.items()] for held in c.members],
             "gate": c.gate,
             "power": c.power,
         }
@@ -69,7 +68,6 @@ def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure])
             tuple(c["counts"]),
             tuple(c["divergences"]),
             tuple(c["measured"]),
-            tuple({tuple(tasks): n for tasks, n in held} for held in c["members"]),
             c["gate"],
             c["power"],
         )
