@@ -17,15 +17,19 @@ NAMES = ("mnist-0", "mnist-1", "letters-0")
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
-def least_share(total: Callable[[float], int], limit: int, halvings: int = 8) -> float | None:
-    """Least share whose total size does not exceed `limit`, to within 2^-halvings; `None` if 1.0 exceeds it.
+def least_share(total: Callable[[float], int], limit: int, first: float, halvings: int = 8) -> float | None:
+    """The share `first` if its total size does not exceed `limit`; else the least larger one that does not.
 
-    >>> least_share(lambda share: round(1000 * (1 - share / 2)), 750)
+    That one to within 2^-halvings; `None` if 1.0 exceeds it.
+
+    >>> least_share(lambda share: round(1000 * (1 - share / 2)), 750, first=0.25)
     0.5
     """
+    if total(first) <= limit:
+        return first
     if total(1.0) > limit:
         return None
-    low, high = 0.0, 1.0
+    low, high = first, 1.0
     for _ in range(halvings):
         middle = (low + high) / 2
         low, high = (low, middle) if total(middle) <= limit else (middle, high)
@@ -47,7 +51,7 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
             known = _Zips(tasks, images, seed)
             whole = known.zip(share, "all")
             least = least_share(
-                lambda s, known=known: known.zip(s, "subsets").counts.total, whole.counts.total, halvings
+                lambda s, known=known: known.zip(s, "subsets").counts.total, whole.counts.total, share, halvings
             )
             part = known.zip(1.0 if least is None else least, "subsets")
             found.append(least)

@@ -73,8 +73,9 @@ def test_subsets_benchmark_bisects_to_equal_size(
 
 
 def test_least_share_is_found_or_reported_missing() -> None:
-    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 750) == 0.5
-    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 400) is None
+    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 750, 0.0) == 0.5
+    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 750, 0.6) == 0.6
+    assert subsets.least_share(lambda share: round(1000 * (1 - share / 2)), 400, 0.0) is None
 
 
 def test_streams_benchmark_prints_its_table(
