@@ -54,8 +54,8 @@ def worth_of(columns: Table) -> NDArray[np.float64] | None:
     Entry r is for the tasks whose bits are set in r. The unit is such that a slot of all T tasks saves T - 1.
 
     >>> worth = worth_of(np.array([[0, 0, -1], [1, 1, -1], [2, 2, 2]]))  # two that tasks 0 and 1 share, one of all
-    >>> worth[0b011], worth[0b101], worth[0b111]
-    (1.5, 0.5, 2.0)
+    >>> worth[[0b011, 0b101, 0b111]].tolist()
+    [1.5, 0.5, 2.0]
     """
     tasks = columns.shape[1]
     kinds, counts = np.unique(_members(columns), return_counts=True)
