@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import (
     dashboard,
     difference,
+    landscape,
     linear,
     memory,
     planner,
@@ -63,6 +64,7 @@ def main() -> None:
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "planner": lambda: planner.run(root, options.draws, options.architectures),
+        "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),
         "linear": linear.run,
         "memory": lambda: memory.run(tuple(options.networks), options.images),

@@ -63,13 +63,13 @@ def run(root: Path | None, draws: int, images: int = 1000, architecture: str = "
         chosen = f"{statistics.fmean(reached):.2f}" if len(reached) == draws else "1.00, size not reached"
         for label, used, k in (("all or nothing", f"{share:.2f}", 0), ("subsets", chosen, 1)):
             size = f"{statistics.fmean(sizes[k]):.3f}×"
-            lines.append([label, used, size, _precise(both[k]), _precise(changed[k])])
+            lines.append([label, used, size, precise(both[k]), precise(changed[k])])
             print(f"  {' · '.join(lines[-1])}", flush=True)
     heading = ["sharing", "share", "size", "mean test error, %", "answers unlike the parents', %"]
     print("\n" + table(heading, lines), flush=True)
 
 
-def _precise(errors: list[float]) -> str:
+def precise(errors: list[float]) -> str:
     """Mean ± standard deviation, with three digits: the errors differ by little."""
     return f"{statistics.fmean(errors):.3f} ± {statistics.pstdev(errors):.3f}"
 

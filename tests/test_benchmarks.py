@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import difference, linear, memory, steps, streams, subsets, trunk, zipping
+from benchmarks import difference, landscape, linear, memory, steps, streams, subsets, trunk, zipping
 from benchmarks.machine import describe, table
 from mtz_core import ZipSpec
 
@@ -95,6 +95,21 @@ def test_trunk_benchmark_counts_down_from_two_networks_to_one(
     rows = _header(capsys.readouterr().out)[2:]
     assert [row[1:3] for row in rows] == [["none", "2.00×"], ["fc1", "1.12×"], ["fc2", "1.00×"]]
     assert float(rows[0][5]) == 0.0
+
+
+def test_landscape_benchmark_compares_plans_of_one_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(landscape, "SETS", (("mnist-0", "mnist-1"),))
+    monkeypatch.setattr(landscape, "SECOND", (0.0, 0.5, 1.0))
+    landscape.run(None, 1, images=40)
+    rows = _header(capsys.readouterr().out)[2:]
+    limits = [max(int(row[4].replace(",", "")) for row in rows if row[1] == share) for share in ("0.8", "0.5")]
+    assert [row[2:4] for row in rows if row[1] == "0.5"] == [["53%", "0%"], ["50%", "50%"], ["47%", "100%"]]
+    for share, limit in zip(("0.8", "0.5"), limits, strict=True):
+        sizes = [int(row[4].replace(",", "")) for row in rows if row[1] == share]
+        assert len(sizes) == 3
+        assert min(sizes) > limit - 1000  # a neuron more of the first layer saves less than that
 
 
 def test_steps_benchmark_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
