@@ -102,9 +102,9 @@ with numbers:
     if about:
         everything = sum(counts.parents)
         st.caption(
-            f"An estimate: which tasks share a neuron is decided in the run, and with it the size, between "
-            f"{percent_text(low / everything)} and {percent_text(high / everything)} of all parents. The plan is drawn "
-            "as if every shared neuron served all tasks."
+            "An estimate: which tasks share a neuron is decided in the run, so that as many weights are saved as if every "
+            f"shared neuron served all tasks. In any case between {percent_text(low / everything)} and "
+            f"{percent_text(high / everything)} of all parents."
         )
 
 with picture:
