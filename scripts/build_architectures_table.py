@@ -4,7 +4,8 @@
 
 Every network gets random weights, with normalisation statistics as if it had been trained. It is examined at its own
 input size, then zipped with itself and with a differently seeded twin, fully shared, on a few small random images.
-With names, prints their rows and leaves the page alone. Takes about two hours in one thread; needs no download.
+With names, prints their rows and leaves the page alone. Takes about three quarters of an hour in one thread; needs no
+download.
 """
 
 from __future__ import annotations
