@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import table
-from benchmarks.quality import CPU, Task, calibration_images, load_task, task_errors
+from benchmarks.quality import CPU, Task, calibration_images, load_task, parents_errors, task_errors
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.api import ZipResult
 from mtz_core.budgets import Choice, Count, Point, resolve
@@ -72,7 +72,7 @@ def row(names: list[str], shares: tuple[float, ...], root: Path | None, draw: in
     """Lines of the table for one set of parents: mean test errors of uniform and planned shares."""
     tasks = [load_task(name, root) for name in names]
     modules = [task.module for task in tasks]
-    parents = statistics.fmean(error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks)
+    parents = statistics.fmean(parents_errors(tasks))
     calibration = calibration_images(tasks, IMAGES, draw)
     planner = Planner.measured(modules, calibration, draw)
     choice, lines = planner.choice, []

@@ -61,6 +61,11 @@ def task_errors(network: torch.nn.Module, tasks: list[Task]) -> list[float]:
     ]
 
 
+def parents_errors(tasks: list[Task]) -> list[float]:
+    """Test error in % of every parent on its own task."""
+    return [error_rate(task.module, *task.test, batch_size=512, device=CPU) for task in tasks]
+
+
 def zipped_errors(tasks: list[Task], spec: ZipSpec, images: int, seed: int) -> tuple[list[float], float, float]:
     """Test errors in %, size relative to the smallest parent, and seconds of one zip."""
     calibration = calibration_images(tasks, images, seed)
@@ -74,7 +79,7 @@ def zipped_errors(tasks: list[Task], spec: ZipSpec, images: int, seed: int) -> t
 def compare(title: str, names: list[str], methods: dict[str, dict[str, Any]], root: Path | None, draws: int) -> None:
     """Print one row per method: mean test error of each task over the calibration draws, and its spread."""
     tasks = [load_task(name, root) for name in names]
-    parents = [error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks]
+    parents = parents_errors(tasks)
     tested = " and ".join(f"{len(t.test[0]):,}" for t in tasks)
     print(f"\n## {title}\n")
     print(f"Test images: {tested}; retraining images: {' and '.join(f'{len(t.train[0]):,}' for t in tasks)};")

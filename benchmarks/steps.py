@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import table
-from benchmarks.quality import CPU, calibration_images, load_task, spread, task_errors
+from benchmarks.quality import calibration_images, load_task, parents_errors, spread, task_errors
 from benchmarks.zipping import ARCHITECTURES, DISTILLED, PAPER
 from mtz_core import ZipSpec, zip_networks
-from mtz_core.evaluation import error_rate
 
 NAMES = ("mnist-0", "fashion-0")
 STEPS = (0, 10, 30, 100, 300)
@@ -25,7 +24,7 @@ def run(root: Path | None, draws: int, architectures: Sequence[str] = ARCHITECTU
     for architecture in architectures:
         tasks = [load_task(f"{architecture}-{name}", root) for name in NAMES]
         modules = [task.module for task in tasks]
-        parents = statistics.fmean(error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks)
+        parents = statistics.fmean(parents_errors(tasks))
         for method, fields in (("ours", {}), ("paper", PAPER)):
             cells = []
             for steps in STEPS:

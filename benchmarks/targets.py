@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import table
-from benchmarks.quality import CPU, calibration_images, load_task, spread, task_errors
+from benchmarks.quality import calibration_images, load_task, parents_errors, spread, task_errors
 from benchmarks.rivals import PAIRS, held_out
 from mtz_core import ZipSpec, zip_networks
-from mtz_core.evaluation import error_rate
 
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "as it is by default": {},
@@ -49,7 +48,7 @@ def run(
             tasks = [load_task(f"{architecture}-{name}", root) for name in pair]
             for seed in range(draws):
                 measured = [held_out(task, images, seed, t, most) for t, task in enumerate(tasks)]
-                before = [error_rate(task.module, *task.test, batch_size=512, device=CPU) for task in measured]
+                before = parents_errors(measured)
                 calibration = calibration_images(tasks, images, seed)
                 for name, fields in VARIANTS.items():
                     start = time.perf_counter()

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import table
-from benchmarks.quality import CPU, calibration_images, load_task, spread, task_errors
+from benchmarks.quality import calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import Together, ZipSpec, zip_networks
-from mtz_core.evaluation import error_rate
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.structure import trunks
 
@@ -37,7 +36,7 @@ def run(
         calibration = [calibration_images(tasks, images, seed) for seed in range(draws)]
         structures = [graph.structure() for graph in channel_graphs(modules, [x[:2] for x in calibration[0]])]
         single = min(structure.multiplications for structure in structures)
-        parents = statistics.fmean(error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks)
+        parents = statistics.fmean(parents_errors(tasks))
         possible = trunks(structures)
         places = sorted({round(k * (len(possible) - 1) / (MOST - 1)) for k in range(MOST)})
         for trunk in (None, *(possible[k] for k in places)):

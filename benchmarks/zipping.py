@@ -20,11 +20,10 @@ from torch import Tensor
 
 from benchmarks.machine import table
 from benchmarks.planner import Planner
-from benchmarks.quality import CPU, Task, calibration_images, load_task, spread, task_errors
+from benchmarks.quality import Task, calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.baselines import merge_networks
-from mtz_core.evaluation import error_rate
 
 ARCHITECTURES = ("lenet300", "lenet5", "resnet14")
 SETS: Mapping[str, tuple[str, ...]] = {
@@ -204,7 +203,7 @@ def run(
     for architecture in architectures:
         for title in sets:
             tasks = [load_task(f"{architecture}-{name}", root) for name in SETS[title]]
-            parents = [error_rate(t.module, *t.test, batch_size=512, device=CPU) for t in tasks]
+            parents = parents_errors(tasks)
             # What runs first in a process takes longer.
             zip_networks([t.module for t in tasks], [t.train[0][:WARMING] for t in tasks], ZipSpec(**PAPER))
             for count in images:

@@ -102,8 +102,8 @@ with numbers:
     if about:
         everything = sum(counts.parents)
         st.caption(
-            "An estimate: which tasks share a neuron is decided in the run, so that as many weights are saved as if every "
-            f"shared neuron served all tasks. In any case between {percent_text(low / everything)} and "
+            "An estimate: which tasks share a neuron is decided in the run, so that as many weights are saved as if "
+            f"every shared neuron served all tasks. In any case between {percent_text(low / everything)} and "
             f"{percent_text(high / everything)} of all parents."
         )
 
