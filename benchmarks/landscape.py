@@ -42,7 +42,7 @@ def plans(tasks: list[Task], share: float) -> list[tuple[int, int, int]]:
     limit = size(round(share * WIDTHS[0]), round(share * WIDTHS[1]))
     found = []
     for second in (round(part * WIDTHS[1]) for part in SECOND):
-        first = least_count(lambda count, second=second: size(count, second), limit, WIDTHS[0])  # type: ignore[misc]
+        first = least_count(lambda count, second=second: size(count, second), limit, WIDTHS[0])
         found.append((first, second, size(first, second)))
     return found
 

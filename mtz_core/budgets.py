@@ -24,14 +24,8 @@ from scipy.sparse import coo_array
 
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import (
-    JointLayer,
-    JointStructure,
-    NetworkStructure,
-    Trunk,
-    joined,
-    plan_counts,
-)
+from mtz_core.structure import JointLayer, JointStructure, NetworkStructure, joined, plan_counts
+from mtz_core.trunks import Trunk
 
 SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""

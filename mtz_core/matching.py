@@ -92,7 +92,8 @@ def match_subsets(
 
     Returns:
         Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. A local optimum: every
-        task's channels are placed optimally given those of all others, and no membership can move to a cheaper slot.
+        task's channels are placed optimally given those of all others, and no membership can move to a cheaper
+        slot, both at the price that saved weights were given.
     """
     tasks = len(widths)
     problem = _Problem(costs, tuple(alphas), tasks)

@@ -29,7 +29,8 @@ from mtz_core.shares import full_shares
 from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
 from mtz_core.stream import Twin, twins
-from mtz_core.structure import Trunk, effective_shares, trunk_of
+from mtz_core.structure import effective_shares
+from mtz_core.trunks import Trunk, trunk_of
 from mtz_core.zipped import ZippedNetwork
 
 GRID = tuple(k / 20 for k in range(21))

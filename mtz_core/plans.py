@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtz_core.budgets import Choice, Curve, Point
-from mtz_core.structure import NetworkStructure, Trunk, trunk_of
+from mtz_core.structure import NetworkStructure
+from mtz_core.trunks import Trunk, trunk_of
 
 EVEN = "The same share for all: no other choice is predicted to be clearly better."
 

@@ -32,8 +32,9 @@ from mtz_core.retraining import RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
-from mtz_core.structure import effective_shares, trunk_of, unfounded
+from mtz_core.structure import effective_shares, unfounded
 from mtz_core.sufficiency import trial_sizes, trials
+from mtz_core.trunks import trunk_of
 from mtz_core.work import Work
 from mtz_core.workclock import WorkClock
 from mtz_core.zipped import ZippedNetwork
@@ -90,13 +91,13 @@ class Zipper:
         graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
         self.network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         graphs = list(self.network.graphs)
-        structures = [graph.structure() for graph in graphs]
-        self.trunk = trunk_of(structures, spec.trunk, spec.macs)
+        self.structures = tuple(graph.structure() for graph in graphs)
+        self.trunk = trunk_of(self.structures, spec.trunk, spec.macs)
         if self.trunk is not None:
             self.network.lay_trunk(len(self.trunk.layers))
         asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, graphs)
         asked |= {} if self.trunk is None else self.trunk.groups
-        effective = effective_shares(structures, asked)
+        effective = effective_shares(self.structures, asked)
         self.shares = {name: effective.get(name, count) for name, count in asked.items()}
         self._blocked = [name for name, count in asked.items() if count > self.shares[name]]
         self.evaluation = [
@@ -211,7 +212,7 @@ class Zipper:
         yield ev.Started(
             **self._clock.now(),
             layers=tuple(layers[k].name for k in self.hidden),
-            structures=tuple(graph.structure() for graph in self.network.graphs),
+            structures=self.structures,
             shared=dict(self.shares),
             alphas=self.alphas,
             retrain_steps=0 if retraining is None else retraining.steps,
@@ -477,7 +478,7 @@ class Zipper:
                     notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
         for name in self._blocked:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
-        for name in unfounded([graph.structure() for graph in self.network.graphs], self.shares):
+        for name in unfounded(self.structures, self.shares):
             notes.append(f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind")
         return tuple(dict.fromkeys(notes))
 

@@ -18,7 +18,8 @@ from mtz_core.errors import SpecError
 from mtz_core.planning import MEASURED, Forecast, curve, plan
 from mtz_core.plans import Plan, choice_data, multiplications_text, plan_text, read_choice
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts, trunks
+from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
+from mtz_core.trunks import trunks
 from mtz_core.zipped import ZippedNetwork
 from tests.networks import FAMILIES, images, randomised
 

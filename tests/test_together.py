@@ -17,8 +17,9 @@ from mtz_core import ZippedNetwork, ZipSpec, together, zip_networks
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph import channel_graph
 from mtz_core.spec import BudgetSpec, RetrainSpec
-from mtz_core.structure import NetworkStructure, plan_counts, plan_range, trunk_of, trunks
+from mtz_core.structure import NetworkStructure, plan_counts, plan_range
 from mtz_core.together import Together, places_of
+from mtz_core.trunks import trunk_of, trunks
 from tests.networks import Perceptron, Residual, Tower, images, randomised
 from tests.test_any_graph import Mobile, SequenceFirst, Shuffle, batch, made
 

@@ -21,8 +21,9 @@ from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
 from mtz_core.plans import EVEN, read_choice
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
-from mtz_core.structure import NetworkStructure, trunk_of
+from mtz_core.structure import NetworkStructure
 from mtz_core.text import count_text, duration_text
+from mtz_core.trunks import trunk_of
 from pages.ui import frame, setup
 
 TICK = 0.7

@@ -12,18 +12,9 @@ from mtz_core.figures import names
 from mtz_core.own.registry import own_networks
 from mtz_core.plans import multiplications_text
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure import (
-    HEAD,
-    NO_PARTNER,
-    JointStructure,
-    NetworkStructure,
-    Trunk,
-    joined,
-    shared_count,
-    trunk_of,
-    trunks,
-)
+from mtz_core.structure import HEAD, NO_PARTNER, JointStructure, NetworkStructure, joined, shared_count
 from mtz_core.text import percent_text, sentence
+from mtz_core.trunks import Trunk, trunk_of, trunks
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.structures import structures
 
