@@ -14,7 +14,7 @@ from benchmarks.quality import Task, calibration_images, load_task, task_errors
 from benchmarks.subsets import precise
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.structure import plan_counts
+from mtz_core.structure.sizes import plan_counts
 
 LAYERS, WIDTHS = ("fc1", "fc2"), (300, 100)
 SECOND = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)

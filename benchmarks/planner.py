@@ -17,12 +17,13 @@ from benchmarks.machine import table
 from benchmarks.quality import CPU, Task, calibration_images, load_task, parents_errors, task_errors
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.api import ZipResult
-from mtz_core.budgets import Choice, Count, Point, resolve
-from mtz_core.evaluation import error_rate
+from mtz_core.budget.choice import Choice, Count, Point
+from mtz_core.budget.search import resolve
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.planning import Forecast, Measuring
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.zipping.evaluation import error_rate
+from mtz_core.zipping.forecast import Forecast, Measuring
 
 SETS = (("mnist-0", "mnist-1"), ("mnist-0", "fashion-0"), ("mnist-0", "fashion-0", "letters-0"))
 SHARES = (0.8, 0.5)

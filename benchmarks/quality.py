@@ -15,7 +15,7 @@ from benchmarks.machine import table
 from mtz_core import RetrainSpec, ZipSpec, load_data, load_parent, zip_networks
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.errors import DataError
-from mtz_core.evaluation import error_rate
+from mtz_core.zipping.evaluation import error_rate
 
 CPU = torch.device("cpu")
 DISTIL = {"targets": "distill", "learning_rate": 2e-3, "batch_size": 256}

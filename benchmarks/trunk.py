@@ -14,7 +14,7 @@ from benchmarks.machine import table
 from benchmarks.quality import calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import Together, ZipSpec, zip_networks
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.trunks import trunks
+from mtz_core.structure.trunks import trunks
 
 NAMES = ("mnist-0", "fashion-0")
 MOST = 5

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtz_core import events as ev
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import ZipSpec
-from mtz_core.structure import ParameterCounts
-from mtz_core.zipped import ZippedNetwork
-from mtz_core.zipper import Zipper
+from mtz_core.structure.sizes import ParameterCounts
+from mtz_core.zipping.zipper import Zipper
 
 
 @dataclass(frozen=True)

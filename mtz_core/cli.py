@@ -197,9 +197,9 @@ def _parents(options: argparse.Namespace) -> int:
 def _preflight(options: argparse.Namespace) -> int:
     import torch
 
+    from mtz_core.checking.report import preflight
+    from mtz_core.checking.text import report_data, report_text
     from mtz_core.own.networks import build_network
-    from mtz_core.preflights import report_data, report_text
-    from mtz_core.selfcheck import preflight
 
     if options.spec is not None:
         spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
@@ -221,9 +221,9 @@ def _preflight(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from mtz_core.planning import Measuring, plan
-    from mtz_core.plans import choice_data, plan_data, plan_text
+    from mtz_core.budget.plan import choice_data, plan_data, plan_text
     from mtz_core.runs.inputs import gather
+    from mtz_core.zipping.forecast import Measuring, plan
 
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if spec.zip.budget is None:

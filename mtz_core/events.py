@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.structure import NetworkStructure, ParameterCounts
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import ParameterCounts
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -34,7 +35,7 @@ class ImagesTried(Event):
 
     After the last layer, `loss` is the expected one, `fall` the part by which a layer's fell (geometric mean) and
     `regret` that by which pairs got better, with twice as many images; `enough` says that more would change little.
-    See `mtz_core.sufficiency`.
+    See `mtz_core.zipping.sufficiency`.
     """
 
     images: int

@@ -156,15 +156,16 @@ class ZipSpec(_Strict):
             number per neuron and further task), or `"shared"` weights are the same for all.
         normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
         weighting: with compensation, errors of a layer's outputs count as far as they change the network's answer
-            (`"fisher"`, from the parents' own predictions; see `mtz_core.sensitivity`), or all alike (`"equal"`).
+            (`"fisher"`, from the parents' own predictions; see `mtz_core.calibration.sensitivity`), or all alike
+            (`"equal"`).
         trunk: for tasks that see the same images: all layers up to this one (of the first network) are computed once
             for all tasks. Their neurons are shared fully, whatever `share` says; all but the last have one bias and
-            scale for all tasks (see `mtz_core.together`).
+            scale for all tasks (see `mtz_core.network.together`).
         relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
             negative value is does not matter.
         positions: how many output positions of a convolution are sampled per image; `None` takes all.
         calibration: use `"all"` images that are given, or only as many as are `"enough"`: until twice as many would
-            change pairing and predicted loss little (see `mtz_core.sufficiency`).
+            change pairing and predicted loss little (see `mtz_core.zipping.sufficiency`).
         sparse: keep the parents' zeros (`"auto"`: where more than 1 % of a weight's entries are exactly zero).
         retrain: `None` never retrains.
     """

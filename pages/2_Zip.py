@@ -5,15 +5,15 @@ from __future__ import annotations
 import streamlit as st
 from pydantic import ValidationError
 
+from mtz_core.budget.plan import multiplications_text
 from mtz_core.errors import RunError
 from mtz_core.figures.network import network_drawing
 from mtz_core.figures.size import size_bars
-from mtz_core.plans import multiplications_text
+from mtz_core.figures.text import bytes_text, count_text, percent_text, sentence, times_text
 from mtz_core.spec import explain
-from mtz_core.structure import effective_shares, joined, plan_counts, plan_range, shared_count
-from mtz_core.text import bytes_text, count_text, percent_text, sentence, times_text
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import frame, jobs, plan, running, setup
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import effective_shares, plan_counts, plan_range, shared_count, why_not_zippable
+from pages.ui import frame, jobs, plan, query, running, setup
 
 run_id = st.query_params.get("run")
 frame.page(
@@ -31,7 +31,7 @@ if run_id is not None:
     st.stop()
 
 with frame.problems():
-    known = setup.known_networks()
+    known = query.known_networks()
     parents = setup.choose_parents(known)
 
 networks = [known[name] for name in parents]

@@ -16,8 +16,8 @@ import streamlit as st
 from mtz_core.figures import inspect as draw
 from mtz_core.figures import pooling
 from mtz_core.figures.names import task_labels
-from mtz_core.figures.theme import GLYPHS
-from mtz_core.text import percent_text
+from mtz_core.figures.palette import GLYPHS
+from mtz_core.figures.text import percent_text
 from pages.ui import address, frame
 from pages.ui.heatmap import LIMIT, heatmap
 

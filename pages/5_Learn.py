@@ -11,7 +11,7 @@ from mtz_core.figures import lesson_figures as draw
 from mtz_core.figures import lessons
 from mtz_core.figures.names import display_name
 from mtz_core.figures.pooling import colour_range
-from mtz_core.text import count_text, percent_text
+from mtz_core.figures.text import count_text, percent_text
 from pages.ui import address, frame
 from pages.ui.heatmap import heatmap
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mtz_core import ZipSpec, preflight, zip_networks
-from mtz_core.structure import NetworkStructure
-from mtz_core.torchvision_compat import import_torchvision
-from mtz_core.trunks import trunks
+from mtz_core.data.torchvision import import_torchvision
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.trunks import trunks
 
 NAMES = (
     *("vgg11_bn", "vgg16", "alexnet", "resnet18", "resnet50", "wide_resnet50_2", "mobilenet_v2"),

@@ -29,7 +29,8 @@ from mtz_core.events import (
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import RunSpec, parse_run_spec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import plan_counts
 
 TASKS = ("mnist", "fashion", "letters")
 CLASSES = {"mnist": 10, "fashion": 10, "letters": 26}

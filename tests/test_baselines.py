@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core.baselines import merge_networks
+from mtz_core.baselines.features import by_index, permute, zipped
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.matching import by_index, permute, zipped
 from mtz_core.baselines.merge import channel_kinds
 from mtz_core.baselines.observation import observe
 from mtz_core.errors import DataError, SpecError

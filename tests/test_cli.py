@@ -21,7 +21,8 @@ from mtz_core import cli
 from mtz_core.cli import main
 from mtz_core.errors import RunError
 from mtz_core.events import RetrainStep
-from mtz_core.runs.launch import is_alive, start_worker
+from mtz_core.runs.alive import is_alive
+from mtz_core.runs.launch import start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore

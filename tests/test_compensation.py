@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from mtz_core import RetrainSpec, ZippedNetwork, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.bankwork import BankWork
-from mtz_core.blocks import BlockLayer
+from mtz_core.algebra.gram import DenseGram, RowGram, to_dense
+from mtz_core.algebra.scaling import ScaledMerge
+from mtz_core.calibration.moments import BankMoments, Moments
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
-from mtz_core.layerwork import LayerWork
-from mtz_core.linalg import DenseGram, RowGram, to_dense
-from mtz_core.moments import BankMoments, Moments
-from mtz_core.objective import LayerObjective
-from mtz_core.scaling import ScaledMerge
-from mtz_core.work import parts_of
+from mtz_core.layerwise.dense import LayerWork
+from mtz_core.layerwise.grouped import BankWork
+from mtz_core.layerwise.objective import LayerObjective
+from mtz_core.layerwise.problem import parts_of
+from mtz_core.network.dense import BlockLayer
 from tests.networks import Perceptron, Tower, images, randomised
 
 ALPHAS = (0.3, 0.7)
@@ -198,7 +198,7 @@ def test_a_grouped_convolution_follows_like_single_systems() -> None:
         for half in range(2):
             found[t].add(half, x[t][half::2], (goal[t] - now)[half::2])
     entries = [np.array([[0, 1, -1]] * 2 + [[2, 3, -1]] * 2)] * 2
-    work = BankWork.prepare((0, 1), base, entries, False, found, ALPHAS, ZipSpec(ridge=1e-9))
+    work = BankWork.prepare((0, 1), base, [None, None], entries, False, found, ALPHAS, ZipSpec(ridge=1e-9))
     work.own_ridge = {0: 1e-9, 1: 1e-9}
     outcome = work.merge(np.array([[1, 0]]))
     design = torch.zeros(120, 4, dtype=torch.float64)

@@ -8,9 +8,10 @@ import pytest
 
 from mtz_core.figures.curves import Measurement, error_curves, loss_curves, positions
 from mtz_core.figures.network import network_drawing, shared_neurons
+from mtz_core.figures.palette import PALETTES, palette
 from mtz_core.figures.size import counts_from_event, size_bars, size_by_layer
-from mtz_core.figures.theme import PALETTES, palette
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, ParameterCounts, plan_counts
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import ParameterCounts, plan_counts
 
 LAYERS = ("fc1", "fc2")
 NET = NetworkStructure(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mtz_core.errors import GraphError
 from mtz_core.graph import ChannelGraph, channel_graph, correspond, execute
-from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import Program
+from mtz_core.structure.networks import HEAD
 from tests.networks import FAMILIES, Perceptron, Residual, convolutional, images, randomised
 
 

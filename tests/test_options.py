@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtz_core import RetrainSpec, ZipSpec, sufficiency, zip_networks
+from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.errors import SpecError
 from mtz_core.spec import NetworkSpec
+from mtz_core.zipping import sufficiency
 from tests.networks import randomised
 
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {

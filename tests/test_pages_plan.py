@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from mtz_core.figures.text import percent_text
 from mtz_core.spec import BudgetSpec, NetworkSpec, RunSpec, ZipSpec
-from mtz_core.structure import plan_counts
-from mtz_core.text import percent_text
+from mtz_core.structure.sizes import plan_counts
 from mtz_core.zoo.structures import structures
 from pages.ui import plan
-from pages.ui.setup import query_of
+from pages.ui.query import query_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtz_core import pair_neurons, pairing
+from mtz_core import pair_neurons
+from mtz_core.algebra.gram import DenseGram
 from mtz_core.errors import NumericalError, SpecError
-from mtz_core.folding import pair_tasks
-from mtz_core.linalg import DenseGram
+from mtz_core.pairing import assignment as pairing
+from mtz_core.pairing.folding import pair_tasks
 from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
 
 
@@ -100,7 +101,7 @@ def test_slots_of_three_tasks_cost_what_brute_force_says() -> None:
 
 def test_two_tasks_by_folding_agree_with_pairing() -> None:
     weights, grams = _tasks(1, (6, 8))
-    from mtz_core.difference import pairwise_difference
+    from mtz_core.algebra.difference import pairwise_difference
 
     for method in ("optimal", "greedy"):
         slots, _ = pair_tasks(weights, grams, 4, method)

@@ -13,14 +13,17 @@ from torch import nn
 
 from mtz_core import Zipper, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.budgets import CLEAR, Choice, Curve, frontier, resolve, smallest_error, smallest_size
+from mtz_core.budget.choice import Choice, Curve
+from mtz_core.budget.curves import MEASURED, curve
+from mtz_core.budget.plan import Plan, choice_data, multiplications_text, plan_text, read_choice
+from mtz_core.budget.search import CLEAR, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
-from mtz_core.planning import MEASURED, Forecast, curve, plan
-from mtz_core.plans import Plan, choice_data, multiplications_text, plan_text, read_choice
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
-from mtz_core.trunks import trunks
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import plan_counts
+from mtz_core.structure.trunks import trunks
+from mtz_core.zipping.forecast import Forecast, plan
 from tests.networks import FAMILIES, images, randomised
 
 

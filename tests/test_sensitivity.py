@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtz_core import ZipSpec, zip_networks
-from mtz_core import coupled as coupling
 from mtz_core import events as ev
-from mtz_core import sensitivity as weighing
-from mtz_core.coupled import Member, Tie, merge_coupled
+from mtz_core.algebra import coupled as coupling
+from mtz_core.algebra.coupled import Member, Tie, merge_coupled
+from mtz_core.calibration import sensitivity as weighing
+from mtz_core.calibration.sensitivity import Scatter, Sensitivity, _Places, sensitivities
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
-from mtz_core.sensitivity import Scatter, Sensitivity, _Places, sensitivities
-from mtz_core.zipper import Zipper
+from mtz_core.zipping.zipper import Zipper
 from tests.networks import Perceptron, images, randomised
 
 CPU = torch.device("cpu")

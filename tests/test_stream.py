@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtz_core import ZippedNetwork, ZipSpec, objective, zip_networks
-from mtz_core import stream as streaming
-from mtz_core import work as working
+from mtz_core import ZippedNetwork, ZipSpec, zip_networks
+from mtz_core.calibration import stream as streaming
+from mtz_core.calibration.stream import Stream, twins
 from mtz_core.errors import GraphError
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program, advance
-from mtz_core.stream import Stream, twins
+from mtz_core.layerwise import objective
+from mtz_core.layerwise import problem as working
 from tests.networks import FAMILIES, images, randomised
 
 CPU = torch.device("cpu")

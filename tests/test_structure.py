@@ -10,16 +10,16 @@ from torch import nn
 
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph import channel_graph, correspond
-from mtz_core.structure import (
-    NetworkStructure,
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import (
     effective_shares,
-    joined,
     plan_counts,
     plan_range,
     shared_count,
     unfounded,
+    why_not_zippable,
 )
-from mtz_core.zoo.structures import why_not_zippable
 from tests.networks import Perceptron, Tower, images, randomised
 
 

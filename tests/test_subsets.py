@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from mtz_core import ZipSpec, zip_networks
-from mtz_core.bankwork import BankMoments, BankWork
+from mtz_core.algebra.gram import DenseGram, RowGram
+from mtz_core.algebra.merging import merge
+from mtz_core.algebra.partial import merge_partial
+from mtz_core.calibration.moments import BankMoments
 from mtz_core.figures.inspect import pair_rows, shared_by
-from mtz_core.linalg import DenseGram, RowGram
-from mtz_core.matching import block_partners, match_subsets, within_blocks, worth_of
-from mtz_core.merging import merge
-from mtz_core.partial import merge_partial
+from mtz_core.layerwise.grouped import BankWork
+from mtz_core.pairing.blocks import block_partners, within_blocks
+from mtz_core.pairing.subsets import match_subsets, worth_of
 from tests.networks import Perceptron, images, randomised
 
 
@@ -139,7 +141,7 @@ def test_rows_and_matrices_merge_partially_alike(monkeypatch: pytest.MonkeyPatch
     weights = [torch.randn(4, len(p), dtype=torch.float64, generator=generator) for p in places]
     grams = [RowGram(torch.randn(6, len(p), dtype=torch.float64, generator=generator), 0.2, 0.03) for p in places]
     dense = merge_partial(weights, grams, places, 40)
-    monkeypatch.setattr("mtz_core.partial.DENSE_UP_TO", 0)
+    monkeypatch.setattr("mtz_core.algebra.partial.DENSE_UP_TO", 0)
     torch.testing.assert_close(merge_partial(weights, grams, places, 40), dense)
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mtz_core import ZipSpec, sufficiency, zip_networks
+from mtz_core import ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.errors import CheckpointError
-from mtz_core.sufficiency import Trial, trial_sizes
-from mtz_core.zipper import Zipper
+from mtz_core.zipping import sufficiency
+from mtz_core.zipping.sufficiency import Trial, trial_sizes
+from mtz_core.zipping.zipper import Zipper
 from tests.networks import FAMILIES, images, randomised
 
 ENOUGH = ZipSpec(calibration="enough")

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtz_core import ZippedNetwork, ZipSpec, together, zip_networks
+from mtz_core import ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph import channel_graph
+from mtz_core.network import together
+from mtz_core.network.together import Together, places_of
 from mtz_core.spec import BudgetSpec, RetrainSpec
-from mtz_core.structure import NetworkStructure, plan_counts, plan_range
-from mtz_core.together import Together, places_of
-from mtz_core.trunks import trunk_of, trunks
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import plan_counts, plan_range
+from mtz_core.structure.trunks import trunk_of, trunks
 from tests.networks import Perceptron, Residual, Tower, images, randomised
 from tests.test_any_graph import Mobile, SequenceFirst, Shuffle, batch, made
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mtz_core import ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.errors import CheckpointError, SpecError
-from mtz_core.structure import plan_counts
+from mtz_core.structure.sizes import plan_counts
 from tests.networks import FAMILIES, Perceptron, images, randomised
 
 

@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from mtz_core.baselines.features import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.matching import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.merged import MergedNetwork
 from mtz_core.baselines.observation import Place, observe
 from mtz_core.baselines.reset import reset_statistics
-from mtz_core.data_input import as_images, network_dtype
+from mtz_core.calibration.inputs import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
-from mtz_core.graph.channels import HEAD, ChannelGraph
+from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.rules import callee
 from mtz_core.graph.trace import NORM_MODULES
-from mtz_core.structure import ParameterCounts, shared_count
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.structure.networks import HEAD
+from mtz_core.structure.sizes import ParameterCounts, shared_count
 
 Method = Literal["average", "permute", "zip"]
 Match = Callable[[Tensor, Sequence[int], int], Slots]

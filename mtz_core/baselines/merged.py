@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtz_core.baselines.features import Slots
 from mtz_core.baselines.lockstep import Lockstep, channel_axis
-from mtz_core.baselines.matching import Slots
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import PRIVATE, WeightLayer
 from mtz_core.graph.execution import apply_layer
-from mtz_core.structure import ParameterCounts
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.structure.sizes import ParameterCounts
 
 
 class MergedLayer(nn.Module):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import plotly.graph_objects as go
 
+from mtz_core.figures.palette import Mode, palette
 from mtz_core.figures.pareto import pareto_front
-from mtz_core.figures.theme import Mode, empty_figure, palette, template
-from mtz_core.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.theme import empty_figure, template
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord

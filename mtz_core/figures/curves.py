@@ -9,7 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mtz_core.figures.theme import MARKERS, Mode, empty_figure, palette, template
+from mtz_core.figures.palette import MARKERS, Mode, palette
+from mtz_core.figures.theme import empty_figure, template
 
 STAGES = {
     "parents": "parents",

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, empty_figure, hatch, palette, template
+from mtz_core.figures.palette import MARKERS, PATTERNS, Mode, palette
+from mtz_core.figures.theme import empty_figure, hatch, template
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]

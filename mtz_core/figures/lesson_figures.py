@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mtz_core.figures.lessons import Blocks, Cell, Compromise, Floats, Plane, bowl, bowl_on_plane, bowls_on_line
-from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, palette, template
-from mtz_core.text import count_text
+from mtz_core.figures.palette import MARKERS, PATTERNS, Mode, palette
+from mtz_core.figures.text import count_text
+from mtz_core.figures.theme import template
 
 
 def bowls_figure(

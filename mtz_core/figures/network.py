@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
-from mtz_core.structure import LayerSummary, NetworkStructure
-from mtz_core.text import count_text
+from mtz_core.figures.palette import PATTERNS, Mode, palette
+from mtz_core.figures.text import count_text
+from mtz_core.figures.theme import empty_figure, hatch, template
+from mtz_core.structure.networks import LayerSummary, NetworkStructure
 
 MOST_NAMES = 18
 """Columns up to which every layer is named under its bar; the others are named where the pointer is."""

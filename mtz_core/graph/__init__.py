@@ -1,8 +1,8 @@
 """From a torch module to its channel graph: which layers write which channels, and who reads them."""
 
 from mtz_core.graph.channels import ChannelGraph, ChannelGroup, WeightLayer
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import execute
-from mtz_core.graph.match import correspond
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.trace import TracedNetwork, trace
 

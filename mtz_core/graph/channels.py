@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
 from mtz_core.graph.trace import TracedNetwork
-from mtz_core.structure import HEAD as HEAD
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.networks import HEAD as HEAD
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 
 PRIVATE = -3
 """Column that reads a value which no rule explains: it stays with its task."""
@@ -116,7 +116,7 @@ class ChannelGraph:
         return to_matrix(self.network.module.get_submodule(layer.name))
 
     def role(self, layer: WeightLayer) -> str:
-        """What must be equal for layers of two networks to correspond (see `mtz_core.alignment`)."""
+        """What must be equal for layers of two networks to correspond (see `mtz_core.structure.alignment`)."""
         shape = self.network.shapes[layer.nodes[0]]
         space = shape[1:-1] if layer.kind in ("linear", "lstm", "gru") else shape[2:]
         whole = self.network.example.shape[2:]
@@ -201,3 +201,17 @@ def channel_roles(
         for c in np.unique(layer.column_channels[layer.column_groups == group]):
             roles[int(c)].append(2 * k + 1)
     return [tuple(role) for role in roles]
+
+
+def rows_by_channel(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that write each of the channels, (C, rows per channel)."""
+    order = np.argsort(layer.rows, kind="stable")
+    first = np.searchsorted(layer.rows[order], channels)
+    count = int(np.bincount(layer.rows)[channels].min()) if len(channels) else 1
+    rows: NDArray[np.int64] = order[first[:, None] + np.arange(count)]
+    return rows
+
+
+def first_rows(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One row of each of the channels, in the order of the channels."""
+    return rows_by_channel(layer, channels)[:, 0] if len(channels) else channels

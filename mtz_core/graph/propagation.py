@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from mtz_core.errors import GraphError
 from mtz_core.graph import layout as lay
 from mtz_core.graph.attention import Heads
-from mtz_core.graph.channels import HEAD, PRIVATE, ChannelGraph, ChannelGroup, Indices, WeightLayer, channel_roles
+from mtz_core.graph.channels import PRIVATE, ChannelGraph, ChannelGroup, Indices, WeightLayer, channel_roles
 from mtz_core.graph.layout import COMMON, CONSTANT, Layout
 from mtz_core.graph.recurrent import Recurrence
 from mtz_core.graph.rules import (
@@ -28,6 +28,7 @@ from mtz_core.graph.rules import (
     pieces,
 )
 from mtz_core.graph.trace import TracedNetwork, trace
+from mtz_core.structure.networks import HEAD
 
 
 def channel_graph(network: nn.Module, example: Tensor, copies: int = 1) -> ChannelGraph:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mtz_core.data.uploads import PROGRAM
 from mtz_core.errors import CheckpointError
-from mtz_core.own.uploads import PROGRAM
 
 PATIENCE = 120.0
 """Seconds until a request is given up; a download says that it goes on, which begins them anew."""

@@ -12,17 +12,17 @@ from typing import Any
 
 import streamlit as st
 
+from mtz_core.data import uploads
 from mtz_core.data.bundled import TASKS
 from mtz_core.errors import MTZError, SpecError
-from mtz_core.own import uploads
+from mtz_core.figures.text import count_text
 from mtz_core.own.ask import ask
-from mtz_core.own.matching import architectures
+from mtz_core.own.recognition import architectures
 from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
-from mtz_core.text import count_text
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import address, frame, setup
+from mtz_core.structure.sizes import why_not_zippable
+from pages.ui import address, frame, query
 
 SOURCES = ("file", "torchvision", "registered")
 SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
@@ -245,9 +245,9 @@ def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
             status.update(label="The network was not added", state="error")
             raise
         status.update(label="Added", state="complete")
-    known = setup.known_networks()
+    known = query.known_networks()
     fitting = [n for n in parents if why_not_zippable([known[n], known[added["name"]]], [n, added["name"]]) is None]
-    kept = [name for name in fitting if name != added["name"]][: setup.MOST_PARENTS - 1]
+    kept = [name for name in fitting if name != added["name"]][: query.MOST_PARENTS - 1]
     st.session_state["parents-wanted"] = [*kept, added["name"]]
     st.toast(f"{frame.plain(title)} was added.", icon=":material/check_circle:")
     st.rerun()

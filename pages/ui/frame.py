@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mtz_core.errors import MTZError
+from mtz_core.figures.palette import palette
+from mtz_core.figures.text import ago_text, percent_text
 from mtz_core.own.registered import VARIABLE, register
-from mtz_core.palette import palette
-from mtz_core.text import ago_text, percent_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from mtz_core.palette import Mode, Palette
+    from mtz_core.figures.palette import Mode, Palette
     from mtz_core.runs.records import RunRecord
     from mtz_core.runs.store import RunStore
 

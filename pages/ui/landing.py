@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtz_core.palette import Mode, palette
-from mtz_core.text import count_text, percent_text
+from mtz_core.figures.palette import Mode, palette
+from mtz_core.figures.text import count_text, percent_text
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "assets" / "example" / "landing.json"
 SHAPES = ("circle", "square", "diamond", "triangle")

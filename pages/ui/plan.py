@@ -16,14 +16,15 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
-from mtz_core.budgets import Choice, Point, frontier, resolve
+from mtz_core.budget.choice import Choice, Point
+from mtz_core.budget.plan import EVEN, read_choice
+from mtz_core.budget.search import frontier, resolve
 from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
-from mtz_core.plans import EVEN, read_choice
+from mtz_core.figures.text import count_text, duration_text
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
-from mtz_core.structure import NetworkStructure
-from mtz_core.text import count_text, duration_text
-from mtz_core.trunks import trunk_of
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.trunks import trunk_of
 from pages.ui import frame, setup
 
 TICK = 0.7

@@ -8,124 +8,31 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
+from mtz_core.budget.plan import multiplications_text
 from mtz_core.figures import names
+from mtz_core.figures.text import percent_text, sentence
 from mtz_core.own.registry import own_networks
-from mtz_core.plans import multiplications_text
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure import HEAD, NO_PARTNER, JointStructure, NetworkStructure, joined, shared_count
-from mtz_core.text import percent_text, sentence
-from mtz_core.trunks import Trunk, trunk_of, trunks
+from mtz_core.structure.joint import NO_PARTNER, JointStructure
+from mtz_core.structure.networks import HEAD, NetworkStructure
+from mtz_core.structure.sizes import shared_count
+from mtz_core.structure.trunks import Trunk, trunks
 from mtz_core.zoo.catalog import catalog
-from mtz_core.zoo.structures import structures
+from pages.ui.query import (
+    CARRIED,
+    DEFAULTS,
+    DRAWN,
+    MOST_PARENTS,
+    PLAIN,
+    RATES,
+    RIDGES,
+    field_of,
+    with_fields,
+)
 
-PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip=ZipSpec(retrain=RetrainSpec()))
-DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
-DRAWN = ZipSpec(pairing="random")
-"""What is in force where pairs are drawn at random."""
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
-MOST_PARENTS = 6
 NO_TRUNK = "nothing"
 IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
-RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
-RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
-CARRIED = {
-    "bias": "zip.bias",
-    "scale": "zip.scale",
-    "normalise": "zip.normalise",
-    "weighting": "zip.weighting",
-    "rounds": "zip.relu_rounds",
-    "streams": "zip.streams",
-    "sparse": "zip.sparse",
-    "chunk": "zip.batch_size",
-    "memory": "zip.activation_budget",
-    "device": "zip.device",
-    "tested": "evaluation.images",
-    "live": "evaluation.live_images",
-    "decay": "zip.retrain.weight_decay",
-    "every": "zip.retrain.evaluate_every",
-}
-"""Fields without a widget: parameter of the URL → field of the specification."""
-
-
-def query_of(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
-
-    `None` where the page cannot show it: networks that were not brought through the dashboard.
-    """
-    known = known_networks()
-    named = {network.spec: name for name, network in own_networks().items()}
-    named |= {NetworkSpec(parent=name): name for name in structures()}
-    parents = [named[network] for network in spec.networks if network in named]
-    if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
-        return None
-    zipping, retrain = spec.zip, spec.zip.retrain
-    networks = [known[name] for name in parents]
-    query: dict[str, Any] = {
-        "parents": parents,
-        "images": spec.calibration.images,
-        "enough": "true" if zipping.calibration == "enough" else None,
-        "pairing": zipping.pairing,
-        "metric": zipping.metric if zipping.pairing != "random" else None,
-        "sharing": _unless(zipping.sharing, ZipSpec(pairing=zipping.pairing).sharing),
-        "compensate": None if zipping.compensate else "false",
-        "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
-        "title": spec.title or None,
-        "seed": zipping.seed or None,
-        "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
-    }
-    for group in joined(networks).groups if len(networks) > 1 and zipping.share != "auto" else ():
-        if group.sharing:
-            share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
-            query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
-    trunk = trunk_of(networks, zipping.trunk, zipping.macs)
-    query["trunk"] = None if trunk is None else trunk.name
-    if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
-        least = min(network.parameters for network in networks)
-        size = budget.size if budget.parameters is None else budget.parameters / least
-        query |= (
-            {"budget": "computation", "macs": budget.macs}
-            if budget.only_macs
-            else {"budget": "error", "change": budget.error}
-            if size is None
-            else {"budget": "size", "size": size}
-        )
-    for t, weight in enumerate(zipping.alpha or ()):
-        query[f"weight-{t}"] = weight
-    if retrain is not None:
-        query |= {
-            "retrain": retrain.schedule,
-            "steps": retrain.steps,
-            "targets": retrain.targets,
-            "rate": _number(retrain.learning_rate, RATES),
-            "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
-            "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
-            "temperature": _unless(retrain.temperature, RETRAINING.temperature),
-        }
-    plain = PLAIN.model_copy(
-        update={"zip": ZipSpec(compensate=zipping.compensate, pairing=zipping.pairing, retrain=RETRAINING)}
-    )
-    for name, path in CARRIED.items():
-        if retrain is not None or "retrain" not in path:
-            value = _field(spec, path)
-            if value != _field(plain, path):
-                query[name] = "all" if value is None else value
-    return query
-
-
-def _number(value: float, listed: Sequence[str]) -> str:
-    """Return a number as it is written in a list, or in full where it is not there."""
-    return next((text for text in listed if float(text) == value), repr(float(value)))
-
-
-def _unless(value: Any, default: Any) -> Any:
-    return None if value == default else value
-
-
-def _field(spec: RunSpec, path: str) -> Any:
-    value: Any = spec
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _given(name: str, read: Callable[[str], Any]) -> list[Any]:
@@ -166,11 +73,6 @@ def _rate(text: str) -> str:
 def _ridge(text: str) -> str:
     """Check a ridge and keep it as it was written."""
     return text if _number_between(text, 0.0, 1e300) >= 0 else ""
-
-
-def known_networks() -> dict[str, NetworkStructure]:
-    """Return the structure of every network that can be chosen: bundled ones first, then those that were brought."""
-    return structures() | {name: network.structure for name, network in own_networks().items()}
 
 
 def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PARENTS) -> tuple[str, ...]:
@@ -479,22 +381,10 @@ def _carried(retraining: bool) -> dict[str, Any]:
             continue
         value = None if text == "all" else text
         try:
-            found[path] = _field(_with(PLAIN, {path: value}), path)
+            found[path] = field_of(with_fields(PLAIN, {path: value}), path)
         except ValidationError:
             st.warning(f"The link asks for {path} = “{text[:40]}”, which is not valid.", icon=":material/link_off:")
     return found
-
-
-def _with(spec: RunSpec, fields: Mapping[str, Any]) -> RunSpec:
-    """Return the specification with fields replaced (path → value). Raises `ValidationError`."""
-    data = spec.model_dump(mode="json")
-    for path, value in fields.items():
-        *parents, last = path.split(".")
-        at = data
-        for name in parents:
-            at = at[name]
-        at[last] = value
-    return RunSpec.model_validate(data)
 
 
 def run_spec(
@@ -524,4 +414,4 @@ def run_spec(
             retrain=retrain,
         ),
     )
-    return _with(spec, more) if more else spec
+    return with_fields(spec, more) if more else spec

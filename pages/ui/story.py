@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
+from mtz_core.figures.text import error_text, percent_text, times_text
 from mtz_core.runs.progress import on_images
-from mtz_core.text import error_text, percent_text, times_text
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import StoredEvent
-    from mtz_core.structure import ParameterCounts
+    from mtz_core.structure.sizes import ParameterCounts
 
 
 @dataclass
