@@ -12,9 +12,9 @@ from mtz_core import ZipSpec, zip_networks
 from mtz_core.algebra.gram import DenseGram, RowGram
 from mtz_core.algebra.merging import merge
 from mtz_core.algebra.partial import merge_partial
-from mtz_core.calibration.moments import BankMoments
+from mtz_core.calibration.moments import GroupedMoments
 from mtz_core.figures.inspect import pair_rows, shared_by
-from mtz_core.layerwise.grouped import BankWork
+from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.pairing.blocks import block_partners, within_blocks
 from mtz_core.pairing.subsets import match_subsets, worth_of
 from tests.networks import Perceptron, images, randomised
@@ -198,14 +198,14 @@ def test_blocks_are_paired_as_wholes() -> None:
 
 def test_banks_merge_like_dense_layers() -> None:
     generator = torch.Generator().manual_seed(0)
-    moments = {t: BankMoments() for t in range(2)}
+    moments = {t: GroupedMoments() for t in range(2)}
     x = {t: torch.randn(40, 3, 4, dtype=torch.float64, generator=generator) for t in range(2)}
     for t in range(2):
         moments[t].add(0, x[t][:20])
         moments[t].add(1, x[t][20:])
     matrices = [torch.randn(3, 4, dtype=torch.float64, generator=generator) for _ in range(2)]
     entries = [np.broadcast_to(np.arange(4), (3, 4))] * 2
-    work = BankWork.prepare((0, 1), matrices, entries, True, moments, (0.4, 0.6), ZipSpec(ridge=0.0))
+    work = GroupedProblem.prepare((0, 1), matrices, entries, True, moments, (0.4, 0.6), ZipSpec(ridge=0.0))
     rows = np.array([[0, 2], [1, 0]])
     outcome = work.merge(rows)
     for i, j in rows:

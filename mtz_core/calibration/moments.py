@@ -6,6 +6,7 @@ positions per image, strongly alike, so a few are sampled. A constant one is app
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -125,19 +126,47 @@ def _sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class Moments:
-    """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images."""
+class LayerMoments(ABC):
+    """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images.
+
+    Parts are numbered 0 and 1 (the halves) and 2 (evaluation).
+    """
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Calibration rows so far."""
+
+    @abstractmethod
+    def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
+        """Add rows, and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
+
+    @abstractmethod
+    def renewed(self) -> LayerMoments:
+        """Moments of the same rows whose residuals are still to come."""
+
+    @abstractmethod
+    def add_residuals(self, part: int, rows: Tensor, residuals: Tensor) -> None:
+        """Add residuals (m, n) of rows that the Grams hold already."""
+
+
+class Moments(LayerMoments):
+    """Of a layer whose neurons all read the same inputs: rows are (m, d)."""
 
     def __init__(self, dimension: int) -> None:
         self.parts = [Accumulator(dimension) for _ in range(3)]
 
     @property
     def rows(self) -> int:
-        """Calibration rows so far."""
         return self.parts[0].count + self.parts[1].count
 
+    def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
+        self.parts[part].add(rows, residuals)
+
+    def add_residuals(self, part: int, rows: Tensor, residuals: Tensor) -> None:
+        self.parts[part].add_residuals(rows, residuals)
+
     def renewed(self) -> Moments:
-        """Moments of the same rows whose residuals are still to come."""
         twin = Moments(self.parts[0].dimension)
         twin.parts = [part.renewed() for part in self.parts]
         return twin
@@ -156,15 +185,14 @@ class Moments:
         return self.parts[0 if source == "half 0" else 1].moment()
 
 
-class BankMoments:
-    """The same of a grouped convolution: Grams (B, d, d) of its banks, cross-moments (n, d), residual powers (n,)."""
+class GroupedMoments(LayerMoments):
+    """Of a grouped convolution, with rows (m, B, d): Grams (B, d, d) of its banks, cross-moments (n, d), powers."""
 
     def __init__(self) -> None:
         self.counts = [0, 0, 0]
         self.sums: list[tuple[Tensor, ...] | None] = [None, None, None]
 
     def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
-        """Add rows (m, B, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
         for values in (rows, residuals):
             if values is not None and not bool(torch.isfinite(values).all()):
                 raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
@@ -176,14 +204,12 @@ class BankMoments:
         self.sums[part] = sums if known is None else tuple(a + b for a, b in zip(known, sums, strict=True))
         self.counts[part] += len(rows)
 
-    def renewed(self) -> BankMoments:
-        """Moments of the same rows whose residuals are still to come."""
-        twin = BankMoments()
+    def renewed(self) -> GroupedMoments:
+        twin = GroupedMoments()
         twin.counts, twin.sums = list(self.counts), [None if s is None else s[:1] for s in self.sums]
         return twin
 
     def add_residuals(self, part: int, rows: Tensor, residuals: Tensor) -> None:
-        """Add residuals (m, n) of rows (m, B, d) that the Grams hold already."""
         known = self.sums[part]
         assert known is not None
         more = _crossed(rows.permute(1, 0, 2).to(known[0].dtype), residuals)
@@ -192,7 +218,6 @@ class BankMoments:
 
     @property
     def rows(self) -> int:
-        """Calibration rows so far, of each bank."""
         return self.counts[0] + self.counts[1]
 
     def mean(self, source: Source) -> tuple[Tensor, ...] | None:

@@ -52,8 +52,8 @@ def rows_at(
     else:
         assert places is not None
         rows = _receptive_fields(module, x, places)
-    if layer.groups > 1:
-        rows = rows.reshape(*rows.shape[:2], layer.groups, -1)
+    if layer.banks > 1:
+        rows = rows.reshape(*rows.shape[:2], layer.banks, -1)
         return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
     return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
 

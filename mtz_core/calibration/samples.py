@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtz_core.calibration.moments import BankMoments, Moments
+from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Moments
 from mtz_core.calibration.rows import output_space, rows_at, sample_places, values_at
 from mtz_core.calibration.stream import Twin
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
@@ -74,7 +74,7 @@ class LayerSamples:
     positions: int | None
     seed: int
     budget: int
-    moments: Moments | BankMoments = field(init=False)
+    moments: LayerMoments = field(init=False)
     spread: float = 1.0
     """Variance of the wanted outputs on the calibration images, mean over neurons."""
     floor: float | None = None
@@ -85,7 +85,7 @@ class LayerSamples:
     def calibrate(self, peaks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Accumulate moments; return the images on which each neuron fires most, and how much, (n, m) each."""
         layer = self.layer
-        self.moments = Moments(len(self.columns)) if layer.groups == 1 else BankMoments()
+        self.moments = Moments(len(self.columns)) if layer.banks == 1 else GroupedMoments()
         pool = min(TOP_POOL, len(self.halves)) if peaks else 0
         best_values = torch.full((pool, layer.width), -torch.inf)
         count, total, squares = 0, torch.zeros(layer.width), torch.zeros(layer.width)
@@ -96,10 +96,7 @@ class LayerSamples:
                 if sample.part != EVALUATION:
                     seen = sample.goal.double().cpu()
                     count, total, squares = count + len(seen), total + seen.sum(0), squares + seen.square().sum(0)
-            if isinstance(self.moments, BankMoments):
-                self.moments.add(sample.part, sample.rows, residuals)
-            else:
-                self.moments.parts[sample.part].add(sample.rows, residuals)
+            self.moments.add(sample.part, sample.rows, residuals)
         if count:
             self.spread = float((squares / count - (total / count).square()).mean())
         if not pool:
@@ -120,18 +117,15 @@ class LayerSamples:
         `matrix` gives, or the floor if that is higher.
         """
         moments = self.moments.renewed()
-        moved = (matrix - self.matrix)[:, self._columns()] if self.layer.groups == 1 else matrix - self.matrix
+        moved = (matrix - self.matrix)[:, self._columns()] if self.layer.banks == 1 else matrix - self.matrix
         for sample in self._samples():
             assert sample.goal is not None
-            now, goal = sample.now + _outputs(sample.rows, moved, self.layer.groups > 1), sample.goal
+            now, goal = sample.now + _outputs(sample.rows, moved, self.layer.banks > 1), sample.goal
             if self.floor is not None:
                 goal = torch.where(goal > self.floor, goal, now.clamp(max=self.floor))
             if self.ceiling is not None:
                 goal = torch.where(goal < self.ceiling, goal, now.clamp(min=self.ceiling))
-            if isinstance(moments, BankMoments):
-                moments.add_residuals(sample.part, sample.rows, goal - sample.now)
-            else:
-                moments.parts[sample.part].add_residuals(sample.rows, goal - sample.now)
+            moments.add_residuals(sample.part, sample.rows, goal - sample.now)
         self.moments = moments
 
     def forget(self) -> None:
@@ -152,7 +146,7 @@ class LayerSamples:
         kept: list[Sample] | None = []
         size = 0
         for batch in self._batches():
-            now = _outputs(batch.rows, self.matrix, self.layer.groups > 1)
+            now = _outputs(batch.rows, self.matrix, self.layer.banks > 1)
             if peaks is not None and batch.where.start < len(peaks):
                 known = peaks[batch.where]
                 known.copy_(torch.maximum(known, now[: len(known)].amax(1).float().cpu()))
@@ -170,7 +164,7 @@ class LayerSamples:
 
     def _by_part(self, batch: Batch, now: Tensor) -> Iterator[Sample]:
         """Rows (m, d) over the columns that take part, what the layer and a summand give now, and should give."""
-        every = self.layer.groups > 1 or np.array_equal(self.columns, np.arange(self.layer.columns))
+        every = self.layer.banks > 1 or np.array_equal(self.columns, np.arange(self.layer.columns))
         for k in range(3):
             inside = (batch.part == k).to(now.device)
             if bool(inside.any()):
@@ -192,7 +186,7 @@ class LayerSamples:
                 goal = summand = None
                 if before is not None:
                     wanted = rows_at(layer, module, before[0], places, original)
-                    goal = _outputs(wanted, original, layer.groups > 1)
+                    goal = _outputs(wanted, original, layer.banks > 1)
                     if _joins(layer, module, x, other):
                         assert before[1] is not None
                         assert other is not None

@@ -103,7 +103,7 @@ def sensitivities(
         seed: of the answers drawn.
         device: where the network runs.
     """
-    wanted = {n: layer for n, layer in program.layers.items() if layer.groups == 1 and layer.width <= WIDEST}
+    wanted = {n: layer for n, layer in program.layers.items() if layer.banks == 1 and layer.width <= WIDEST}
     order = sorted(wanted, key=program.position)
     found: dict[str, Scatter] = {}
     images = images if order else images[:0]

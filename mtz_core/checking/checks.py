@@ -140,7 +140,7 @@ def _permuted_matrix(graph: ChannelGraph, layer: WeightLayer, orders: Sequence[L
     kernel = np.arange(layer.kernel_size)
     keys = (np.arange(len(source))[:, None] * layer.kernel_size + kernel).reshape(-1)
     wanted = (source[:, None] * layer.kernel_size + kernel).reshape(-1)
-    if layer.groups == 1:
+    if layer.banks == 1:
         all_columns = np.append(wanted, layer.columns - 1) if layer.bias else wanted
         chosen = torch.as_tensor(all_columns, device=matrix.device)
         return matrix[torch.as_tensor(rows, device=matrix.device)].index_select(1, chosen)

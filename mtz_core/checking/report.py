@@ -124,12 +124,12 @@ def network_report(name: str, graph: ChannelGraph) -> NetworkReport:
         elif frozen is not None:
             private[frozen] = private.get(frozen, 0) + size
         else:
-            unexplained = int((layer.column_groups == PRIVATE).sum()) * layer.kernel_size // layer.groups * layer.width
+            unexplained = int((layer.column_groups == PRIVATE).sum()) * layer.kernel_size // layer.banks * layer.width
             closed = 0
             for g in np.unique(layer.column_groups[layer.column_groups >= 0]):
                 reason = graph.groups[int(g)].frozen
                 if reason is not None and not layer.depthwise:
-                    columns = int((layer.column_groups == g).sum()) * layer.kernel_size // layer.groups * layer.width
+                    columns = int((layer.column_groups == g).sum()) * layer.kernel_size // layer.banks * layer.width
                     key = f"reads channels that stay private: {reason}"
                     private[key] = private.get(key, 0) + columns
                     closed += columns

@@ -10,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.algebra.coupled import Member, Tie, merge_coupled
 from mtz_core.algebra.difference import euclidean_gram, pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, to_dense
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
 from mtz_core.algebra.scaling import ScaledMerge
-from mtz_core.calibration.moments import BankMoments, Moment, Moments, Source
-from mtz_core.layerwise.objective import LayerObjective, Objective
-from mtz_core.layerwise.problem import FITTED, JUDGING, Part, Solution, Work
+from mtz_core.calibration.moments import LayerMoments, Moment, Moments, Source
+from mtz_core.layerwise.coupling import coupled_solutions
+from mtz_core.layerwise.objective import DenseObjective, Objective
+from mtz_core.layerwise.problem import FITTED, JUDGING, Given, LayerProblem, Part, Solution
 from mtz_core.pairing.assignment import pair_neurons
+from mtz_core.pairing.folding import pair_tasks
 from mtz_core.pairing.slots import Members, Table, shared_rows
-from mtz_core.spec import ZipSpec
+from mtz_core.pairing.subsets import worth_of
 
 EXACT_UP_TO = 2048
 """Layers of at most this many inputs are solved in double precision; wider ones in single, for memory and speed
@@ -28,7 +29,7 @@ EXACT_UP_TO = 2048
 
 
 @dataclass
-class LayerWork(Work):
+class DenseProblem(LayerProblem):
     """A layer whose neurons all read the same inputs.
 
     `inputs` (U, T) are the columns that take part: those that two or more tasks share, and with compensation all.
@@ -44,18 +45,9 @@ class LayerWork(Work):
     mergers: dict[tuple[Source, Members, float, bytes], ScaledMerge] = field(default_factory=dict)
 
     @classmethod
-    def prepare(
-        cls,
-        tasks: Members,
-        matrices: Sequence[Tensor],
-        masks: Sequence[Tensor | None],
-        inputs: Table,
-        moments: Mapping[int, Moments],
-        alphas: tuple[float, ...],
-        spec: ZipSpec,
-        outputs: Mapping[int, Tensor] | None = None,
-    ) -> LayerWork:
-        """Restrict everything to the columns `inputs` (U, T) and bring it to one precision."""
+    def of(cls, given: Given) -> DenseProblem:
+        """Restrict everything to the columns that take part and bring it to one precision."""
+        tasks, inputs, matrices = given.tasks, given.inputs, given.matrices
         device = matrices[tasks[0]].device
         own = {t: inputs[inputs[:, t] >= 0, t] for t in tasks}
         double = max(map(len, own.values())) <= EXACT_UP_TO and device.type != "mps"
@@ -66,44 +58,43 @@ class LayerWork(Work):
                 return source
             return source[:, torch.as_tensor(own[t], device=device)]
 
-        whole = [moments[t].parts[k].gram() for t in tasks for k in range(2)]
-        work = cls(
+        problem = cls(
             tasks=tasks,
             matrices=[matrix.detach() for matrix in matrices],
             own=own,
             base={t: cut(matrices[t].detach(), t).to(dtype) for t in tasks},
-            alphas=alphas,
-            spec=spec,
-            masks={t: cut(mask, t) for t in tasks if (mask := masks[t]) is not None},
-            outputs={t: weights.to(device, dtype) for t, weights in (outputs or {}).items()},
+            alphas=given.alphas,
+            spec=given.spec,
+            masks={t: cut(mask, t) for t in tasks if (mask := given.masks[t]) is not None},
+            outputs={t: weights.to(device, dtype) for t, weights in given.outputs.items()},
             inputs=inputs,
             places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
-            dense=not few_rows(whole),
+            dense=not few_rows([gram for t in tasks for gram in _halves(given.moments[t])]),
         )
-        work.observe(moments)
-        return work
+        problem.observe(given.moments)
+        return problem
 
-    def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
+    def objective(self, source: Source, t: int, moments: LayerMoments) -> Objective | None:
         assert isinstance(moments, Moments)
         base, before = self.base[t], self.objectives.get(source, {}).get(t)
-        if isinstance(before, LayerObjective) and isinstance(before.moment.gram, DenseGram):
+        if isinstance(before, DenseObjective) and isinstance(before.moment.gram, DenseGram):
             moment = moments.mean(source, before.moment.gram)
             assert moment is not None
             cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
-            return LayerObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
+            return DenseObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
         moment = moments.mean(source, self._sum(t, moments) if self.dense and source == "calibration" else None)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
         # With as many rows as inputs the matrices are cheaper for what is solved; build them once.
-        return LayerObjective(moment.dense() if self.dense and source == FITTED else moment, base)
+        return DenseObjective(moment.dense() if self.dense and source == FITTED else moment, base)
 
     def _sum(self, t: int, moments: Moments) -> DenseGram:
         """Task t's Gram of both halves, given those of each."""
         grams = []
         for source, part in zip((FITTED, JUDGING), moments.parts, strict=False):
             objective = self.objectives[source][t]
-            assert isinstance(objective, LayerObjective)
+            assert isinstance(objective, DenseObjective)
             grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
         total = add(grams)
         assert isinstance(total, DenseGram)
@@ -113,10 +104,10 @@ class LayerWork(Work):
     def columns(self) -> Table:
         return shared_rows(self.inputs)
 
-    def _gram(self, source: Source, t: int, ridge: float) -> Gram:
+    def gram(self, source: Source, t: int, ridge: float) -> Gram:
         """Task-weighted Gram of task t over its own inputs."""
         objective = self.objectives[source][t]
-        assert isinstance(objective, LayerObjective)
+        assert isinstance(objective, DenseObjective)
         return objective.moment.gram.relative_ridge(ridge).scaled(self.alphas[t])
 
     def _inside(self, t: int, chosen: NDArray[np.bool_]) -> Tensor | None:
@@ -127,7 +118,7 @@ class LayerWork(Work):
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """Weights and Gram of task t over `chosen` inputs, all its other weights free to follow."""
         inside, weights = self._inside(t, chosen), self.best("calibration", t)
-        gram = self._gram("calibration", t, self.ridge)
+        gram = self.gram("calibration", t, self.ridge)
         if inside is not None:
             weights = weights[:, inside]
             gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
@@ -149,8 +140,13 @@ class LayerWork(Work):
         found = {t: self._over(t, everywhere) for t in tasks}
         return {t: w for t, (w, _) in found.items()}, {t: gram for t, (_, gram) in found.items()}
 
-    def provisional(self, fresh: Mapping[int, NDArray[np.int64]]) -> Table:
-        """A quick pairing of the rows `fresh[t]` of the first two tasks, to judge a ridge by."""
+    @property
+    def paired_first(self) -> bool:
+        return False
+
+    def quick_pairs(self, fresh: Mapping[int, NDArray[np.int64]]) -> Table | None:
+        if not fresh or not all(len(rows) for rows in fresh.values()) or not len(self.columns):
+            return None
         t, u = list(fresh)[:2]
         count = min(len(fresh[t]), len(fresh[u]))
         difference = self.difference(t, u).cpu().numpy()[np.ix_(fresh[t], fresh[u])]
@@ -158,6 +154,19 @@ class LayerWork(Work):
         rows = np.full((count, len(self.matrices)), -1, dtype=np.int64)
         rows[:, t], rows[:, u] = fresh[t][local[:, 0]], fresh[u][local[:, 1]]
         return rows
+
+    def worth(self, tasks: Members) -> NDArray[np.float64] | None:
+        return worth_of(self.inputs[:, tasks])
+
+    def exact_slots(
+        self, rows: Mapping[int, NDArray[np.int64]], count: int, method: str, seed: int
+    ) -> NDArray[np.int64] | None:
+        weights, grams = self.common(tuple(rows))
+        chosen = [weights[t][torch.as_tensor(rows[t], device=weights[t].device)] for t in rows]
+        return pair_tasks(chosen, [grams[t] for t in rows], count, method, seed)[0]
+
+    def importance(self, t: int) -> Tensor | None:
+        return self.outputs[t].diagonal() if t in self.outputs else None
 
     @property
     def scaled(self) -> bool:
@@ -212,50 +221,19 @@ class LayerWork(Work):
     def solutions(self, parts: Sequence[Part], source: Source, like: Sequence[Solution] = ()) -> Iterable[Solution]:
         alone = super().solutions(parts, source, like)
         tasks = {t for part in parts for t in part.members}
-        grams = {t: self._gram(source, t, self.ridge) for t in tasks}
+        grams = {t: self.gram(source, t, self.ridge) for t in tasks}
         shared = any(len(part.members) > 1 for part in parts)
         if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
             return alone
-        found = list(alone)
         wanted = {t: self.best(source, t) for t in tasks}
-        values = {t: w.clone() for t, w in wanted.items()}
-        ties: list[Tie] = []
-        for part, solution in zip(parts, found, strict=True):
-            ties += self._ties(part, solution)
-            for t, w in zip(part.members, solution.values, strict=True):
-                values[t][self.index(part.rows, t)] = w
-        weights = {t: self.outputs[t] if t in self.outputs else torch.eye(len(w)).to(w) for t, w in wanted.items()}
-        matrices = {t: to_dense(gram).full() for t, gram in grams.items()}
-        coupled = merge_coupled(values, wanted, matrices, weights, ties)
-        return [
-            Solution([coupled[t][self.index(part.rows, t)] for t in part.members], solution.scales)
-            for part, solution in zip(parts, found, strict=True)
-        ]
-
-    def _ties(self, part: Part, solution: Solution) -> list[Tie]:
-        """The unknowns in the rows of a part: what its members share, and what each has on its own."""
-        used = (self.inputs[:, part.members] >= 0).sum(axis=1) > (1 if len(part.members) > 1 else 0)
-        size = int(used.sum())
-        shared, ties = {}, []
-        for m, t in enumerate(part.members):
-            rows, place = self.index(part.rows, t), self.places[t]
-            compact = torch.as_tensor(np.cumsum(used) - 1, device=place.device)
-            held = torch.as_tensor(used, device=place.device)[place]
-            mine, rest = torch.nonzero(held)[:, 0], torch.nonzero(~held)[:, 0]
-            ones = self.base[t].new_ones(len(rows))
-            scales = ones if solution.scales is None else solution.scales[m]
-            whole = len(mine) == size == len(place)
-            shared[t] = Member(rows, None, None, scales) if whole else Member(rows, mine, compact[place[mine]], scales)
-            if len(rest):
-                ties.append(Tie({t: Member(rows, rest, torch.arange(len(rest), device=rest.device), ones)}, len(rest)))
-        return [Tie(shared, size), *ties] if size else ties
+        return coupled_solutions(self, parts, list(alone), wanted, grams)
 
     def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
         key = (t, ridge, used.tobytes())
         if source == "calibration" and key in self.known:
             return self.known[key]
-        gram, inside = self._gram(source, t, ridge), self._inside(t, used)
+        gram, inside = self.gram(source, t, ridge), self._inside(t, used)
         if inside is None:
             held = _Held(gram, torch.arange(gram.dimension, device=self.places[t].device), None)
         elif self.spec.compensate:
@@ -280,7 +258,7 @@ class LayerWork(Work):
             inside = torch.arange(w.shape[1], device=w.device) if inside is None else inside
             places.append(compact[self.places[t][inside]])
             weights.append(w[:, inside])
-            grams.append(self._gram(source, t, ridge).select(inside))
+            grams.append(self.gram(source, t, ridge).select(inside))
             insides.append(inside)
             union[:, places[-1]] |= self.masks[t][row][:, inside] if t in self.masks else True
         merged = merge_partial(weights, grams, places, int(used.sum()), union)
@@ -291,7 +269,7 @@ class LayerWork(Work):
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
-            self._gram("calibration", t, self.ridge).loss(w - self.best("calibration", t)[self.index(part.rows, t)])
+            self.gram("calibration", t, self.ridge).loss(w - self.best("calibration", t)[self.index(part.rows, t)])
             for t, w in zip(part.members, values, strict=True)
         ]
         return torch.stack(losses).sum(0)
@@ -317,3 +295,9 @@ class _Held:
     gram: Gram
     kept: Tensor
     eliminated: Eliminated | None
+
+
+def _halves(moments: LayerMoments) -> list[Gram]:
+    """Grams of the two halves."""
+    assert isinstance(moments, Moments)
+    return [moments.parts[k].gram() for k in range(2)]

@@ -7,7 +7,7 @@ them are solved at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,15 +18,14 @@ from torch import Tensor
 from mtz_core.algebra.difference import pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Gram, chunks, factored, precise
 from mtz_core.algebra.ridge import START
-from mtz_core.calibration.moments import BankMoments, Moments, Source
-from mtz_core.layerwise.objective import BankObjective, Objective
-from mtz_core.layerwise.problem import Part, Solution, Work
+from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Source
+from mtz_core.layerwise.objective import GroupedObjective, Objective
+from mtz_core.layerwise.problem import Given, LayerProblem, Part, Solution
 from mtz_core.pairing.slots import Members, Table
-from mtz_core.spec import ZipSpec
 
 
 @dataclass
-class BankWork(Work):
+class GroupedProblem(LayerProblem):
     """A grouped convolution.
 
     `entries[t]` (n_t, d) says what each weight reads: tasks can share weights of one neuron that read the same.
@@ -38,42 +37,32 @@ class BankWork(Work):
     """Members → rows, their columns in common for every member, and which of these are real (see `aligned`)."""
 
     @classmethod
-    def prepare(
-        cls,
-        tasks: Members,
-        matrices: Sequence[Tensor],
-        masks: Sequence[Tensor | None],
-        entries: Sequence[Table],
-        depthwise: bool,
-        moments: Mapping[int, BankMoments],
-        alphas: tuple[float, ...],
-        spec: ZipSpec,
-    ) -> BankWork:
+    def of(cls, given: Given) -> GroupedProblem:
         """Collect the moments of all tasks."""
-        device = matrices[tasks[0]].device
-        dtype = precise(device)
-        work = cls(
+        tasks, matrices = given.tasks, given.matrices
+        dtype = precise(matrices[tasks[0]].device)
+        problem = cls(
             tasks=tasks,
             matrices=[matrix.detach() for matrix in matrices],
             own={t: np.arange(matrices[t].shape[1]) for t in tasks},
             base={t: matrices[t].detach().to(dtype) for t in tasks},
-            alphas=alphas,
-            spec=spec,
-            masks={t: mask for t in tasks if (mask := masks[t]) is not None},
-            ridge=START if spec.ridge == "auto" else float(spec.ridge),
-            entries=entries,
-            depthwise=depthwise,
+            alphas=given.alphas,
+            spec=given.spec,
+            masks={t: mask for t in tasks if (mask := given.masks[t]) is not None},
+            ridge=START if given.spec.ridge == "auto" else float(given.spec.ridge),
+            entries=given.entries,
+            depthwise=given.depthwise,
         )
-        work.observe(moments)
-        return work
+        problem.observe(given.moments)
+        return problem
 
-    def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
-        assert isinstance(moments, BankMoments)
+    def objective(self, source: Source, t: int, moments: LayerMoments) -> Objective | None:
+        assert isinstance(moments, GroupedMoments)
         values, base = moments.mean(source), self.base[t]
         if values is None:
             return None
         gram, *rest = (value.to(base.device, base.dtype) for value in values)
-        return BankObjective(gram, base, *rest)
+        return GroupedObjective(gram, base, *rest)
 
     @property
     def columns(self) -> Table:
@@ -81,9 +70,9 @@ class BankWork(Work):
         own = [np.arange(width) if m.shape[1] == width else np.full(width, -1) for m in self.matrices]
         return np.stack(own, axis=1)
 
-    def _of(self, source: Source, t: int) -> BankObjective:
+    def _of(self, source: Source, t: int) -> GroupedObjective:
         objective = self.objectives[source][t]
-        assert isinstance(objective, BankObjective)
+        assert isinstance(objective, GroupedObjective)
         return objective
 
     def difference(self, t: int, u: int) -> Tensor:

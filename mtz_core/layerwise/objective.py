@@ -45,7 +45,7 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class LayerObjective(Objective):
+class DenseObjective(Objective):
     """Of a layer whose neurons all read the same inputs."""
 
     moment: Moment
@@ -93,7 +93,7 @@ class LayerObjective(Objective):
 
 
 @dataclass(frozen=True)
-class BankObjective(Objective):
+class GroupedObjective(Objective):
     """Of a grouped convolution: Grams (B, d, d); neuron i belongs to bank i // (n / B).
 
     `cross` (n, d) and `power` (n,) as in `Moment`.

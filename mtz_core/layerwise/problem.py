@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Literal
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.algebra.ridge import RIDGES, START, walk_downhill
-from mtz_core.calibration.moments import SOURCES, BankMoments, Moments, Source
+from mtz_core.calibration.moments import SOURCES, LayerMoments, Source
 from mtz_core.layerwise.objective import Objective
 from mtz_core.pairing.slots import Members, Table, by_members
 from mtz_core.spec import ZipSpec
@@ -31,26 +31,6 @@ FITTED: Source = "half 0"
 JUDGING: Source = "half 1"
 PIECE = 64 * 2**20
 """Bytes of the weights that are merged at once where neurons can be merged one by one."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A merged layer; see `mtz_core.events.LayerZipped` for the meaning of each number.
-
-    `weights` are every task's (n_t, d_t) matrices after merging, over all columns, scales included.
-    """
-
-    pairs: Table
-    costs: Tensor
-    merged: Tensor
-    columns: Table
-    predicted: float
-    measured: float
-    scale: float
-    measured_on: Literal["evaluation", "calibration"]
-    weights: tuple[Tensor, ...] = field(repr=False)
-    scales: tuple[Tensor, ...] | None = field(default=None, repr=False)
-    """Factors (n_t,) of the weights that are shared; `None`: one."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +50,30 @@ class Solution:
     scales: Sequence[Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Given:
+    """What is known of a layer in the tasks `tasks`, from which its problem is made.
+
+    `matrices` (n_t, d_t) and `masks` are all tasks' weights now and where they may differ from zero; `inputs` (U, T)
+    the columns that take part, `entries[t]` (n_t, d_t) what every weight reads; `outputs[t]` (n_t, n_t) what errors of
+    its outputs weigh (see `sensitivity`), for the tasks of which it is known.
+    """
+
+    tasks: Members
+    matrices: Sequence[Tensor]
+    masks: Sequence[Tensor | None]
+    inputs: Table
+    entries: Sequence[Table]
+    depthwise: bool
+    moments: Mapping[int, LayerMoments]
+    alphas: tuple[float, ...]
+    spec: ZipSpec
+    outputs: Mapping[int, Tensor] = field(default_factory=dict)
+
+
 @dataclass
-class Work(ABC):
-    """What the zipper needs of one layer.
+class LayerProblem(ABC):
+    """The numbers of one layer.
 
     `matrices` are all tasks' weights now, `base[t]` those of task t over the columns `own[t]` of its matrix, in the
     precision of the solution; `objectives[source][t]` judges them.
@@ -91,12 +92,40 @@ class Work(ABC):
     ridge: float = START
     own_ridge: dict[int, float] = field(default_factory=dict)
     """Ridge of each task's compensation."""
-    _best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
+    known_best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    @abstractmethod
+    def of(cls, given: Given) -> Self:
+        """Make the problem of a layer."""
 
     @property
     def scaled(self) -> bool:
         """Whether every task has a scale of its own for what its neurons share."""
         return False
+
+    @property
+    def paired_first(self) -> bool:
+        """Whether the ridge is judged by the pairs that are merged, not by quick ones before."""
+        return True
+
+    def quick_pairs(self, fresh: Mapping[int, NDArray[np.int64]]) -> Table | None:
+        """Provisional pairs (k, T) of the rows `fresh[t]`, to judge a ridge by; `None`: there is nothing to compare."""
+        return None
+
+    def worth(self, tasks: Members) -> NDArray[np.float64] | None:
+        """Weights that sharing a row saves, by the tasks that do (see `subsets.worth_of`); `None`: not known."""
+        return None
+
+    def exact_slots(
+        self, rows: Mapping[int, NDArray[np.int64]], count: int, method: str, seed: int
+    ) -> NDArray[np.int64] | None:
+        """Slots (k, tasks) of all tasks by the exact cost of merging, as places in `rows[t]`; `None`: not known."""
+        return None
+
+    def importance(self, t: int) -> Tensor | None:
+        """How much an error of each of task t's neurons matters, (n_t,); `None`: not known."""
+        return None
 
     @abstractmethod
     def difference(self, t: int, u: int) -> Tensor:
@@ -138,15 +167,15 @@ class Work(ABC):
 
     def best(self, source: Source, t: int) -> Tensor:
         """Weights (n_t, d_t) of task t alone that reproduce its parent best, by the moments of `source`."""
-        if (source, t) not in self._best:
+        if (source, t) not in self.known_best:
             ridge = self.own_ridge.get(t, START)
-            self._best[source, t] = self.objectives[source][t].fit(ridge, self.masks.get(t))
-        return self._best[source, t]
+            self.known_best[source, t] = self.objectives[source][t].fit(ridge, self.masks.get(t))
+        return self.known_best[source, t]
 
     def forget(self, source: Source) -> None:
         """Let go of what was found by the moments of `source`; it is found again where it is asked for."""
         for t in self.tasks:
-            self._best.pop((source, t), None)
+            self.known_best.pop((source, t), None)
 
     def compared(self, t: int) -> Tensor:
         """Weights (n_t, d_t) of task t that pairing compares: its own, compensated if asked for."""
@@ -185,10 +214,10 @@ class Work(ABC):
             if before is not None and found <= before:
                 continue
             self.own_ridge[t] = found
-            self._best.pop(("calibration", t), None)
-            self._best.pop((FITTED, t), None)
+            self.known_best.pop(("calibration", t), None)
+            self.known_best.pop((FITTED, t), None)
             if least[0][1] == found:
-                self._best[FITTED, t] = least[0][2]
+                self.known_best[FITTED, t] = least[0][2]
 
     def choose_ridge(self, rows: Table) -> None:
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
@@ -248,19 +277,19 @@ class Work(ABC):
         return any(self.objectives["calibration"][t].compensated for t in self.tasks)
 
     @abstractmethod
-    def objective(self, source: Source, t: int, moments: Moments | BankMoments) -> Objective | None:
+    def objective(self, source: Source, t: int, moments: LayerMoments) -> Objective | None:
         """What task t's weights are judged by, given new moments."""
 
-    def observe(self, moments: Mapping[int, Moments | BankMoments]) -> None:
+    def observe(self, moments: Mapping[int, LayerMoments]) -> None:
         """Judge all tasks' weights by these moments; evaluation images count where every task has some."""
         for source in SOURCES:
             found = {t: o for t in self.tasks if (o := self.objective(source, t, moments[t])) is not None}
             if len(found) == len(self.tasks):
                 self.objectives[source] = found
 
-    def renew(self, moments: Mapping[int, Moments | BankMoments], sources: Sequence[Source] = SOURCES) -> None:
+    def renew(self, moments: Mapping[int, LayerMoments], sources: Sequence[Source] = SOURCES) -> None:
         """Judge the weights of some tasks by new targets, on the parts `sources` of the data."""
-        self._best.clear()
+        self.known_best.clear()
         for source, objectives in self.objectives.items():
             if source not in sources:
                 continue
@@ -271,7 +300,7 @@ class Work(ABC):
         """All tasks' matrices once `rows` (k, T) are merged."""
         matrices = [matrix.clone() for matrix in self.matrices]
         for part in self.pieces([*parts_of(rows), *self.private(rows)]):
-            self._write(matrices, part, self.solve(part, "calibration", self.ridge).values)
+            self.write(matrices, part, self.solve(part, "calibration", self.ridge).values)
         return matrices
 
     def pieces(self, parts: Sequence[Part]) -> list[Part]:
@@ -285,53 +314,11 @@ class Work(ABC):
                 found.append(Part(part.members, part.rows[some], part.slots[some]))
         return found
 
-    def _write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
+    def write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
+        """Put the part's rows into all tasks' matrices."""
         for t, w in zip(part.members, values, strict=True):
             place = torch.as_tensor(self.own[t], device=w.device)
             matrices[t][self.index(part.rows, t)[:, None], place] = w.to(matrices[t])
-
-    def merge(self, rows: Table) -> Outcome:
-        """Merge the rows `rows` (k, T), -1 where a task has no part in a slot, and compensate all others."""
-        measured_on: Literal["evaluation", "calibration"] = (
-            "evaluation" if "evaluation" in self.objectives else "calibration"
-        )
-        matrices = [matrix.clone() for matrix in self.matrices]
-        scales = [matrix.new_ones(len(matrix)) for matrix in matrices]
-        some = self.base[self.tasks[0]]
-        columns = self.columns
-        costs, merged = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
-        measured = scale = 0.0
-        parts = self.pieces([*parts_of(rows), *self.private(rows)])
-        found: list[Solution] = []
-        for part, solution in zip(parts, self.solutions(parts, "calibration"), strict=True):
-            values = solution.values
-            found.append(Solution([], solution.scales))
-            measured += float(self.loss(part, values, measured_on).sum())
-            scale += float(self.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
-            self._write(matrices, part, values)
-            for t, factor in zip(part.members, solution.scales or (), strict=False):
-                scales[t][self.index(part.rows, t)] = factor.to(scales[t])
-            if len(part.slots):
-                where = torch.as_tensor(part.slots, device=some.device)
-                costs[where] = self.cost(part, values)
-                weights, places = self.shared(part, values)
-                merged[where[:, None], places] = weights
-        order = torch.argsort(costs, stable=True)
-        self.forget("calibration")
-        predicted = self.predicted(parts, found)
-        self.forget(FITTED)
-        return Outcome(
-            rows[order.cpu().numpy()],
-            costs[order],
-            merged[order],
-            columns,
-            predicted,
-            measured,
-            scale,
-            measured_on,
-            tuple(matrices),
-            tuple(scales) if self.scaled else None,
-        )
 
 
 def parts_of(rows: Table) -> list[Part]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtz_core.network.stored import StoredLayer
 from mtz_core.pairing.slots import Members, Table, by_members
 
 
-class BlockLayer(nn.Module):
+class DenseLayer(StoredLayer):
     """Weight matrices of T tasks, assembled from blocks.
 
     Args:
@@ -84,7 +85,6 @@ class BlockLayer(nn.Module):
             self.register_buffer(_mask_name(key), union, persistent=False)
 
     def matrix(self, task: int) -> Tensor:
-        """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
         bands = []
         if not any(task in r for r in self.row_bands):
             return cast(Tensor, next(iter(self.blocks.values()))).new_zeros((0, 0))
@@ -111,7 +111,6 @@ class BlockLayer(nn.Module):
         return cast(Tensor, self.scales[name]) if name in self.scales else None
 
     def scale(self, task: int) -> Tensor | None:
-        """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""
         if not self.scaled:
             return None
         full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.blocks.values())).dtype)
@@ -121,7 +120,6 @@ class BlockLayer(nn.Module):
         return full
 
     def mask(self, task: int) -> Tensor | None:
-        """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
         if not self.masked:
             return None
         shape = (int((self.rows[:, task] >= 0).sum()), int((self.columns[:, task] >= 0).sum()))
@@ -141,14 +139,12 @@ class BlockLayer(nn.Module):
         return mask
 
     def apply_masks(self) -> None:
-        """Set to zero what the parents' sparsity demands (after an optimiser step)."""
         if self.masked:
             with torch.no_grad():
                 for key, block in self.blocks.items():
                     block.mul_(self._mask(key))
 
     def counts(self) -> tuple[int, list[int]]:
-        """Stored numbers shared by two or more tasks, and private ones per task; masked zeros are not stored."""
         shared, private = 0, [0] * self.tasks
         for r in self.row_bands:
             for c in self.column_bands:

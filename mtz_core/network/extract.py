@@ -1,12 +1,38 @@
-"""Back into the parent's own class: a merged layer written into the tensors that it came from."""
+"""Back into the parent's own class: merged layers written into the tensors that they came from."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import copy
+from collections.abc import Mapping
 
-from mtz_core.graph.channels import WeightLayer
+import torch
+from torch import Tensor, nn
+
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.sources import WeightSource
+
+
+def extracted(parent: nn.Module, graph: ChannelGraph, matrices: Mapping[str, Tensor], body: nn.Module) -> nn.Module:
+    """Return a copy of the parent, in evaluation mode, with other weights.
+
+    Args:
+        parent: the network that was traced; it is not changed.
+        graph: its channel graph.
+        matrices: weights (n, d) by layer name.
+        body: everything else: normalisation that could not be folded, tokens and the like.
+    """
+    twin = copy.deepcopy(parent)
+    tensors: dict[str, Tensor] = dict(twin.named_parameters(remove_duplicate=False))
+    tensors |= dict(twin.named_buffers(remove_duplicate=False))
+    own: dict[str, Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+    with torch.no_grad():
+        for layer in graph.layers:
+            if layer.width:
+                _write(tensors, graph.network.sources[layer.name], layer, matrices[layer.name].detach())
+        for name, value in own.items():
+            if name in tensors and tensors[name].shape == value.shape:
+                tensors[name].copy_(value)
+    return twin.eval()
 
 
 def _write(tensors: dict[str, Tensor], source: WeightSource, layer: WeightLayer, matrix: Tensor) -> None:

@@ -1,6 +1,6 @@
 """A grouped convolution of several tasks, every shared number stored once.
 
-Neurons of a grouped convolution read different channels, so shared weights form no rectangle as in `blocks`. Here
+Neurons of a grouped convolution read different channels, so shared weights form no rectangle as in `dense`. Here
 every task has a table that says which stored number stands at each place of its matrix.
 """
 
@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtz_core.network.stored import StoredLayer
 from mtz_core.pairing.slots import Table
 
 
-class IndexedLayer(nn.Module):
+class GroupedLayer(StoredLayer):
     """Weight matrices of T tasks, gathered from one vector of stored numbers.
 
     Args:
         matrices: one (n_t, d_t) matrix per task. Where tasks share an entry, the first task's value is kept.
-        rows: a number for every row of every task (see `slots.row_keys`); equal numbers share, -1 never.
+        rows: a number for every row of every task (see `tables.row_keys`); equal numbers share, -1 never.
         entries: for every task (n_t, d_t) numbers of what each entry reads; an entry is stored once if its row is
             shared and all tasks of the row read the same there.
         masks: per task the entries that may differ from zero, or `None` for dense layers.
@@ -64,21 +65,17 @@ class IndexedLayer(nn.Module):
         return place
 
     def matrix(self, task: int) -> Tensor:
-        """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
         return self.values[self._place(task)]
 
     def mask(self, task: int) -> Tensor | None:
-        """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
         return self.kept[self._place(task)] if self.masked else None
 
     def apply_masks(self) -> None:
-        """Set to zero what the parents' sparsity demands (after an optimiser step)."""
         if self.masked:
             with torch.no_grad():
                 self.values.mul_(self.kept)
 
     def counts(self) -> tuple[int, list[int]]:
-        """Stored numbers shared by two or more tasks, and private ones per task; masked zeros are not stored."""
         owners = self._owners & self.kept.cpu().numpy()[:, None]
         several = owners.sum(axis=1) > 1
         return int(several.sum()), [int((owners[:, t] & ~several).sum()) for t in range(self.tasks)]

@@ -16,8 +16,8 @@ def own_entries(layer: WeightLayer, keys: Table) -> Table:
     if layer.depthwise:
         return np.broadcast_to(keys, (layer.width, len(keys)))
     count = len(layer.column_groups) * layer.kernel_size
-    per_group = keys[:count].reshape(layer.groups, -1)
-    entries = np.repeat(per_group, layer.width // layer.groups, axis=0)
+    per_group = keys[:count].reshape(layer.banks, -1)
+    entries = np.repeat(per_group, layer.width // layer.banks, axis=0)
     return np.concatenate([entries, np.full((layer.width, 1), keys[-1])], axis=1) if layer.bias else entries
 
 

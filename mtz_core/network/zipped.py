@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mtz_core.errors import CheckpointError, SpecError
-from mtz_core.graph.channels import ChannelGraph, WeightLayer
-from mtz_core.graph.correspondence import correspond
+from mtz_core.errors import SpecError
+from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.correspondence import JointGraph
 from mtz_core.graph.execution import Program, execute
-from mtz_core.graph.propagation import channel_graphs
-from mtz_core.network.dense import BlockLayer
-from mtz_core.network.extract import _write
-from mtz_core.network.grouped import IndexedLayer
+from mtz_core.network import saving
+from mtz_core.network.dense import DenseLayer
+from mtz_core.network.extract import extracted
+from mtz_core.network.grouped import GroupedLayer
+from mtz_core.network.stored import StoredLayer
 from mtz_core.network.tables import column_keys, column_table, own_entries, row_keys, row_table
 from mtz_core.pairing.slots import Table, complete, private_table, shared_rows
 from mtz_core.structure.networks import RECURRENT
 from mtz_core.structure.sizes import ParameterCounts
 
-FORMAT = "mtz-zipped-1"
 SPARSE_FRACTION = 0.01
 
 
@@ -40,59 +37,59 @@ class ZippedNetwork(nn.Module):
 
     Args:
         networks: the parents; they are read, never changed. Their classes are needed for `extract`.
-        graphs: their channel graphs, in the same order.
+        joint: their channel graphs side by side, in the same order.
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
         own_bias: whether every task keeps a bias of its own for shared neurons.
         trunk: how many layers, from the first on, are to be computed once for all tasks (see `trunks.Trunk`).
-
-    Raises:
-        GraphError: the networks have no hidden layer in common.
     """
 
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        graphs: Sequence[ChannelGraph],
+        joint: JointGraph,
         sparse: str | Sequence[bool] = "auto",
         own_bias: bool = False,
         trunk: int = 0,
     ) -> None:
         super().__init__()
-        self.graphs = graphs = correspond(graphs)
-        self.tasks = len(graphs)
+        self.joint = joint
         self.own_bias, self.trunk = own_bias, trunk
-        self._parents = tuple(networks)
-        self.widths = [[group.width for group in graph.groups] for graph in graphs]
-        self.tables: list[Table] = [
-            private_table([self.widths[t][g] for t in range(self.tasks)]) for g in range(len(graphs[0].groups))
-        ]
-        self.merged: list[bool] = [False] * len(graphs[0].layers)
-        self.bodies = nn.ModuleList(_body(graph) for graph in graphs)
+        self.parents = tuple(networks)
+        self.tables: list[Table] = [private_table(group.widths) for group in joint.groups]
+        self.merged: list[bool] = [False] * len(joint.layers)
+        self.bodies = nn.ModuleList(_body(graph) for graph in joint.graphs)
         self.layers = nn.ModuleList()
-        for index, per_task in enumerate(zip(*(graph.layers for graph in graphs), strict=True)):
-            matrices = [graph.matrix(layer) for graph, layer in zip(graphs, per_task, strict=True)]
-            mode = sparse if isinstance(sparse, str) else ("yes" if sparse[index] else "no")
-            masks = _masks(matrices, [layer.bias for layer in per_task], mode)
-            self.layers.append(self._stored(index, matrices, masks))
-        self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, graphs, strict=True)]
-        self._index = [{layer.name: k for k, layer in enumerate(graph.layers)} for graph in graphs]
+        for layer in joint.layers:
+            matrices = [graph.matrix(own) for graph, own in zip(joint.graphs, layer.members, strict=True)]
+            mode = sparse if isinstance(sparse, str) else ("yes" if sparse[layer.index] else "no")
+            masks = _masks(matrices, [own.bias for own in layer.members], mode)
+            self.layers.append(self._stored(layer.index, matrices, masks))
+        self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, joint.graphs, strict=True)]
+        self._index = [{own.name: k for k, own in enumerate(graph.layers)} for graph in joint.graphs]
         self.parent_sizes = tuple(self.counts(parents=()).private)
         self.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
-        sparse = [block.masked for block in self._blocks()]
-        twin = ZippedNetwork(self._parents, self.graphs, sparse, self.own_bias, self.trunk)
+        sparse = [layer.masked for layer in self.stored()]
+        twin = ZippedNetwork(self.parents, self.joint, sparse, self.own_bias, self.trunk)
         twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
         memo[id(self)] = twin
         return twin
 
-    def _blocks(self) -> list[BlockLayer | IndexedLayer]:
-        return [cast(BlockLayer | IndexedLayer, layer) for layer in self.layers]
+    @property
+    def tasks(self) -> int:
+        """Number of networks."""
+        return self.joint.tasks
 
-    def is_grouped(self, index: int) -> bool:
-        """Whether layer number `index` is a grouped convolution other than a depthwise one."""
-        return any(layer.groups > 1 and not layer.depthwise for layer in self._of_task(index))
+    @property
+    def graphs(self) -> tuple[ChannelGraph, ...]:
+        """Every task's channel graph, with the numbers of the common order."""
+        return self.joint.graphs
+
+    def stored(self) -> list[StoredLayer]:
+        """What is stored of every layer."""
+        return [cast(StoredLayer, layer) for layer in self.layers]
 
     def _stored(
         self,
@@ -100,44 +97,40 @@ class ZippedNetwork(nn.Module):
         matrices: Sequence[Tensor],
         masks: Sequence[Tensor] | None,
         scales: Sequence[Tensor] | None = None,
-    ) -> BlockLayer | IndexedLayer:
-        if self.is_grouped(index):
-            return IndexedLayer(matrices, self._row_keys(index), self.entries(index), masks)
-        return BlockLayer(matrices, self._rows(index), self._columns(index), masks, scales)
+    ) -> StoredLayer:
+        """What is to be stored of a layer: in one vector where its neurons read different channels."""
+        members = self.joint.layers[index].members
+        if any(own.banks > 1 and not own.depthwise for own in members):
+            return GroupedLayer(matrices, self._row_keys(index), self.entries(index), masks)
+        rows = self.row_slots(index) if self.merged[index] else private_table([own.width for own in members])
+        return DenseLayer(matrices, rows, self.column_slots(index), masks, scales)
 
     def _row_keys(self, index: int) -> list[Table]:
-        layers = self._of_task(index)
+        members, group = self.joint.layers[index].members, self.joint.group_of(index)
         if not self.merged[index]:
-            return [np.full(layer.width, -1, dtype=np.int64) for layer in layers]
-        g = layers[0].group
-        return row_keys(layers, self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
+            return [np.full(own.width, -1, dtype=np.int64) for own in members]
+        return row_keys(members, self.tables[group.number], group.widths)
 
     def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
-        """For every task what the entries (n_t, d_t) of a grouped convolution read (see `slots.column_keys`).
+        """For every task what the entries (n_t, d_t) of a grouped convolution read (see `tables.column_keys`).
 
         `tables` are the slot tables of all channel groups, the network's own if omitted.
         """
-        layers = self._of_task(index)
+        members = self.joint.layers[index].members
         tables = self.tables if tables is None else tables
-        keys = column_keys(layers, tables, self.widths, self.owns_bias(index))
-        return [own_entries(layer, k) for layer, k in zip(layers, keys, strict=True)]
+        keys = column_keys(members, tables, self.joint.widths, self.owns_bias(index))
+        return [own_entries(own, k) for own, k in zip(members, keys, strict=True)]
 
-    def _of_task(self, index: int) -> list[WeightLayer]:
-        return [graph.layers[index] for graph in self.graphs]
+    def row_slots(self, index: int, table: Table | None = None) -> Table:
+        """Slot table that the layer's rows have once it is merged, if its group has this one, its own if omitted."""
+        group = self.joint.group_of(index)
+        table = self.tables[group.number] if table is None else table
+        return row_table(self.joint.layers[index].members, table, group.widths)
 
-    def _rows(self, index: int) -> Table:
-        layers = self._of_task(index)
-        if not self.merged[index]:
-            return private_table([layer.width for layer in layers])
-        return self.row_slots(index)
-
-    def row_slots(self, index: int) -> Table:
-        """Slot table that the layer's rows have once it is merged."""
-        g = self.graphs[0].layers[index].group
-        return row_table(self._of_task(index), self.tables[g], [self.widths[t][g] for t in range(self.tasks)])
-
-    def _columns(self, index: int) -> Table:
-        return column_table(self._of_task(index), self.tables, self.widths, self.owns_bias(index))
+    def column_slots(self, index: int, tables: Sequence[Table] | None = None) -> Table:
+        """Slot table of the layer's columns, if the groups have these tables, their own if omitted."""
+        tables = self.tables if tables is None else tables
+        return column_table(self.joint.layers[index].members, tables, self.joint.widths, self.owns_bias(index))
 
     def owns_bias(self, index: int) -> bool:
         """Whether every task keeps a bias of its own for shared neurons of layer number `index`."""
@@ -146,7 +139,7 @@ class ZippedNetwork(nn.Module):
     @property
     def common(self) -> range:
         """Numbers of the layers in which tasks share biases and scales: the trunk, but for its last layer's sums."""
-        if self.trunk and self.graphs[0].layers[self.trunk - 1].kind in RECURRENT:
+        if self.trunk and self.joint.layers[self.trunk - 1].kind in RECURRENT:
             return range(self.trunk)
         return range(max(0, self.trunk - 1))
 
@@ -167,23 +160,22 @@ class ZippedNetwork(nn.Module):
 
         def lookup(name: str) -> Tensor:
             if name not in known:
-                known[name] = self._blocks()[self._index[task][name]].matrix(task)
+                known[name] = self.matrix(self._index[task][name], task)
             return known[name]
 
         return lookup
 
     def matrix(self, index: int, task: int) -> Tensor:
         """Assembled weights (n_t, d_t) of layer number `index`."""
-        return self._blocks()[index].matrix(task)
+        return self.stored()[index].matrix(task)
 
     def scale(self, index: int, task: int) -> Tensor | None:
         """Factors (n_t,) of what the rows of layer number `index` share, relative to the first task's; `None`: one."""
-        block = self._blocks()[index]
-        return block.scale(task) if isinstance(block, BlockLayer) else None
+        return self.stored()[index].scale(task)
 
     def mask(self, index: int, task: int) -> Tensor | None:
         """Sparsity mask (n_t, d_t) of layer number `index`, `None` if it is dense."""
-        return self._blocks()[index].mask(task)
+        return self.stored()[index].mask(task)
 
     def forward(self, x: Tensor, task: int = 0) -> Tensor:
         """Return task's outputs for inputs `x` (N, ...)."""
@@ -196,11 +188,12 @@ class ZippedNetwork(nn.Module):
 
         Producers keep their weights until `merge`; consumers now read these channels through shared columns.
         """
-        widths = [self.widths[t][group] for t in range(self.tasks)]
-        self.tables[group] = complete(np.concatenate([shared_rows(self.tables[group]), shared]), widths)
-        for index, layer in enumerate(self.graphs[0].layers):
-            if (layer.column_groups == group).any() or (layer.group == group and self.merged[index]):
-                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
+        slots = np.concatenate([shared_rows(self.tables[group]), shared])
+        self.tables[group] = complete(slots, self.joint.groups[group].widths)
+        for layer in self.joint.layers:
+            reads = any((own.column_groups == group).any() for own in layer.members)
+            if reads or (layer.group == group and self.merged[layer.index]):
+                self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)])
 
     def merge(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
         """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
@@ -215,18 +208,19 @@ class ZippedNetwork(nn.Module):
         self._rebuild(index, matrices)
 
     def _rebuild(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
-        block = self._blocks()[index]
-        masks = [cast(Tensor, block.mask(t)) for t in range(self.tasks)] if block.masked else None
-        if scales is None and isinstance(block, BlockLayer) and block.scaled:
-            scales = [cast(Tensor, block.scale(t)) for t in range(self.tasks)]
-        stored = self._stored(index, [m.detach() for m in matrices], masks, scales)
-        self.layers[index] = stored.requires_grad_(next(block.parameters()).requires_grad)
+        before = self.stored()[index]
+        tasks = range(self.tasks)
+        masks = [cast(Tensor, before.mask(t)) for t in tasks] if before.masked else None
+        if scales is None and before.scaled:
+            scales = [cast(Tensor, before.scale(t)) for t in tasks]
+        after = self._stored(index, [m.detach() for m in matrices], masks, scales)
+        self.layers[index] = after.requires_grad_(next(before.parameters()).requires_grad)
 
     def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
         """Stored numbers: shared, private per task, and the parents' own. Zeros of pruned layers are not stored."""
         shared, private = 0, [0] * self.tasks
-        for block in self._blocks():
-            common, alone = block.counts()
+        for layer in self.stored():
+            common, alone = layer.counts()
             shared += common
             private = [a + b for a, b in zip(private, alone, strict=True)]
         for t, body in enumerate(self.bodies):
@@ -238,99 +232,45 @@ class ZippedNetwork(nn.Module):
 
         A BatchNorm that was folded into its convolution stays in place and becomes the identity.
         """
-        parent = copy.deepcopy(self._parents[task])
-        graph = self.graphs[task]
-        tensors: dict[str, Tensor] = {**dict(parent.named_parameters(remove_duplicate=False))}
-        tensors |= dict(parent.named_buffers(remove_duplicate=False))
-        with torch.no_grad():
-            for index, layer in enumerate(graph.layers):
-                if layer.width == 0:
-                    continue
-                matrix = self.matrix(index, task).detach()
-                _write(tensors, graph.network.sources[layer.name], layer, matrix)
-            body = self.bodies[task]
-            own: dict[str, Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
-            for name, value in own.items():
-                if name in tensors and tensors[name].shape == value.shape:
-                    tensors[name].copy_(value)
-        return parent.eval()
+        named = {own.name: self.matrix(k, task) for k, own in enumerate(self.graphs[task].layers) if own.width}
+        return extracted(self.parents[task], self.graphs[task], named, self.bodies[task])
 
     def description(self) -> dict[str, Any]:
-        """What is shared, as JSON-able data: with `state_dict()` it restores the network (see `restore`)."""
-        return {
-            "format": FORMAT,
-            "tasks": self.tasks,
-            "example": list(self.graphs[0].network.example.shape),
-            "examples": [list(graph.network.example.shape) for graph in self.graphs],
-            "groups": [shared_rows(table).tolist() for table in self.tables],
-            "merged": list(self.merged),
-            "own_bias": self.own_bias,
-            "trunk": self.trunk,
-            "scaled": [isinstance(block, BlockLayer) and block.scaled for block in self._blocks()],
-            "sparse": [block.masked for block in self._blocks()],
-            "parents": list(self.parent_sizes),
-        }
+        """What is shared, as JSON-able data: with `state_dict()` all that `restore` needs."""
+        return saving.description(self)
 
-    def restore(self, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over a state saved by `description()` and `state_dict()`.
 
         Raises:
             CheckpointError: it belongs to other networks, or is damaged.
         """
-        try:
-            if description["format"] != FORMAT or description["tasks"] != self.tasks:
-                raise CheckpointError(
-                    f"the file holds {description['format']} for {description['tasks']} tasks; expected {FORMAT} for "
-                    f"{self.tasks}. Pass as many networks as were zipped"
-                )
-            if len(description["merged"]) != len(self.layers) or len(description["groups"]) != len(self.tables):
-                raise CheckpointError(
-                    f"the saved network has {len(description['merged'])} weight layers and belongs to other networks; "
-                    f"these have {len(self.layers)}"
-                )
-            self.merged = [bool(m) for m in description["merged"]]
-            self.own_bias = bool(description.get("own_bias", False))
-            self.trunk = int(description.get("trunk", 0))
-            if not 0 <= self.trunk <= len(self.layers):
-                raise CheckpointError(
-                    f"the file names a trunk of {self.trunk} layers; these networks have {len(self.layers)}"
-                )
-            scaled_layers = list(description.get("scaled", ()))
-            for g, shared in enumerate(description["groups"]):
-                widths = [self.widths[t][g] for t in range(self.tasks)]
-                table = np.asarray(shared, dtype=np.int64).reshape(-1, self.tasks)
-                if len(table) and (table.min() < -1 or (table.max(axis=0) >= widths).any()):
-                    raise CheckpointError("the file names channels that these networks do not have")
-                self.tables[g] = complete(table, widths)
-            for index in range(len(self.layers)):
-                scaled = index < len(scaled_layers) and bool(scaled_layers[index])
-                ones = [torch.ones(layer.width) for layer in self._of_task(index)] if scaled else None
-                self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)], ones)
+        state = saving.checked(description, self)
+        self.merged, self.own_bias, self.trunk = state.merged, state.own_bias, state.trunk
+        for g, shared in enumerate(state.shared):
+            self.tables[g] = complete(shared, self.joint.groups[g].widths)
+        with saving.explained():
+            for layer in self.joint.layers:
+                ones = [torch.ones(own.width) for own in layer.members] if state.scaled[layer.index] else None
+                self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)], ones)
             self.load_state_dict(tensors, strict=True)
-            self.parent_sizes = tuple(int(size) for size in description["parents"])
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the saved network does not fit these parents ({str(error).strip()[:300]}); load it with networks "
-                "of the architectures that were zipped, in the same order"
-            ) from error
+        self.parent_sizes = state.parents
         self._mask_from_zeros()
 
     def _mask_from_zeros(self) -> None:
         """A pruned layer's zeros are its mask; the shared part of a restored network has its own."""
-        for index, block in enumerate(self._blocks()):
-            if block.masked:
-                matrices = [block.matrix(t).detach() for t in range(self.tasks)]
-                layers = self._of_task(index)
-                masks = [_nonzero(m, layer.bias) for m, layer in zip(matrices, layers, strict=True)]
-                self.layers[index] = self._stored(index, matrices, masks)
+        for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
+            if stored.masked:
+                matrices = [stored.matrix(t).detach() for t in range(self.tasks)]
+                masks = [_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)]
+                self.layers[layer.index] = self._stored(layer.index, matrices, masks)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, str(path), metadata={"mtz": json.dumps(self.description())})
+        saving.write(path, self)
 
     @classmethod
-    def load(cls, path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
+    def load(cls, path: Path | str, networks: Sequence[nn.Module]) -> Self:
         """Read a file written by `save`.
 
         Args:
@@ -340,38 +280,14 @@ class ZippedNetwork(nn.Module):
         Raises:
             CheckpointError: not such a file, damaged, or made from other architectures.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            description = json.loads(metadata["mtz"])
-            known = description.get("examples") or [description["example"]] * len(networks)
-            shapes = [[int(n) for n in shape] for shape in known]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is not a zipped network ({type(error).__name__}: {error})") from error
-        for shape in shapes:
-            if not 2 <= len(shape) <= 6 or not all(0 < n <= 4096 for n in shape):
-                raise CheckpointError(f"{path} declares an input of shape {shape}, which no supported network has")
-        if len(shapes) != len(networks):
-            raise CheckpointError(
-                f"{path} holds {len(shapes)} networks, {len(networks)} were given; pass as many networks as were zipped"
-            )
-        dtype = next(networks[0].parameters()).dtype
-        graphs = channel_graphs(networks, [torch.zeros(shape, dtype=dtype) for shape in shapes])
-        sparse = [bool(flag) for flag in description.get("sparse", ())]
-        joint = correspond(graphs)
-        if len(sparse) != len(joint[0].layers):
-            raise CheckpointError(
-                f"{path} holds {len(sparse)} weight layers, these networks have {len(joint[0].layers)}; it was made "
-                "from other architectures"
-            )
+        description, tensors, joint, sparse = saving.read(path, networks)
         network = cls(networks, joint, sparse)
         network.restore(description, tensors)
         return network
 
 
 def _body(graph: ChannelGraph) -> nn.Module:
-    """The traced computation without the weights that `BlockLayer`s hold."""
+    """The traced computation without the weights that stored layers hold."""
     managed = [layer.name for layer in graph.layers if layer.width]
     weights = (p for name in managed for p in graph.network.module.get_submodule(name).parameters(recurse=False))
     body = copy.deepcopy(graph.network.module, {id(p): p for p in weights})  # which are not to be copied

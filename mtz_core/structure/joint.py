@@ -55,8 +55,8 @@ class JointStructure:
     layers: tuple[JointLayer, ...]
     positions: tuple[tuple[int, ...], ...]
     """Per network, the place of each of its layers in the common order."""
-    apart: tuple[int, ...]
-    """Networks of which no hidden layer corresponds to one of those before."""
+    alignment: Alignment
+    """The common order of all layers and groups, task heads and those that one network has alone among them."""
 
     def own_shares(self, task: int, shared: Mapping[str, int]) -> dict[str, int]:
         """Shared channels by the task's own group names, from those by the joint groups' names."""
@@ -107,7 +107,7 @@ def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
         for network, own in zip(networks, alone, strict=True)
     )
     groups = tuple(_joint_group(networks, found, g) for g in numbers)
-    return JointStructure(marked, groups, tuple(layers), tuple(map(tuple, positions)), found.apart)
+    return JointStructure(marked, groups, tuple(layers), tuple(map(tuple, positions)), found)
 
 
 def _all_in_colour(networks: Sequence[NetworkStructure]) -> list[NetworkStructure]:

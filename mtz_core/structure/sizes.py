@@ -212,7 +212,7 @@ def why_not_zippable(networks: Sequence[NetworkStructure], names: Sequence[str])
     if len(networks) < 2:
         return "Choose at least two networks."
     joint = joined(networks)
-    for t in joint.apart:
+    for t in joint.alignment.apart:
         return (
             f"No hidden layer of {names[t]} corresponds to one of {' or '.join(names[:t])}: layers correspond if they "
             "are of one kind, with the same kernel, stride, padding and bias, at the same scale of the image. Choose "

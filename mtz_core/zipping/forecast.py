@@ -27,7 +27,7 @@ from mtz_core.errors import SpecError
 from mtz_core.graph.correspondence import correspond, full_shares
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.layerwise.walk import Fresh, LayerLoop
+from mtz_core.layerwise.walk import Fresh, LayerWalk
 from mtz_core.network.tables import column_table, row_table
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import Members, Table, complete, shared_rows
@@ -79,10 +79,10 @@ class Forecast:
         halves = [torch.arange(len(x)) % 2 for x in self.fit]
         self.structures = tuple(graph.structure() for graph in graphs)
         self.full = full_shares(graphs)
-        self.loop = LayerLoop(self.network, self.spec, self.alphas, self.full, halves, {})
+        self.loop = LayerWalk(self.network, self.spec, self.alphas, self.full, halves, {})
         quick = self.spec.model_copy(update={"ridge": RIDGE})
         shares = {} if self.spec.compensate else self.full
-        self.quick = LayerLoop(self.network, quick, self.alphas, shares, halves, {})
+        self.quick = LayerWalk(self.network, quick, self.alphas, shares, halves, {})
         self.tables: list[Table] = list(self.network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
@@ -179,7 +179,7 @@ class Forecast:
         graph = self.network.graphs[0]
         layer = next(graph.layers[k] for k in self.loop.hidden() if graph.layers[k].group == group)
         read = {int(g) for g in np.unique(layer.column_groups)}
-        if len(read) != 1 or layer.groups > 1 or read == {group} or not read <= set(self.groups().values()):
+        if len(read) != 1 or layer.banks > 1 or read == {group} or not read <= set(self.groups().values()):
             return None
         return graph.groups[read.pop()].name
 
@@ -232,7 +232,7 @@ class Forecast:
             layers = [graph.layers[index] for graph in graphs]
             group = layers[0].group
             rows = by_tasks(row_table(layers, tables[group], [network.widths[t][group] for t in range(network.tasks)]))
-            if any(layer.groups > 1 for layer in layers):
+            if any(layer.banks > 1 for layer in layers):
                 total -= round(joint(rows, None) * min(layer.columns for layer in layers))
                 continue
             columns = by_tasks(column_table(layers, tables, network.widths, network.owns_bias(index)))
@@ -241,7 +241,7 @@ class Forecast:
                 total += round(joint(rows, None))
         return total
 
-    def _some(self, index: int, loop: LayerLoop, fresh: Fresh) -> Table:
+    def _some(self, index: int, loop: LayerWalk, fresh: Fresh) -> Table:
         """As many slots (S, T) of fresh channels as the shares ask for; which ones, does not matter to the size."""
         slots = np.full((loop.wanted(index, fresh), self.network.tasks), -1, dtype=np.int64)
         for t, channels in fresh.items():

@@ -35,7 +35,7 @@ class WorkClock:
             d = max(graph.layers[index].columns for graph in network.graphs)
             n = max(graph.layers[index].width for graph in network.graphs)
             layer = network.graphs[0].layers[index]
-            banks = max(graph.layers[index].groups for graph in network.graphs)
+            banks = max(graph.layers[index].banks for graph in network.graphs)
             rows = sum(images) * ((spec.positions or 64) if layer.kernel else 1)
             calibrate[index] = 0.04 + 2.0 * rows * min(d, rows) * d * banks / self.SPEED
             compare[index] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED

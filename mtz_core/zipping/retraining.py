@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtz_core.errors import DataError
-from mtz_core.network.dense import BlockLayer
-from mtz_core.network.grouped import IndexedLayer
+from mtz_core.network.dense import DenseLayer
+from mtz_core.network.grouped import GroupedLayer
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import RetrainSpec
 
@@ -70,7 +70,7 @@ def retrain(
             optimizer.step()
             schedule.step()
             for layer in network.layers:
-                assert isinstance(layer, BlockLayer | IndexedLayer)
+                assert isinstance(layer, DenseLayer | GroupedLayer)
                 layer.apply_masks()
             yield tuple(losses)
     finally:

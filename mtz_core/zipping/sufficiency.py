@@ -2,8 +2,8 @@
 
 Nothing is merged yet. Ever more images, twice as many each time, are sent through the parents, and in every layer
 neurons are paired and merged for trial. Two things are watched: the part by which the loss to expect on unseen images
-(`Work.predicted`) has fallen, mean over layers, since it falls as long as weights are fitted to the noise of a small
-sample; and what the pairs found with half as many images cost, summed over layers, by the differences found now, beside
+(`LayerProblem.predicted`) has fallen, mean over layers, since it falls as long as weights are fitted to the noise of a
+small sample; and what the pairs found with half as many images cost, summed over layers, by the differences found now, beside
 those found now. Every layer's fall counts alike: one layer with many inputs and a large loss that no images lower would
 hide a later one's, whose errors reach the answers.
 """
@@ -22,9 +22,9 @@ from torch import Tensor
 from mtz_core.calibration.stream import twins
 from mtz_core.graph.channels import first_rows
 from mtz_core.graph.correspondence import full_shares
-from mtz_core.layerwise.dense import LayerWork
+from mtz_core.layerwise.dense import DenseProblem
 from mtz_core.layerwise.problem import parts_of
-from mtz_core.layerwise.walk import LayerLoop, Measured
+from mtz_core.layerwise.walk import Comparison, LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import Table
 from mtz_core.spec import ZipSpec
@@ -94,7 +94,7 @@ def trials(
     for count in trial_sizes([len(x) for x in images]):
         some = [x[:count] for x in images]
         halves = [torch.arange(len(x)) % 2 for x in some]
-        loop = LayerLoop(network, spec, alphas, full_shares(network.graphs), halves, {})
+        loop = LayerWalk(network, spec, alphas, full_shares(network.graphs), halves, {})
         streams = twins(network, some, spec.compensate, spec.batch_size, spec.activation_budget // 2, device)
         tables, hidden = list(network.tables), loop.hidden()
         stale = best = 0.0
@@ -132,9 +132,9 @@ def trials(
     return before.images
 
 
-def _expected(loop: LayerLoop, index: int, seen: Measured, slots: Table) -> float:
+def _expected(loop: LayerWalk, index: int, seen: Comparison, slots: Table) -> float:
     """Expected loss of merging the rows that write the channels `slots`, if the layer's rows have one Gram."""
-    if not isinstance(seen.work, LayerWork) or not len(slots):
+    if not isinstance(seen.work, DenseProblem) or not len(slots):
         return 0.0
     rows: NDArray[np.int64] = np.full_like(slots, -1)
     for t in range(slots.shape[1]):

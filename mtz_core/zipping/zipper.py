@@ -22,10 +22,10 @@ from mtz_core.checking.checks import require_identity
 from mtz_core.errors import CheckpointError, DataError, SpecError
 from mtz_core.graph.execution import execute
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.layerwise.dense import LayerWork
-from mtz_core.layerwise.grouped import BankWork
-from mtz_core.layerwise.problem import Work
-from mtz_core.layerwise.walk import LayerLoop
+from mtz_core.layerwise.dense import DenseProblem
+from mtz_core.layerwise.grouped import GroupedProblem
+from mtz_core.layerwise.problem import LayerProblem
+from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import RetrainSpec, ZipSpec
@@ -110,7 +110,7 @@ class Zipper:
         self._settled: int | None = None if spec.calibration == "enough" else max(map(len, self.images))
         self._chosen = [torch.arange(len(images)) for images in self.images]
         self._decided: dict[int, list[set[int]]] = {}
-        self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
+        self.loop = LayerWalk(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
         self.stations = self.loop.stations()
         self._steps = 0
@@ -370,7 +370,7 @@ class Zipper:
                         yield ev.LookedAhead(**self._clock.now(), layer=name, producer=producer)
             loop.decide(index, fresh, loop.slots(index, costs, fresh, seen, network.tables))
         paired = loop.rows(index)
-        if isinstance(seen.work, BankWork) or not any(len(channels) for channels in fresh.values()):
+        if isinstance(seen.work, GroupedProblem) or not any(len(channels) for channels in fresh.values()):
             seen.work.choose_ridge(paired)  # the pairing came from elsewhere: judge the ridge by it
         compared = tuple(_numpy(seen.work.compared(t)) for t in range(network.tasks))
         outcome = loop.merge(seen, paired)
@@ -475,9 +475,9 @@ class Zipper:
         return tuple(dict.fromkeys(notes))
 
 
-def _diagonals(work: Work, tasks: int) -> tuple[ev.Floats, ...]:
+def _diagonals(work: LayerProblem, tasks: int) -> tuple[ev.Floats, ...]:
     """How much each neuron of every task matters; nothing unless it is known of all of them."""
-    weights = work.outputs if isinstance(work, LayerWork) else {}
+    weights = work.outputs if isinstance(work, DenseProblem) else {}
     return tuple(_numpy(weights[t].diagonal()) for t in range(tasks)) if len(weights) == tasks else ()
 
 
