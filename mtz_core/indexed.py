@@ -55,8 +55,14 @@ class IndexedLayer(nn.Module):
         """Grouped convolutions keep no zeros of their own: `None`."""
         return None
 
-    def apply_masks(self) -> None:
-        """Nothing to do: see `mask`."""
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """What matrices (n_t, d_t) hold at the place of every stored number, on average over tasks that share it."""
+        total, count = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        for t, matrix in enumerate(matrices):
+            place = getattr(self, f"place_{t}").reshape(-1)
+            total.index_add_(0, place, matrix.reshape(-1))
+            count.index_add_(0, place, torch.ones_like(matrix).reshape(-1))
+        return [total / count.clamp_min(1)]
 
     def counts(self) -> tuple[int, list[int]]:
         """Stored numbers shared by two or more tasks, and private ones per task."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mtz_core.sensitivity import IMAGES
 from mtz_core.spec import ZipSpec
@@ -76,8 +76,12 @@ class WorkClock:
 
     def leave(self, what: str) -> None:
         """What is left of it is not needed."""
-        for unit in [u for u in self.units if u[0] == what]:
-            self.total -= self.units.pop(unit)
+        self.spare([u for u in self.units if u[0] == what])
+
+    def spare(self, units: Iterable[Unit]) -> None:
+        """These units are not needed."""
+        for unit in units:
+            self.total -= self.units.pop(unit, 0.0)
 
     def skip(self, layers: Sequence[int], steps: int) -> None:
         """Count what an earlier run finished: whole layers and so many retraining steps."""

@@ -8,7 +8,7 @@ and stores nothing; listeners read its events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs
 from mtz_core.planning import Forecast, Measuring, planned
 from mtz_core.plans import plan_data
-from mtz_core.retraining import RetrainingData, retrain
+from mtz_core.retraining import Retrained, RetrainingData, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
@@ -121,7 +121,7 @@ class Zipper:
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
         self.stations = self.loop.stations()
-        self._steps = 0
+        self._steps = self._spared = 0
         ahead = {index: self.loop.ahead(index) for index in self._first_producers()}
         self._clock = WorkClock(spec, self.network, self.stations, ahead, [len(images) for images in self.images])
 
@@ -164,7 +164,7 @@ class Zipper:
         """State after the layers finished so far; valid right after a `LayerFinished` event."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         decided = {str(g): [sorted(channels) for channels in per] for g, per in self._decided.items()}
-        meta = {"finished": list(self._finished), "decided": decided, "steps": self._steps}
+        meta = {"finished": list(self._finished), "decided": decided, "steps": self._steps, "spared": self._spared}
         if self.spec.share == "auto":
             meta["plan"] = dict(self.shares)
         if self.spec.calibration == "enough":
@@ -176,7 +176,7 @@ class Zipper:
             finished, decided = list(checkpoint.meta["finished"]), dict(checkpoint.meta["decided"])
             self._decided.clear()
             self._decided.update({int(g): [set(channels) for channels in per] for g, per in decided.items()})
-            self._steps = int(checkpoint.meta["steps"])
+            self._steps, self._spared = int(checkpoint.meta["steps"]), int(checkpoint.meta["spared"])
             network = checkpoint.meta["network"]
             if self._settled is None:
                 self._settle(int(checkpoint.meta["images"]))
@@ -202,7 +202,7 @@ class Zipper:
         self._clock.begin()
         if resume is not None:
             self._resume(resume)
-            self._clock.skip(self._finished, self._steps)
+            self._clock.skip(self._finished, self._steps + self._spared)
         retraining = self.spec.retrain
         layers = self.network.graphs[0].layers
         if self._settled is None:
@@ -414,12 +414,20 @@ class Zipper:
 
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
         seed = self.spec.seed + 7919 * (self._steps + 1)
-        losses = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
-        for done, values in enumerate(losses, start=1):
+        first = self._steps
+        walk = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
+        for item in walk:
+            if isinstance(item, Retrained):
+                due = first + self._spared
+                self._clock.spare(("step", due + k + 1) for k in range(item.taken, item.wanted))
+                self._spared += item.wanted - item.taken
+                data: dict[str, Any] = {**self._clock.now(), **asdict(item)}
+                yield ev.RetrainEnded(**data, layer=layer, text=item.text(layer, first, spec.targets))
+                continue
             self._steps += 1
-            self._clock.advance(("step", self._steps))
-            yield ev.RetrainStep(**self._clock.now(), layer=layer, step=self._steps, losses=values)
-            if done % spec.evaluate_every == 0 and done < steps:
+            self._clock.advance(("step", self._steps + self._spared))
+            yield ev.RetrainStep(**self._clock.now(), layer=layer, step=self._steps, losses=item)
+            if (self._steps - first) % spec.evaluate_every == 0 and self._steps - first < steps:
                 yield self._evaluated("retraining", layer)
         yield self._evaluated("retrained", layer)
 
