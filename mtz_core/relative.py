@@ -80,9 +80,10 @@ def _layers(network: ZippedNetwork) -> list[BlockLayer | IndexedLayer]:
 class RelativeSteps:
     """Adam or gradient descent with momentum on W / s, for all that the layers of a network store.
 
-    With u the gradient by W / s, `adam` moves every weight by about its size times the rate; `sgd` moves weights in
-    proportion to (the running mean of) u, which is scaled so that W / s moves by the rate in root-mean-square. The rate
-    grows over the first `WARMING` steps, since the first gradients say little about those that follow.
+    With u the gradient by W / s, `adam` moves every weight by about its size times the rate. `sgd` moves weights in
+    proportion to the running mean of u, divided by the largest |u| of any weight so far: none moves further than the
+    rate times its size. The rate grows over the first `WARMING` steps, since the first gradients say little about those
+    that follow.
     """
 
     def __init__(self, network: ZippedNetwork, kind: Literal["adam", "sgd"], weight_decay: float = 0.0) -> None:
@@ -93,7 +94,7 @@ class RelativeSteps:
 
     def forget(self) -> None:
         """Start anew: no memory of earlier gradients."""
-        self.age = 0
+        self.age, self._largest = 0, 0.0
         self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters] if self.kind == "adam" else []
 
@@ -103,17 +104,17 @@ class RelativeSteps:
         self.age += 1
         rate *= min(1.0, self.age / WARMING)
         for parameter, size, mean in zip(self.parameters, self.sizes, self._means, strict=True):
-            if parameter.grad is not None:
-                mean.lerp_(parameter.grad * size, 1.0 - MOMENTUM)
+            if parameter.grad is not None and parameter.numel():
+                slope = parameter.grad * size
+                mean.lerp_(slope, 1.0 - MOMENTUM)
+                self._largest = max(self._largest, float(slope.abs().max()))
         for parameter, size, way in zip(self.parameters, self.sizes, self._directions(), strict=True):
             parameter.mul_(1.0 - rate * self.weight_decay).sub_(rate * size * way)
 
     def _directions(self) -> Iterator[Tensor]:
         """How W / s moves at a rate of one."""
         if self.kind == "sgd":
-            square = sum(float(mean.square().sum()) for mean in self._means)
-            length = (square / max(1, sum(mean.numel() for mean in self._means))) ** 0.5
-            yield from (mean / length if length else mean for mean in self._means)
+            yield from (mean / (self._largest or 1.0) for mean in self._means)
             return
         moments = zip(self.parameters, self.sizes, self._means, self._squares, strict=True)
         for parameter, size, mean, squares in moments:

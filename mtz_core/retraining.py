@@ -20,12 +20,12 @@ from mtz_core.relative import RelativeSteps
 from mtz_core.spec import RetrainSpec
 from mtz_core.zipped import ZippedNetwork
 
-PART, MOST, FEWEST = 5, 200, 20
-"""Every fifth image of a task is held back, at most 200; none of fewer than 20, which are judged by themselves."""
-EVERY = 5
-"""Steps between two judgements."""
-RISE = 1.1
-"""By what factor the judged loss may exceed the best one before the network goes back to its best state."""
+PART, MOST, FEWEST = 5, 400, 20
+"""Every fifth image of a task is held back, at most 400; none of fewer than 20, which are judged by themselves."""
+EVERY, ALARM = 10, 3.0
+"""Steps between two judgements; a batch's loss of three times the best judged one asks for a judgement at once."""
+RISE = 2.0
+"""Standard errors by which the judged loss may exceed the best one before the network goes back to its best state."""
 IN_VAIN = 3
 """So many returns without anything better in between end the retraining."""
 
@@ -99,9 +99,9 @@ def retrain(
 
     The same loss on images that are held back judges the network: before the first step, after every `EVERY` and after
     the last. Distilling, it says how well the answers agree with the parents', and needs no labels; with labels it is
-    their cross-entropy, since they are what is asked for. The best state is kept. Where the judged loss rises (or a
-    batch's is not finite), the network goes back to its best state and the rate is halved; after `IN_VAIN` returns with
-    nothing better in between it ends early.
+    their cross-entropy, since they are what is asked for. The best state is kept. Where the judged loss rises beyond
+    chance (or a batch's is not finite), the network goes back to its best state and the rate is halved; after `IN_VAIN`
+    returns with nothing better in between it ends early.
 
     Raises:
         DataError: labels are missing for `targets="labels"`, or the loss is NaN or infinite before the first step.
@@ -111,7 +111,8 @@ def retrain(
     samplers = [_batches(kept, spec.batch_size, chance) for (kept, _), chance in zip(parts, chances, strict=True)]
     judge = _Judge(data, [held for _, held in parts], teachers, alphas, spec, device)
     with _trainable(network) as parameters:
-        best, before = _State.of(parameters, judge(network)), judge(network)
+        best = _State.of(parameters, judge(network))
+        before = best.loss.mean
         if not math.isfinite(before):
             raise DataError("the loss is NaN or infinite before the first step; look at the images and the networks")
         moves = RelativeSteps(network, spec.optimizer, spec.weight_decay)
@@ -123,12 +124,13 @@ def retrain(
             if sound:
                 moves.take(spec.learning_rate * 0.5**returns * _cosine(step, steps))
             yield losses
-            if sound and step % EVERY and step < steps:
+            alarm = not math.fsum(map(math.prod, zip(alphas, losses, strict=True))) <= ALARM * best.loss.mean
+            if step % EVERY and step < steps and not alarm:
                 continue
-            value = judge(network) if sound else math.nan
-            if value < best.value:
-                best, kept, vain = _State.of(parameters, value), step, 0
-            elif not value <= RISE * best.value:
+            loss = judge(network) if sound else None
+            if loss is not None and loss.mean < best.loss.mean:
+                best, kept, vain = _State.of(parameters, loss), step, 0
+            elif loss is None or loss.rose_from(best.loss):
                 best.restore(parameters)
                 moves.forget()
                 returns, vain = returns + 1, vain + 1
@@ -136,7 +138,26 @@ def retrain(
                     break
         best.restore(parameters)
     held = tuple(len(held) if len(held) < len(task.images) else 0 for (_, held), task in zip(parts, data, strict=True))
-    yield Retrained(steps, step, kept, before, best.value, returns, held)
+    yield Retrained(steps, step, kept, before, best.loss.mean, returns, held)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Losses of the images held back, one tensor for each task, and the tasks' weights."""
+
+    parts: tuple[Tensor, ...]
+    alphas: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """Σ_t α_t · mean loss of task t."""
+        return sum(alpha * float(part.mean()) for alpha, part in zip(self.alphas, self.parts, strict=True))
+
+    def rose_from(self, other: _Loss) -> bool:
+        """Whether it is higher than another, image by image, beyond chance; what is not a number is."""
+        steps = [one - two for one, two in zip(self.parts, other.parts, strict=True)]
+        squares = (a * a * float(d.var(correction=0)) / len(d) for a, d in zip(self.alphas, steps, strict=True))
+        return not self.mean - other.mean <= RISE * math.sqrt(sum(squares))
 
 
 @dataclass(frozen=True)
@@ -144,11 +165,11 @@ class _State:
     """A copy of all parameters, and how the network that has them is judged."""
 
     copies: tuple[Tensor, ...]
-    value: float
+    loss: _Loss
 
     @classmethod
-    def of(cls, parameters: Sequence[Tensor], value: float) -> _State:
-        return cls(tuple(parameter.detach().clone() for parameter in parameters), value)
+    def of(cls, parameters: Sequence[Tensor], loss: _Loss) -> _State:
+        return cls(tuple(parameter.detach().clone() for parameter in parameters), loss)
 
     def restore(self, parameters: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -157,7 +178,7 @@ class _State:
 
 
 class _Judge:
-    """Σ_t α_t · loss_t of a network on images held back, whose targets are computed once."""
+    """Losses of a network on images held back, whose targets are computed once."""
 
     def __init__(
         self,
@@ -175,14 +196,12 @@ class _Judge:
             self.parts.append([(x, _wanted(x.to(device), y, teacher, spec)) for x, y in pieces])
 
     @torch.no_grad()
-    def __call__(self, network: ZippedNetwork) -> float:
-        total = 0.0
+    def __call__(self, network: ZippedNetwork) -> _Loss:
+        found = []
         for t, pieces in enumerate(self.parts):
-            count = sum(len(images) for images, _ in pieces)
-            for images, wanted in pieces:
-                loss = float(_loss(network(images.to(self.device), task=t), wanted, self.spec))
-                total += self.alphas[t] * loss * len(images) / count
-        return total
+            losses = [_losses(network(x.to(self.device), task=t), wanted, self.spec) for x, wanted in pieces]
+            found.append(torch.cat(losses).cpu().double())
+        return _Loss(tuple(found), self.alphas)
 
 
 @contextmanager
@@ -233,7 +252,7 @@ def _gradients(
     losses = []
     for t, (images, labels) in enumerate(batches):
         x = images.to(device)
-        loss = _loss(network(x, task=t), _wanted(x, labels, teachers[t], spec), spec)
+        loss = _losses(network(x, task=t), _wanted(x, labels, teachers[t], spec), spec).mean()
         (alphas[t] * loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses.append(float(loss.detach()))
     return tuple(losses)
@@ -254,9 +273,9 @@ def _wanted(images: Tensor, labels: Tensor | None, teacher: Teacher, spec: Retra
         return F.log_softmax(teacher(images) / spec.temperature, 1)
 
 
-def _loss(outputs: Tensor, wanted: Tensor, spec: RetrainSpec) -> Tensor:
-    """Mean loss per image."""
+def _losses(outputs: Tensor, wanted: Tensor, spec: RetrainSpec) -> Tensor:
+    """Loss of every image, (N,)."""
     if spec.targets == "labels":
-        return F.cross_entropy(outputs, wanted)
+        return F.cross_entropy(outputs, wanted, reduction="none")
     softened = F.log_softmax(outputs / spec.temperature, 1)
-    return F.kl_div(softened, wanted, log_target=True, reduction="batchmean") * spec.temperature**2
+    return F.kl_div(softened, wanted, log_target=True, reduction="none").sum(1) * spec.temperature**2
