@@ -34,7 +34,7 @@ def balanced(matrix: Tensor) -> Tensor:
     in a matrix of zeros all sizes are one.
 
     Example:
-        >>> balanced(torch.tensor([[1.0, 20.0], [-3.0, 60.0]]))
+        >>> balanced(torch.tensor([[1.0, 20.0], [-3.0, 60.0]])).round()
         tensor([[ 1., 20.],
                 [ 3., 60.]])
     """

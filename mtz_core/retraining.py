@@ -87,7 +87,7 @@ def retrain(
     alphas: Sequence[float],
     spec: RetrainSpec,
     steps: int,
-    seed: int,
+    seeds: tuple[int, int],
     device: torch.device,
 ) -> Iterator[tuple[float, ...] | Retrained]:
     """Take up to `steps` optimiser steps, yielding the tasks' batch losses after each, and at last how it went.
@@ -103,11 +103,14 @@ def retrain(
     chance (or a batch's is not finite), the network goes back to its best state and the rate is halved; after `IN_VAIN`
     returns with nothing better in between it ends early.
 
+    `seeds` say which images are held back (the same in every portion of a run) and how batches are drawn.
+
     Raises:
         DataError: labels are missing for `targets="labels"`, or the loss is NaN or infinite before the first step.
     """
-    chances = [torch.Generator().manual_seed(seed + t) for t in range(len(data))]
-    parts = [_held_back(len(task.images), chance) for task, chance in zip(data, chances, strict=True)]
+    split, draw = seeds
+    parts = [_held_back(len(task.images), torch.Generator().manual_seed(split + t)) for t, task in enumerate(data)]
+    chances = [torch.Generator().manual_seed(draw + t) for t in range(len(data))]
     samplers = [_batches(kept, spec.batch_size, chance) for (kept, _), chance in zip(parts, chances, strict=True)]
     judge = _Judge(data, [held for _, held in parts], teachers, alphas, spec, device)
     with _trainable(network) as parameters:

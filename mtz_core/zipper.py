@@ -413,9 +413,9 @@ class Zipper:
                 stream.restart()
 
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
-        seed = self.spec.seed + 7919 * (self._steps + 1)
-        first = self._steps
-        walk = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
+        first, seed = self._steps, self.spec.seed
+        seeds = (seed, seed + 7919 * (first + 1))
+        walk = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seeds, self.device)
         for item in walk:
             if isinstance(item, Retrained):
                 due = first + self._spared

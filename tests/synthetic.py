@@ -23,6 +23,7 @@ from mtz_core.events import (
     LayerCalibrated,
     LayerFinished,
     LayerZipped,
+    RetrainEnded,
     RetrainStep,
     Started,
 )
@@ -88,7 +89,7 @@ def synthetic_events(
 ) -> Iterator[Event]:
     """Yield the events of a complete run, in the engine's order."""
     rng = np.random.default_rng(seed)
-    clock = _Clock(total=2.0 + len(layers) * 36.0)
+    clock = _Clock(total=2.0 + len(layers) * 37.0)
     names = [TASKS[t % 3] for t in range(tasks)]
     structures = tuple(structure(layers, CLASSES[name], bias) for name in names)
     shared = {layer.name: round(share * layer.width) for layer in layers}
@@ -129,6 +130,10 @@ def synthetic_events(
             if step % 10 == 0:
                 yield evaluated("retraining", layer.name, step, rest + (loss - rest) * (0.1 + 0.9 * left), counts)
         rest += 0.1 * (loss - rest)
+        yield RetrainEnded(
+            **clock(), layer=layer.name, wanted=30, taken=30, kept=30, before=0.2, after=0.1, returns=0,
+            images=(100,) * tasks, text=f"Retraining after {layer.name} went on to step {step}",
+        )  # fmt: skip
         yield evaluated("retrained", layer.name, step, rest, counts)
         yield LayerFinished(**clock(), layer=layer.name)
     final = evaluated("final", None, step, rest, counts, 2000)

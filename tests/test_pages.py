@@ -343,6 +343,13 @@ def test_finished_errors_are_compared_on_the_same_images() -> None:
     assert "900" in story.images_in_words()
 
 
+def test_what_retraining_came_to_is_told() -> None:
+    text = "Retraining after fc1 stopped at step 40"
+    story = tell([event("RetrainEnded", layer="fc1", text=text, fraction=0.5, seconds=3.0)], ["a", "b"])
+    assert story.retrained == [text]
+    assert story.log == [(3.0, text)]
+
+
 def test_thinning_keeps_the_mean() -> None:
     steps, losses = thinned(list(range(1, 1001)), [(float(i),) for i in range(1000)], most=100)
     assert len(steps) == 100

@@ -196,7 +196,7 @@ class _Watched:
         targets = [p(x).argmax(1) if labels else None for p, x in zip(self.parents, self.data, strict=True)]
         data = [RetrainingData(x, y) for x, y in zip(self.data, targets, strict=True)]
         self.before = _state(self.network)
-        items = list(retrain(self.network, data, self.parents, (0.5, 0.5), spec, spec.steps, 11, CPU))
+        items = list(retrain(self.network, data, self.parents, (0.5, 0.5), spec, spec.steps, (7, 11), CPU))
         assert isinstance(items[-1], Retrained)
         self.losses, self.outcome = items[:-1], items[-1]
 
@@ -225,6 +225,22 @@ def test_images_held_back_are_never_learnt_from_and_judge_what_is_kept() -> None
     assert outcome.after < 0.9 * outcome.before
     watched.network.load_state_dict(watched.before)
     assert _divergence(watched.network, watched.parents, held, 2.0) == pytest.approx(outcome.before, rel=1e-6)
+
+
+def test_images_held_back_are_the_same_after_every_layer() -> None:
+    zipper = Zipper(_twins(), [images(100)] * 2, ZipSpec(retrain=RetrainSpec(steps=60, evaluate_every=1000)))
+    learnt: set[bytes] = set()
+    forward = zipper.network.forward
+
+    def watch(x: Tensor, task: int = 0) -> Tensor:
+        if torch.is_grad_enabled() and task == 0:
+            learnt.update(image.numpy().tobytes() for image in x)
+        return forward(x, task)
+
+    zipper.network.forward = watch  # type: ignore[method-assign]
+    portions = [event.taken for event in zipper.run() if isinstance(event, ev.RetrainEnded)]
+    assert portions == [30, 30]
+    assert len(learnt) == 80
 
 
 def test_the_best_state_is_kept_though_later_ones_are_worse() -> None:
@@ -327,7 +343,7 @@ def _with_fault(first: int, many: int) -> Retrained:
     data = [RetrainingData(images(100, t), None) for t in (0, 1)]  # of which 20 are judged by, in one question
     teachers = [parents[0], _Faulty(parents[1], first, many)]
     spec = RetrainSpec(steps=40, learning_rate=1e-2)
-    outcome = list(retrain(network, data, teachers, (0.5, 0.5), spec, 40, 1, CPU))[-1]
+    outcome = list(retrain(network, data, teachers, (0.5, 0.5), spec, 40, (0, 1), CPU))[-1]
     assert isinstance(outcome, Retrained)
     assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
     assert outcome.after <= outcome.before

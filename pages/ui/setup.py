@@ -415,9 +415,11 @@ def choose_retraining() -> RetrainSpec | None:
     rate = st.select_slider(
         "Learning rate",
         _options("rate", RATES, _rate),
-        "1e-3",
+        _number(RETRAINING.learning_rate, RATES),
         key="rate",
         bind="query-params",
+        help="By which part of its size a weight moves in a step. Where the network gets worse on images held back, "
+        "the rate is halved; its best state is kept.",
     )
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
 
