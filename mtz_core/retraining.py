@@ -32,10 +32,37 @@ IN_VAIN = 3
 
 @dataclass(frozen=True)
 class RetrainingData:
-    """One task's images (N, ...) and labels (N,); labels are `None` for distillation."""
+    """One task's images (N, ...), labels (N,) or `None` for distillation, and the numbers of the images held back."""
 
     images: Tensor
     labels: Tensor | None
+    held: Tensor
+
+    @property
+    def learnt(self) -> Tensor:
+        """Numbers of the images to learn from: all others, or all where none is left."""
+        rest = torch.ones(len(self.images), dtype=torch.bool)
+        rest[self.held] = False
+        return rest.nonzero()[:, 0] if rest.any() else self.held
+
+
+def held_back(images: Tensor, seed: int, calibration: Tensor | None = None) -> Tensor:
+    """Draw the numbers of the images to judge by: a part of many, all of few.
+
+    Those that calibrated come last: the zipped network fits them better than others, so they would judge it too kindly
+    before the first step.
+    """
+    count = len(images)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if calibration is not None:
+        known = {_key(image) for image in calibration}
+        seen = torch.tensor([_key(image) in known for image in images])
+        order = order[seen[order].to(torch.int8).argsort(stable=True)]
+    return order if count < FEWEST else order[: min(count // PART, MOST)]
+
+
+def _key(image: Tensor) -> bytes:
+    return image.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -87,7 +114,7 @@ def retrain(
     alphas: Sequence[float],
     spec: RetrainSpec,
     steps: int,
-    seeds: tuple[int, int],
+    seed: int,
     device: torch.device,
 ) -> Iterator[tuple[float, ...] | Retrained]:
     """Take up to `steps` optimiser steps, yielding the tasks' batch losses after each, and at last how it went.
@@ -103,16 +130,12 @@ def retrain(
     chance (or a batch's is not finite), the network goes back to its best state and the rate is halved; after `IN_VAIN`
     returns with nothing better in between it ends early.
 
-    `seeds` say which images are held back (the same in every portion of a run) and how batches are drawn.
-
     Raises:
         DataError: labels are missing for `targets="labels"`, or the loss is NaN or infinite before the first step.
     """
-    split, draw = seeds
-    parts = [_held_back(len(task.images), torch.Generator().manual_seed(split + t)) for t, task in enumerate(data)]
-    chances = [torch.Generator().manual_seed(draw + t) for t in range(len(data))]
-    samplers = [_batches(kept, spec.batch_size, chance) for (kept, _), chance in zip(parts, chances, strict=True)]
-    judge = _Judge(data, [held for _, held in parts], teachers, alphas, spec, device)
+    chances = [torch.Generator().manual_seed(seed + t) for t in range(len(data))]
+    samplers = [_batches(task.learnt, spec.batch_size, chance) for task, chance in zip(data, chances, strict=True)]
+    judge = _Judge(data, teachers, alphas, spec, device)
     with _trainable(network) as parameters:
         best = _State.of(parameters, judge(network))
         before = best.loss.mean
@@ -140,7 +163,7 @@ def retrain(
                 if vain == IN_VAIN:
                     break
         best.restore(parameters)
-    held = tuple(len(held) if len(held) < len(task.images) else 0 for (_, held), task in zip(parts, data, strict=True))
+    held = tuple(len(task.held) if len(task.held) < len(task.images) else 0 for task in data)
     yield Retrained(steps, step, kept, before, best.loss.mean, returns, held)
 
 
@@ -186,7 +209,6 @@ class _Judge:
     def __init__(
         self,
         data: Sequence[RetrainingData],
-        held: Sequence[Tensor],
         teachers: Sequence[Teacher],
         alphas: Sequence[float],
         spec: RetrainSpec,
@@ -194,8 +216,8 @@ class _Judge:
     ) -> None:
         self.alphas, self.spec, self.device = alphas, spec, device
         self.parts = []
-        for task, chosen, teacher in zip(data, held, teachers, strict=True):
-            pieces = [_batch(task, part) for part in torch.split(chosen, max(spec.batch_size, 64))]
+        for task, teacher in zip(data, teachers, strict=True):
+            pieces = [_batch(task, part) for part in torch.split(task.held, max(spec.batch_size, 64))]
             self.parts.append([(x, _wanted(x.to(device), y, teacher, spec)) for x, y in pieces])
 
     @torch.no_grad()
@@ -220,15 +242,6 @@ def _trainable(network: ZippedNetwork) -> Iterator[list[Tensor]]:
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
             parameter.grad = None
-
-
-def _held_back(count: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Numbers of the images to learn from, and of those to judge by; of few images all serve for both."""
-    order = torch.randperm(count, generator=chance)
-    if count < FEWEST:
-        return order, order
-    held = min(count // PART, MOST)
-    return order[held:], order[:held]
 
 
 def _batches(images: Tensor, size: int, chance: torch.Generator) -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ from mtz_core.layerwork import LayerWork
 from mtz_core.matching import Costs
 from mtz_core.planning import Forecast, Measuring, planned
 from mtz_core.plans import plan_data
-from mtz_core.retraining import Retrained, RetrainingData, retrain
+from mtz_core.retraining import Retrained, RetrainingData, held_back, retrain
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
@@ -59,7 +59,8 @@ class Zipper:
             a tuple, the first element is used). They should be shuffled or cover all classes.
         spec: how to zip.
         evaluation: per task labelled inputs `(images, labels)`, or `None`; only used to report errors.
-        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
+        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted. Those of them that are
+            held back to judge retraining then do not calibrate.
         live_images: at most this many evaluation images are used for reports before the final one.
 
     Raises:
@@ -111,12 +112,14 @@ class Zipper:
         self.retraining = self._retraining_data(retraining, dtypes) if spec.retrain is not None else []
         if self.retraining:
             check_shapes(self.images, [data.images for data in self.retraining], "retraining")
+        self._chosen = [torch.arange(len(images)) for images in self.images]
+        if self.retraining and retraining is None:  # what judges retraining must not calibrate
+            self._narrow([data.learnt for data in self.retraining])
         self._teachers = [self._teacher(t) for t in range(len(networks))]
         self._halves = [self._split(t) for t in range(len(networks))]
         self._finished: list[int] = []
         self._planned = spec.share != "auto"
         self._settled: int | None = None if spec.calibration == "enough" else max(map(len, self.images))
-        self._chosen = [torch.arange(len(images)) for images in self.images]
         self._decided: dict[int, list[set[int]]] = {}
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
@@ -134,21 +137,22 @@ class Zipper:
 
     def _retraining_data(self, given: Sequence[Any] | None, dtypes: Sequence[torch.dtype]) -> list[RetrainingData]:
         assert self.spec.retrain is not None
-        labelled = self.spec.retrain.targets == "labels"
+        labelled, seed = self.spec.retrain.targets == "labels", self.spec.seed
         if given is None:
             if labelled:
                 raise DataError(
                     "retrain.targets is 'labels' but no labelled data was given; pass retraining=[(images, labels), …] "
                     "or retrain with targets='distill', which needs none"
                 )
-            return [RetrainingData(images, None) for images in self.images]
+            return [RetrainingData(x, None, held_back(x, seed + t)) for t, x in enumerate(self.images)]
         data = []
         for t, item in enumerate(given):
             if labelled:
-                data.append(RetrainingData(*as_labelled(item, f"retraining[{t}]", dtypes[t])))
+                images, labels = as_labelled(item, f"retraining[{t}]", dtypes[t])
             else:
-                images = item[0] if isinstance(item, tuple) else item
-                data.append(RetrainingData(as_images(images, f"retraining[{t}]", dtypes[t]), None))
+                given_images = item[0] if isinstance(item, tuple) else item
+                images, labels = as_images(given_images, f"retraining[{t}]", dtypes[t]), None
+            data.append(RetrainingData(images, labels, held_back(images, seed + t, self.images[t])))
         return data
 
     def _teacher(self, t: int) -> Any:
@@ -292,11 +296,14 @@ class Zipper:
 
     def _settle(self, count: int) -> None:
         """Calibrate on at most so many images of every task."""
-        for t, order in enumerate(self._orders()):
-            self._chosen[t] = order[:count].sort().values
-        self.images = [images[chosen] for images, chosen in zip(self.images, self._chosen, strict=True)]
+        self._narrow([order[:count].sort().values for order in self._orders()])
         self._halves[:] = [self._split(t) for t in range(len(self.images))]
         self._settled = count
+
+    def _narrow(self, chosen: Sequence[Tensor]) -> None:
+        """Calibrate on these of the images only."""
+        self._chosen = [known[new] for known, new in zip(self._chosen, chosen, strict=True)]
+        self.images = [images[new] for images, new in zip(self.images, chosen, strict=True)]
 
     def _plan(self) -> Iterator[ev.Event]:
         """Choose all shares under the budget."""
@@ -413,9 +420,9 @@ class Zipper:
                 stream.restart()
 
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
-        first, seed = self._steps, self.spec.seed
-        seeds = (seed, seed + 7919 * (first + 1))
-        walk = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seeds, self.device)
+        first = self._steps
+        seed = self.spec.seed + 7919 * (first + 1)
+        walk = retrain(self.network, self.retraining, self._teachers, self.alphas, spec, steps, seed, self.device)
         for item in walk:
             if isinstance(item, Retrained):
                 due = first + self._spared

@@ -18,7 +18,7 @@ from mtz_core import events as ev
 from mtz_core.errors import DataError
 from mtz_core.graph import channel_graph
 from mtz_core.relative import RelativeSteps, balanced, sizes
-from mtz_core.retraining import Retrained, RetrainingData, retrain
+from mtz_core.retraining import Retrained, RetrainingData, held_back, retrain
 from tests.networks import FAMILIES, Perceptron, images, randomised
 
 CPU = torch.device("cpu")
@@ -50,7 +50,8 @@ def _equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 def _zipped(retrain: RetrainSpec | None, parents: list[nn.Module] | None = None, **more: Any) -> ZipResult:
     x = [images(300, 3), images(250, 4)]
-    return zip_networks(parents or _twins(), x, ZipSpec(compensate=False, ridge=1e-3, retrain=retrain), **more)
+    spec = ZipSpec(compensate=False, ridge=1e-3, retrain=retrain)
+    return zip_networks(parents or _twins(), x, spec, retraining=x, **more)
 
 
 # Steps
@@ -194,9 +195,9 @@ class _Watched:
         self.judged: list[set[bytes]] = [set(), set()]
         self.network.register_forward_pre_hook(self._note, with_kwargs=True)
         targets = [p(x).argmax(1) if labels else None for p, x in zip(self.parents, self.data, strict=True)]
-        data = [RetrainingData(x, y) for x, y in zip(self.data, targets, strict=True)]
+        data = [RetrainingData(x, y, held_back(x, 7)) for x, y in zip(self.data, targets, strict=True)]
         self.before = _state(self.network)
-        items = list(retrain(self.network, data, self.parents, (0.5, 0.5), spec, spec.steps, (7, 11), CPU))
+        items = list(retrain(self.network, data, self.parents, (0.5, 0.5), spec, spec.steps, 11, CPU))
         assert isinstance(items[-1], Retrained)
         self.losses, self.outcome = items[:-1], items[-1]
 
@@ -243,6 +244,26 @@ def test_images_held_back_are_the_same_after_every_layer() -> None:
     assert len(learnt) == 80
 
 
+def test_images_that_did_not_calibrate_are_held_back_first() -> None:
+    x = images(100, 3)
+    assert held_back(x, 0, x[10:]).sort().values[:10].tolist() == list(range(10))
+    assert not set(held_back(x, 0, x[:60]).tolist()) & set(range(60))
+    assert len(set(held_back(x, 1, x).tolist())) == 20
+    assert held_back(x, 1, x).tolist() == held_back(x, 1).tolist()
+
+
+def test_what_judges_does_not_calibrate_where_there_is_nothing_else() -> None:
+    """A zip of the images that are left, without retraining, is where retraining starts."""
+    x = images(100, 3)
+    spec = ZipSpec(ridge=1e-3, retrain=RetrainSpec(schedule="final", steps=40, learning_rate=10.0))
+    result = zip_networks(_twins(), [x] * 2, spec)
+    assert result.images == (80, 80)
+    left = [RetrainingData(x, None, held_back(x, t)).learnt for t in (0, 1)]
+    plain = zip_networks(_twins(), [x[chosen] for chosen in left], spec.model_copy(update={"retrain": None}))
+    for name, value in _state(result.network).items():
+        torch.testing.assert_close(value, plain.network.state_dict()[name])
+
+
 def test_the_best_state_is_kept_though_later_ones_are_worse() -> None:
     """A run of twice the steps at a rate that does not fall so soon passes its best state, and keeps it."""
     kept = [_Watched(RetrainSpec(steps=steps, learning_rate=0.2)).outcome for steps in (100, 200)]
@@ -268,9 +289,10 @@ def test_an_absurd_rate_leaves_the_network_as_it_was_and_says_so() -> None:
 
 
 def test_gradient_descent_is_never_worse_even_at_an_absurd_rate() -> None:
-    outcome = _Watched(RetrainSpec(steps=80, learning_rate=10.0, optimizer="sgd")).outcome
-    assert outcome.returns > 0
-    assert outcome.after <= outcome.before
+    watched = _Watched(RetrainSpec(steps=80, learning_rate=10.0, optimizer="sgd"))
+    assert watched.outcome.after <= watched.outcome.before
+    found = _divergence(watched.network, watched.parents, watched.held(), 2.0)
+    assert found == pytest.approx(watched.outcome.after, rel=1e-6)
 
 
 def test_a_high_rate_is_halved_until_it_helps() -> None:
@@ -340,10 +362,12 @@ class _Faulty:
 def _with_fault(first: int, many: int) -> Retrained:
     parents = _twins()
     network = _zipped(None, parents).network
-    data = [RetrainingData(images(100, t), None) for t in (0, 1)]  # of which 20 are judged by, in one question
+    data = [
+        RetrainingData(x, None, held_back(x, 0)) for x in (images(100, 0), images(100, 1))
+    ]  # of which 20 are judged by, in one question
     teachers = [parents[0], _Faulty(parents[1], first, many)]
     spec = RetrainSpec(steps=40, learning_rate=1e-2)
-    outcome = list(retrain(network, data, teachers, (0.5, 0.5), spec, 40, (0, 1), CPU))[-1]
+    outcome = list(retrain(network, data, teachers, (0.5, 0.5), spec, 40, 1, CPU))[-1]
     assert isinstance(outcome, Retrained)
     assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
     assert outcome.after <= outcome.before
