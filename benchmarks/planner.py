@@ -19,6 +19,7 @@ from mtz_core import ZipSpec, zip_networks
 from mtz_core.api import ZipResult
 from mtz_core.budget.choice import Choice, Count, Point
 from mtz_core.budget.search import resolve
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
@@ -46,8 +47,8 @@ class Planner:
         """Measure the curves."""
         start = time.perf_counter()
         spec = ZipSpec(seed=seed)
-        graphs = channel_graphs(networks, [images[:2] for images in calibration])
-        network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
+        joint = correspond(channel_graphs(networks, [images[:2] for images in calibration]))
+        network = ZippedNetwork(networks, joint, spec.sparse, spec.own_bias)
         forecast = Forecast(network, spec, spec.task_weights(len(networks)), calibration, CPU)
         choice = next(item for item in forecast.choice() if not isinstance(item, Measuring))
         seconds = time.perf_counter() - start

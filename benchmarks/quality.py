@@ -18,8 +18,8 @@ from mtz_core.errors import DataError
 from mtz_core.zipping.evaluation import error_rate
 
 CPU = torch.device("cpu")
-DISTIL = {"targets": "distill", "learning_rate": 2e-3, "batch_size": 256}
-LABELS = {"targets": "labels", "learning_rate": 2e-3, "batch_size": 256}
+DISTIL = {"targets": "distill", "learning_rate": 1e-2, "batch_size": 256}
+LABELS = {"targets": "labels", "learning_rate": 3e-3, "batch_size": 256}
 """Chosen for the LeNet-300-100 pair on the bundled 5,000 MNIST images, which are neither in the parents' training
 data nor in the official test set; taken over elsewhere."""
 

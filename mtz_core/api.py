@@ -48,6 +48,8 @@ class ZipResult:
     warnings: tuple[str, ...]
     images: tuple[int, ...] = ()
     """Calibration images of every task that were used."""
+    notes: tuple[str, ...] = ()
+    """What retraining came to, a sentence for each layer after which there was some."""
 
 
 def zip_networks(
@@ -66,7 +68,8 @@ def zip_networks(
         calibration: per task unlabelled inputs, a tensor (N, ...) or an iterable of batches.
         spec: how to zip; `ZipSpec()` shares every hidden layer fully and does not retrain.
         evaluation: per task `(images, labels)`, only to report errors.
-        retraining: per task inputs or `(images, labels)`; the calibration inputs if omitted.
+        retraining: per task inputs or `(images, labels)`; the calibration inputs if omitted, of which a fifth is then
+            held back to judge retraining and does not calibrate.
         on_event: called with every event as it happens.
 
     Raises:
@@ -85,6 +88,7 @@ def zip_networks(
     layers: list[LayerResult] = []
     warnings: tuple[str, ...] = ()
     images: tuple[int, ...] = ()
+    notes: list[str] = []
     finished: ev.Finished | None = None
     for event in zipper.run():
         if on_event is not None:
@@ -95,6 +99,8 @@ def zip_networks(
             differences[event.layer] = event
         elif isinstance(event, ev.LayerZipped):
             layers.append(_layer_result(differences[event.layer], event))
+        elif isinstance(event, ev.RetrainEnded):
+            notes.append(event.text)
         elif isinstance(event, ev.Finished):
             finished = event
     assert finished is not None
@@ -107,6 +113,7 @@ def zip_networks(
         finished.seconds,
         warnings,
         images,
+        tuple(notes),
     )
 
 

@@ -188,6 +188,27 @@ class RetrainStep(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainEnded(Event):
+    """The steps after `layer` (`None`: after the last one) are over, and the best state is kept.
+
+    Of `wanted` steps `taken` were taken; the state of step `kept` among them is kept, 0 being the one before. `before`
+    and `after` are the judged losses of the first and of the kept state on `images[t]` images of task t that were held
+    back (0: too few to hold any back). So often as `returns` says, the loss rose, the network went back to its best
+    state and the rate was halved. `text` says all this in a sentence, with steps counted through the whole run.
+    """
+
+    layer: str | None
+    wanted: int
+    taken: int
+    kept: int
+    before: float
+    after: float
+    returns: int
+    images: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
     """Errors in % on held-out images, `errors[t]` of task t (NaN: task t has no labels).
 

@@ -53,13 +53,18 @@ class RetrainSpec(_Strict):
     divided evenly among the zipped layers and taken right after each; with `"final"` all follow the last layer.
     One step draws one batch of `batch_size` images for every task. `targets="labels"` needs labelled retraining
     data; `"distill"` learns from the parents' own outputs at `temperature` and needs none.
+
+    `learning_rate` is relative to the size of each weight: `"adam"` moves a weight by about that part of its size in
+    a step, `"sgd"` by at most that. It grows over the first ten steps of a portion, then falls to zero along half a
+    cosine. A fifth of each task's images (at most 400) is held back to judge the network: the best state is kept, and
+    where the judged loss rises, the rate is halved or the portion ends early (see `mtz_core.retraining`).
     """
 
     schedule: Literal["layerwise", "final"] = "layerwise"
     steps: int = Field(default=300, ge=1, le=1_000_000)
     targets: Literal["labels", "distill"] = "distill"
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    learning_rate: float = Field(default=3e-4, gt=0.0, le=10.0)
     batch_size: int = Field(default=64, ge=1, le=65_536)
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
     temperature: float = Field(default=2.0, gt=0.0, le=100.0)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtz_core.structure.joint import joined
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mtz_core import ZipSpec, preflight, zip_networks
@@ -115,7 +117,7 @@ def row(name: str, zipping: bool = True) -> tuple[str, list[str]]:
 
 def at_least(structure: NetworkStructure) -> float:
     """Multiplications of two networks' answers to one image with the longest trunk, relative to one network's."""
-    possible = trunks([structure, structure])
+    possible = trunks(joined([structure, structure]))
     most = possible[-1].multiplications if possible else 2 * structure.multiplications
     return most / structure.multiplications
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from mtz_core import cli
 from mtz_core.cli import main
 from mtz_core.errors import RunError
-from mtz_core.events import RetrainStep
+from mtz_core.events import RetrainEnded, RetrainStep
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.launch import start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
@@ -232,6 +232,18 @@ def test_a_terminal_gets_one_line_that_is_written_over() -> None:
     assert " 50%  fc1: retraining, step 3, loss 0.750" in text
     assert "\n" not in text
     assert text.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_retraining_came_to_stays_on_the_screen(live: bool) -> None:
+    import io
+
+    stream = io.StringIO()
+    stream.isatty = lambda: live  # type: ignore[method-assign]
+    line = ProgressLine(stream)
+    told = {"wanted": 30, "taken": 15, "kept": 5, "before": 0.2, "after": 0.1, "returns": 3, "images": (9, 9)}
+    line(RetrainEnded(fraction=0.5, seconds=1.0, layer="fc1", **told, text="Retraining after fc1 stopped"))
+    assert stream.getvalue().endswith("Retraining after fc1 stopped\n")
 
 
 def test_the_command_line_and_the_store_import_neither_torch_nor_streamlit_nor_plotly() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from mtz_core.graph.execution import Program
 from mtz_core.layerwise.dense import DenseProblem
 from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.layerwise.objective import DenseObjective
-from mtz_core.layerwise.problem import parts_of
+from mtz_core.layerwise.outcome import merged
+from mtz_core.layerwise.problem import Given, parts_of
 from mtz_core.network.dense import DenseLayer
 from tests.networks import Perceptron, Tower, images, randomised
 
@@ -96,7 +98,21 @@ def _work(spec: ZipSpec, inputs: np.ndarray, x: list[Tensor], y: list[Tensor], b
     for t in range(2):
         own = torch.as_tensor(inputs[inputs[:, t] >= 0, t])
         found[t] = moments(x[t][:, own], y[t] - x[t] @ base[t].mT)
-    return DenseProblem.prepare((0, 1), base, [None, None], inputs, found, ALPHAS, spec)
+    return DenseProblem.of(given(base, found, spec, inputs=inputs))
+
+
+def given(base: list[Tensor], found: Any, spec: ZipSpec, **more: Any) -> Given:
+    """Of two dense layers without sparsity."""
+    nothing: dict[str, Any] = {"inputs": np.empty((0, 2), dtype=np.int64), "entries": (), "depthwise": False}
+    fields = {
+        "tasks": (0, 1),
+        "matrices": base,
+        "masks": [None, None],
+        "moments": found,
+        "alphas": ALPHAS,
+        "spec": spec,
+    }
+    return Given(**fields | nothing | more)
 
 
 def test_partly_shared_neurons_are_joint_least_squares() -> None:
@@ -108,7 +124,7 @@ def test_partly_shared_neurons_are_joint_least_squares() -> None:
     work = _work(ZipSpec(ridge=1e-9, scale="shared"), inputs, x, y, base)
     work.compensate()
     work.choose_ridge(np.array([[0, 1]]))
-    outcome = work.merge(np.array([[0, 1]]))
+    outcome = merged(work, np.array([[0, 1]]))
     # Unknowns: two shared weights, then for each task a private weight and a bias.
     design = torch.zeros(160, 6, dtype=torch.float64)
     design[:80, [0, 1, 2, 3]] = x[0][:, [0, 2, 1, 3]]
@@ -198,9 +214,9 @@ def test_a_grouped_convolution_follows_like_single_systems() -> None:
         for half in range(2):
             found[t].add(half, x[t][half::2], (goal[t] - now)[half::2])
     entries = [np.array([[0, 1, -1]] * 2 + [[2, 3, -1]] * 2)] * 2
-    work = GroupedProblem.prepare((0, 1), base, [None, None], entries, False, found, ALPHAS, ZipSpec(ridge=1e-9))
+    work = GroupedProblem.of(given(base, found, ZipSpec(ridge=1e-9), entries=entries))
     work.own_ridge = {0: 1e-9, 1: 1e-9}
-    outcome = work.merge(np.array([[1, 0]]))
+    outcome = merged(work, np.array([[1, 0]]))
     design = torch.zeros(120, 4, dtype=torch.float64)
     design[:60, [0, 1, 2]], design[60:, [0, 1, 3]] = x[0][:, 0], x[1][:, 0]
     weight = torch.tensor(ALPHAS, dtype=torch.float64).sqrt().repeat_interleave(60)[:, None]

@@ -10,6 +10,7 @@ from mtz_core.figures.curves import Measurement, error_curves, loss_curves, posi
 from mtz_core.figures.network import network_drawing, shared_neurons
 from mtz_core.figures.palette import PALETTES, palette
 from mtz_core.figures.size import counts_from_event, size_bars, size_by_layer
+from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.sizes import ParameterCounts, plan_counts
 
@@ -110,14 +111,14 @@ def test_stored_nan_reads_as_nan() -> None:
 
 @pytest.mark.parametrize("share", [0, 40, 300])
 def test_bars_add_up_to_the_counts(share: int) -> None:
-    counts = plan_counts([NET, NET], {"fc1": share})
+    counts = plan_counts(joined([NET, NET]), {"fc1": share})
     figure = size_bars(counts, tasks=("a", "b"))
     assert sum(trace.x[0] for trace in figure.data) == counts.total
     assert sum(trace.x[1] for trace in figure.data) == sum(counts.parents)
 
 
 def test_bars_by_layer_add_up() -> None:
-    counts = [plan_counts([NET, NET], shared) for shared in ({}, {"fc1": 300}, {"fc1": 300, "fc2": 100})]
+    counts = [plan_counts(joined([NET, NET]), shared) for shared in ({}, {"fc1": 300}, {"fc1": 300, "fc2": 100})]
     figure = size_by_layer(("parents", *LAYERS), counts, tasks=("a", "b"))
     assert [sum(trace.y[i] for trace in figure.data) for i in range(3)] == [c.total for c in counts]
 

@@ -14,6 +14,7 @@ from mtz_core.figures.text import percent_text
 from mtz_core.runs.records import StoredEvent
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import parse_run_spec
+from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import plan_counts, shared_count, why_not_zippable
 from mtz_core.zoo.structures import structures
 from pages.ui import running, setup
@@ -50,7 +51,7 @@ def test_size_follows_the_slider(visit: Open) -> None:
     networks = [structures()[name] for name in setup.DEFAULT_PARENTS]
     for share, count in ((1.0, 300), (0.5, 150), (0.0, 0)):
         app.slider(key="share-fc1").set_value(share).run()
-        expected = plan_counts(networks, {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
+        expected = plan_counts(joined(networks), {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
         assert app.metric[0].value == percent_text(expected.versus_all)
 
 
@@ -342,6 +343,13 @@ def test_finished_errors_are_compared_on_the_same_images() -> None:
     assert math.isnan(story.parent_errors[1])
     assert "100" in story.images_in_words()
     assert "900" in story.images_in_words()
+
+
+def test_what_retraining_came_to_is_told() -> None:
+    text = "Retraining after fc1 stopped at step 40"
+    story = tell([event("RetrainEnded", layer="fc1", text=text, fraction=0.5, seconds=3.0)], ["a", "b"])
+    assert story.retrained == [text]
+    assert story.log == [(3.0, text)]
 
 
 def test_thinning_keeps_the_mean() -> None:

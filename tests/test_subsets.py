@@ -15,6 +15,8 @@ from mtz_core.algebra.partial import merge_partial
 from mtz_core.calibration.moments import GroupedMoments
 from mtz_core.figures.inspect import pair_rows, shared_by
 from mtz_core.layerwise.grouped import GroupedProblem
+from mtz_core.layerwise.outcome import merged
+from mtz_core.layerwise.problem import Given
 from mtz_core.pairing.blocks import block_partners, within_blocks
 from mtz_core.pairing.subsets import match_subsets, worth_of
 from tests.networks import Perceptron, images, randomised
@@ -205,9 +207,21 @@ def test_banks_merge_like_dense_layers() -> None:
         moments[t].add(1, x[t][20:])
     matrices = [torch.randn(3, 4, dtype=torch.float64, generator=generator) for _ in range(2)]
     entries = [np.broadcast_to(np.arange(4), (3, 4))] * 2
-    work = GroupedProblem.prepare((0, 1), matrices, entries, True, moments, (0.4, 0.6), ZipSpec(ridge=0.0))
+    work = GroupedProblem.of(
+        Given(
+            tasks=(0, 1),
+            matrices=matrices,
+            masks=[None, None],
+            inputs=np.empty((0, 2), dtype=np.int64),
+            entries=entries,
+            depthwise=True,
+            moments=moments,
+            alphas=(0.4, 0.6),
+            spec=ZipSpec(ridge=0.0),
+        )
+    )
     rows = np.array([[0, 2], [1, 0]])
-    outcome = work.merge(rows)
+    outcome = merged(work, rows)
     for i, j in rows:
         grams = [DenseGram(x[t][:, c].mT @ x[t][:, c] / 40).scaled(a) for t, c, a in ((0, i, 0.4), (1, j, 0.6))]
         expected = merge([matrices[0][i : i + 1], matrices[1][j : j + 1]], grams)[0]

@@ -87,7 +87,7 @@ def test_the_run_is_that_of_the_chosen_images() -> None:
     heard = list(zipper.run())
     count = next(event for event in heard if isinstance(event, ev.Started)).images[0]
     assert count < 600
-    some = [x[chosen] for x, chosen in zip(data, zipper._chosen, strict=True)]
+    some = [x[chosen] for x, chosen in zip(data, zipper.sample.chosen, strict=True)]
     assert [len(x) for x in some] == [count, count]
     plain = zip_networks(parents, some)
     for name, tensor in plain.network.state_dict().items():

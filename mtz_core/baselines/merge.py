@@ -21,6 +21,7 @@ from mtz_core.baselines.reset import reset_statistics
 from mtz_core.calibration.inputs import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.rules import callee
 from mtz_core.graph.trace import NORM_MODULES
@@ -99,24 +100,25 @@ def merge_networks(
         )
     begin = time.perf_counter()
     graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
-    private = ZippedNetwork(networks, graphs)
+    joint = correspond(graphs)
+    graphs, private = list(joint.graphs), ZippedNetwork(networks, joint)
     _check_graphs(graphs)
     union = torch.cat(images)
     lockstep = Lockstep(graphs, [private.program(t) for t in range(len(graphs))])
-    hidden = [g for g in range(len(graphs[0].groups)) if all(graph.groups[g].frozen is None for graph in graphs)]
+    hidden = [group.number for group in joint.groups if len(group.sharing) == len(networks)]
     observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [], place)
     match: Match = permute if method == "permute" else partial(zipped, within=within, linkage=linkage)
     slots = [
         _group_slots(graphs, g, share, observation.covariances.get(g), match)
         if g in hidden
-        else by_index(_widths(graphs, g), 0)
-        for g in range(len(graphs[0].groups))
+        else by_index(joint.groups[g].widths, 0)
+        for g in range(len(joint.groups))
     ]
     network = MergedNetwork(private, slots)
     wanted = {
-        index: observation.outputs[index]
-        for index, layer in enumerate(graphs[0].layers)
-        if graphs[0].groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, index)))
+        layer.index: observation.outputs[layer.index]
+        for layer in joint.layers
+        if joint.groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, layer.index)))
     }
     if wanted:
         reset_statistics(network, wanted, union, BATCH)

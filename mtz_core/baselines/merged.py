@@ -119,8 +119,8 @@ class MergedNetwork(nn.Module):
         self.parent_sizes = private.parent_sizes
         self.lockstep = Lockstep(private.graphs, [private.program(t) for t in range(self.tasks)])
         self.layers = nn.ModuleList()
-        for index in range(len(private.graphs[0].layers)):
-            layers = [graph.layers[index] for graph in private.graphs]
+        for index, common in enumerate(private.joint.layers):
+            layers = common.members
             self.layers.append(
                 MergedLayer(
                     layers,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from mtz_core.structure.joint import JointLayer, JointStructure, joined
-from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.joint import JointStructure
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.structure.trunks import Trunk
 
@@ -69,9 +68,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be chosen: the networks' structures, corresponding layer by layer, and a curve per channel group."""
+    """What can be chosen: networks side by side, and a curve per channel group."""
 
-    structures: tuple[NetworkStructure, ...]
+    joint: JointStructure
     curves: tuple[Curve, ...]
     own_bias: bool = False
     own_scale: bool = False
@@ -82,28 +81,25 @@ class Choice:
     base: float = 0.0
     """Divergence of the trunk alone."""
 
-    @cached_property
-    def joint(self) -> JointStructure:
-        """The networks side by side."""
-        return joined(self.structures)
-
     @property
     def tasks(self) -> int:
         """Number of networks."""
-        return len(self.structures)
+        return len(self.joint.networks)
+
+    @property
+    def smallest(self) -> int:
+        """Parameters of the smallest network."""
+        return min(network.parameters for network in self.joint.networks)
+
+    @property
+    def keeping(self) -> Keeping:
+        """What every task keeps of its own."""
+        return Keeping(self.own_bias, self.own_scale, () if self.trunk is None else self.trunk.common)
 
     def parameters(self, shares: Shares) -> int:
         """Size for given shares, counted as if all tasks shared every neuron that is shared (see `plan_counts`)."""
-        inside = () if self.trunk is None else self.trunk.common
-        return plan_counts(self.structures, shares, self.own_bias, self.own_scale, inside).total
-
-    def common(self, layer: JointLayer) -> int:
-        """Numbers saved per shared row whatever inputs are shared: raw inputs, and a bias and a scale if not own."""
-        members = layer.members.values()
-        own = self.trunk is None or not layer.inside(self.trunk.common)
-        bias = not (own and self.own_bias) and all(each.bias for each in members)
-        scale = own and self.own_scale and all(each.groups == 1 for each in members)
-        return self.joint.raw(layer) + int(bias) - int(scale)
+        keeping = self.keeping
+        return plan_counts(self.joint, shares, keeping.bias, keeping.scale, keeping.trunk).total
 
     def divergence(self, shares: Shares) -> float:
         """Predicted divergence for given shares."""
@@ -126,9 +122,3 @@ class Choice:
     def uniform(self, share: float) -> dict[str, int]:
         """The same share for every group, but for those that are shared in any case."""
         return {curve.group: max(curve.least, round(share * curve.width)) for curve in self.curves}
-
-
-def part_of(joint: JointStructure, layer: JointLayer) -> float:
-    """Part of its group's channels that a layer writes."""
-    task, own = min(layer.members.items())
-    return own.width / joint.groups[layer.group].members[task].width

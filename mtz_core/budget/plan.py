@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtz_core.budget.choice import Choice, Curve, Point
+from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.trunks import Trunk, trunk_of
 
@@ -61,8 +62,8 @@ def choice_data(choice: Choice) -> dict[str, Any]:
     return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base}
 
 
-def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure]) -> Choice:
-    """Return what `choice_data` wrote, for networks of these structures."""
+def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
+    """Return what `choice_data` wrote, for these networks."""
     curves = tuple(
         Curve(
             c["group"],
@@ -75,8 +76,8 @@ def read_choice(data: Mapping[str, Any], structures: Sequence[NetworkStructure])
         for c in data["curves"]
     )
     own = (data["own_bias"], data["own_scale"])
-    trunk = trunk_of(structures, data["trunk"])
-    return Choice(tuple(structures), curves, *own, data["rate"], trunk, data["base"])
+    trunk = trunk_of(joint, data["trunk"])
+    return Choice(joint, curves, *own, data["rate"], trunk, data["base"])
 
 
 def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:
@@ -94,11 +95,12 @@ def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStruct
 def plan_text(plan: Plan) -> str:
     """Return a plan as lines to read.
 
+    >>> from mtz_core.structure.joint import joined
     >>> from mtz_core.structure.networks import GroupSummary, LayerSummary
     >>> hidden = LayerSummary("fc1", "Linear", 8, 5, "fc1", {})
     >>> head = LayerSummary("fc2", "Linear", 2, 9, None, {"fc1": 1})
     >>> structure = NetworkStructure((hidden, head), (GroupSummary("fc1", 8, ("fc1",)),))
-    >>> choice = Choice((structure, structure), (Curve("fc1", (0, 4, 8), (0.0, 0.1, 0.4)),), rate=10.0)
+    >>> choice = Choice(joined([structure, structure]), (Curve("fc1", (0, 4, 8), (0.0, 0.1, 0.4)),), rate=10.0)
     >>> print(plan_text(Plan(choice, choice.point({"fc1": 4}), (choice.point({"fc1": 8}),))))
     96 parameters, 3.2 % of the answers predicted to change
       fc1: 4 of 8 shared; alone 3.2 %
@@ -109,7 +111,7 @@ def plan_text(plan: Plan) -> str:
     if plan.point.even:
         lines.append(EVEN)
     if plan.choice.trunk is not None:
-        lines.append(multiplications_text(plan.choice.trunk, plan.choice.structures))
+        lines.append(multiplications_text(plan.choice.trunk, plan.choice.joint.networks))
     for curve in plan.choice.curves:
         count = plan.point.shares[curve.group]
         alone = plan.choice.error(curve.divergence(count))

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from mtz_core.budget.choice import Choice, part_of
+from mtz_core.budget.choice import Choice
 from mtz_core.errors import NumericalError
 from mtz_core.structure.joint import JointLayer
+from mtz_core.structure.savings import Reading
 
 SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""
@@ -69,16 +70,16 @@ class _Program:
 
     def _saved(self, layer: JointLayer) -> dict[int, float]:
         """Numbers that sharing saves in a layer, by variable."""
-        networks = self.choice.joint
-        target = networks.groups[layer.group]
-        writing = [t for t in target.sharing if t in layer.members]
-        if target.name not in self.curve or len(writing) < 2:
+        joint = self.choice.joint
+        target, reading = joint.groups[layer.group], Reading.of(joint, layer, self.choice.keeping)
+        if target.name not in self.curve or len(reading.tasks) < 2:
             return {}
-        part, first = part_of(networks, layer), self.first[target.name]
+        first = self.first[target.name]
         rows = np.asarray(self.curve[target.name].counts, dtype=np.float64)
-        found = dict(enumerate((part * self.choice.common(layer) * (len(writing) - 1) * rows).tolist(), start=first))
-        for group, per in networks.reads(layer):
-            weight = part * min(per.values()) * (sum(t in per for t in writing) - 1)
+        constant = reading.part * reading.constant * (len(reading.tasks) - 1)
+        found = dict(enumerate((constant * rows).tolist(), start=first))
+        for group, per, tasks in reading.groups:
+            weight = reading.part * per * (len(tasks) - 1)
             if weight <= 0:
                 continue
             if group.name == target.name:

@@ -50,7 +50,7 @@ def resolve(choice: Choice, budget: BudgetSpec, count: Count | None = None) -> P
         return counted(smallest_size(choice, budget.error), count)
     if budget.only_macs:
         return counted(choice.point(choice.uniform(0.0)), count)
-    smallest = min(structure.parameters for structure in choice.structures)
+    smallest = choice.smallest
     limit = budget.parameters if budget.size is None else math.floor(budget.size * smallest + 1e-6)
     assert limit is not None
     everything = counted(choice.point(choice.uniform(1.0)), count)

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.layout import Layout, expand
 from mtz_core.graph.trace import own_answer
@@ -70,13 +71,13 @@ def deviation_text(deviation: float) -> str:
 
 def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> Check:
     """Zip a network with itself, every neuron with itself: outputs and size must be those of the untouched network."""
-    twins = ZippedNetwork([network, network], [graph, graph], "no")
-    for g, group in enumerate(twins.graphs[0].groups):
-        if group.frozen is None:
-            twins.pair(g, np.repeat(np.arange(group.width)[:, None], 2, axis=1))
-    for index, layer in enumerate(twins.graphs[0].layers):
-        if twins.graphs[0].groups[layer.group].frozen is None:
-            twins.merge(index, [twins.matrix(index, t).detach() for t in range(2)])
+    twins = ZippedNetwork([network, network], correspond([graph, graph]), "no")
+    for group in twins.joint.groups:
+        if group.open:
+            twins.pair(group.number, np.repeat(np.arange(group.narrowest)[:, None], 2, axis=1))
+    for layer in twins.joint.layers:
+        if twins.joint.groups[layer.group].open:
+            twins.merge(layer.index, [twins.matrix(layer.index, t).detach() for t in range(2)])
     x = graph.network.example
     with torch.no_grad():
         got = torch.stack([twins(x, task=t) for t in range(2)])

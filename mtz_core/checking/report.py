@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtz_core.checking.checks import Check, identity_check, permutation_check
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph.channels import PRIVATE, ChannelGraph
-from mtz_core.graph.correspondence import correspond, participants
+from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.structure.networks import HEAD, NetworkStructure
 
@@ -155,21 +155,17 @@ def network_report(name: str, graph: ChannelGraph) -> NetworkReport:
     )
 
 
-def _correspondence(graphs: Sequence[ChannelGraph]) -> tuple[Correspondence, ...]:
+def _correspondence(joint: JointGraph) -> tuple[Correspondence, ...]:
     rows = []
-    for layers in zip(*(graph.layers for graph in graphs), strict=True):
-        able = participants(graphs, layers[0].group)
-        present = [layer for layer in layers if layer.width]
-        reasons = [
-            r for graph in graphs if (r := graph.groups[layers[0].group].frozen) and graph.groups[layers[0].group].width
-        ]
-        reason = None if len(able) > 1 and len(present) > 1 else (reasons[0] if reasons else "no counterpart")
+    for layer in joint.layers:
+        group = joint.groups[layer.group]
+        reason = None if group.open and len(layer.present) > 1 else group.frozen or "no counterpart"
         rows.append(
             Correspondence(
-                tuple(layer.name if layer.width else None for layer in layers),
-                tuple(layer.kind if layer.width else None for layer in layers),
-                tuple(layer.width for layer in layers),
-                graphs[0].groups[layers[0].group].name,
+                tuple(own.name if own.width else None for own in layer.members),
+                tuple(own.kind if own.width else None for own in layer.members),
+                tuple(layer.widths),
+                group.name,
                 reason,
             )
         )

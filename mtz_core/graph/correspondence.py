@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtz_core.errors import GraphError
-from mtz_core.graph.channels import PRIVATE, ChannelGraph, ChannelGroup, Indices, WeightLayer
+from mtz_core.graph.channels import PRIVATE, ChannelGraph, ChannelGroup, Indices, WeightLayer, channel_roles
 from mtz_core.graph.layout import COMMON
 from mtz_core.structure.alignment import Alignment, Members
 from mtz_core.structure.joint import NO_PARTNER, JointStructure, absent_name, joined
@@ -110,11 +110,19 @@ class JointGraph:
     groups: tuple[CommonGroup, ...]
     structure: JointStructure
     """The same as plain data."""
+    known_roles: dict[tuple[int, int, int], tuple[Indices, Indices]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def tasks(self) -> int:
         """Number of networks."""
         return len(self.graphs)
+
+    @property
+    def first(self) -> ChannelGraph:
+        """The network that computes for all what they have in common."""
+        return self.graphs[0]
 
     @cached_property
     def widths(self) -> list[list[int]]:
@@ -133,6 +141,23 @@ class JointGraph:
     def producers(self, group: int) -> list[int]:
         """Numbers of the layers that write a group."""
         return [layer.index for layer in self.layers if layer.group == group]
+
+    def roles(self, group: int, t: int, u: int) -> tuple[Indices, Indices]:
+        """A number for the role of every channel of a group in two tasks: which layers write and read it.
+
+        Equal numbers, equal roles. A layer that comes between in one network only keeps another from reading the group
+        there, so only layers that both networks have and that read it in both count.
+        """
+        if (group, t, u) not in self.known_roles:
+            both = {layer.index for layer in self.layers if layer.members[t].width and layer.members[u].width}
+            widths = self.groups[group].widths
+            parts = [channel_roles(self.graphs[x].layers, group, widths[x], both) for x in (t, u)]
+            known = set[int].intersection(*({x for role in per for x in role} for per in parts))
+            roles = [[tuple(x for x in role if x in known) for role in per] for per in parts]
+            numbers = {role: k for k, role in enumerate(dict.fromkeys([*roles[0], *roles[1]]))}
+            mine, theirs = (np.array([numbers[role] for role in each], dtype=np.int64) for each in roles)
+            self.known_roles[group, t, u] = (mine, theirs)
+        return self.known_roles[group, t, u]
 
     def full_shares(self) -> dict[str, int]:
         """Number of channels, by group name, that are shared if all that can be is."""

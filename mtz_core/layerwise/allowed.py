@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.graph.channels import Indices, channel_roles
+from mtz_core.graph.channels import Indices
 from mtz_core.graph.correspondence import CommonGroup, JointGraph
 from mtz_core.layerwise.ledger import Fresh
 from mtz_core.pairing.blocks import block_partners, within_blocks
@@ -54,22 +54,11 @@ def _of_one_role(
     joint: JointGraph, group: CommonGroup, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh
 ) -> NDArray[np.floating]:
     """Forbid pairs of channels that other layers read or write: sharing them would share no weight there."""
-    mine, theirs = (role[fresh[t]] for role, t in zip(_roles(joint, group, pair), pair, strict=True))
+    roles = joint.roles(group.number, *pair)
+    mine, theirs = (role[fresh[t]] for role, t in zip(roles, pair, strict=True))
     if len(np.unique(np.concatenate([mine, theirs]))) == 1:
         return cost
     return np.where(mine[:, None] == theirs[None, :], cost, np.inf)
-
-
-def _roles(joint: JointGraph, group: CommonGroup, pair: tuple[int, int]) -> tuple[Indices, Indices]:
-    """A number for the role of every channel in two tasks; equal numbers, equal roles."""
-    both = {layer.index for layer in joint.layers if all(layer.members[t].width for t in pair)}
-    parts = [channel_roles(joint.graphs[t].layers, group.number, group.widths[t], both) for t in pair]
-    # A layer that comes between in one network only keeps another from reading the group there.
-    known = set[int].intersection(*({x for role in per for x in role} for per in parts))
-    roles = [[tuple(x for x in role if x in known) for role in per] for per in parts]
-    numbers = {role: k for k, role in enumerate(dict.fromkeys([*roles[0], *roles[1]]))}
-    mine, theirs = (np.array([numbers[role] for role in each], dtype=np.int64) for each in roles)
-    return mine, theirs
 
 
 def _paired_blocks(joint: JointGraph, t: int, u: int, tables: Sequence[Table]) -> Blocks:

@@ -37,7 +37,7 @@ Fully, a task with confident answers would be given up: to second order its erro
 
 @dataclass(frozen=True)
 class Comparison:
-    """The problem of layer number `index`, what calibration saw, and the differences of its neurons, by pair of tasks."""
+    """The problem of layer number `index`, what calibration saw, and differences of its neurons, by pair of tasks."""
 
     index: int
     problem: LayerProblem
@@ -130,7 +130,7 @@ class Calibrator:
             index: number of the layer.
             streams: calibration images of every task on their way.
             tables: slot tables of all channel groups.
-            fresh: the tasks that are compared, and which of their channels are to be paired; by these a ridge is judged.
+            fresh: the tasks that are compared, and which of their channels are to be paired: these judge a ridge.
             peaks: also find on which images neurons fire most.
             keep: input rows are kept for `Comparison.merge`.
         """
@@ -181,7 +181,7 @@ class Calibrator:
         network, layer = self.network, self.network.joint.layers[index]
         alphas, unit = self._weights(samples)
         kind: type[LayerProblem] = GroupedProblem if layer.members[tasks[0]].banks > 1 else DenseProblem
-        problem = kind.of(
+        return kind.of(
             Given(
                 tasks=tasks,
                 matrices=matrices,
@@ -193,10 +193,9 @@ class Calibrator:
                 alphas=alphas,
                 spec=self.spec.model_copy(update={"scale": "shared"}) if index in network.common else self.spec,
                 outputs={t: known.matrix for t in tasks if (known := self._matters(t, layer.members[t])) is not None},
+                unit=unit,
             )
         )
-        problem.unit = unit
-        return problem
 
     def _matters(self, task: int, layer: WeightLayer) -> Sensitivity | None:
         return self.outputs[task].get(layer.name) if task < len(self.outputs) else None

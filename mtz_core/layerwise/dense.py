@@ -65,6 +65,7 @@ class DenseProblem(LayerProblem):
             base={t: cut(matrices[t].detach(), t).to(dtype) for t in tasks},
             alphas=given.alphas,
             spec=given.spec,
+            unit=given.unit,
             masks={t: cut(mask, t) for t in tasks if (mask := given.masks[t]) is not None},
             outputs={t: weights.to(device, dtype) for t, weights in given.outputs.items()},
             inputs=inputs,

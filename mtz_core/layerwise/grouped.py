@@ -48,6 +48,7 @@ class GroupedProblem(LayerProblem):
             base={t: matrices[t].detach().to(dtype) for t in tasks},
             alphas=given.alphas,
             spec=given.spec,
+            unit=given.unit,
             masks={t: mask for t in tasks if (mask := given.masks[t]) is not None},
             ridge=START if given.spec.ridge == "auto" else float(given.spec.ridge),
             entries=given.entries,

@@ -17,9 +17,7 @@ Fresh = dict[int, Indices]
 
 @dataclass(frozen=True)
 class Ledger:
-    """`shares` gives the number of shared channels per group name; `decided[g][t]` are task t's channels of group g that
-    have their place.
-    """
+    """Who has a place: task t's channels `decided[g][t]` of group g do. `shares` are channels per group name."""
 
     joint: JointGraph
     shares: Mapping[str, int]

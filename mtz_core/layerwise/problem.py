@@ -69,6 +69,8 @@ class Given:
     alphas: tuple[float, ...]
     spec: ZipSpec
     outputs: Mapping[int, Tensor] = field(default_factory=dict)
+    unit: float = 1.0
+    """What one unit of this layer's loss is worth beside other layers'."""
 
 
 @dataclass
@@ -296,11 +298,11 @@ class LayerProblem(ABC):
             changed = {t: found for t, m in moments.items() if (found := self.objective(source, t, m)) is not None}
             self.objectives[source] = {**objectives, **changed}
 
-    def merged_weights(self, rows: Table) -> list[Tensor]:
-        """All tasks' matrices once `rows` (k, T) are merged."""
+    def merged_weights(self, rows: Table, ridge: float | None = None) -> list[Tensor]:
+        """All tasks' matrices once `rows` (k, T) are merged, with the ridge that was settled unless one is given."""
         matrices = [matrix.clone() for matrix in self.matrices]
         for part in self.pieces([*parts_of(rows), *self.private(rows)]):
-            self.write(matrices, part, self.solve(part, "calibration", self.ridge).values)
+            self.write(matrices, part, self.solve(part, "calibration", self.ridge if ridge is None else ridge).values)
         return matrices
 
     def pieces(self, parts: Sequence[Part]) -> list[Part]:

@@ -65,24 +65,32 @@ class DenseLayer(StoredLayer):
     def _add_block(
         self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
     ) -> None:
-        def cut(source: Tensor, t: int) -> Tensor:
-            """A new tensor; whole matrices are copied once."""
-            part = source
-            for axis, table in ((0, self.rows[self.row_bands[r], t]), (1, self.columns[self.column_bands[c], t])):
-                if not np.array_equal(table, np.arange(part.shape[axis])):
-                    part = part.index_select(axis, torch.as_tensor(table, device=source.device))
-            return part.clone() if part is source else part
-
         key = _key(r, c)
-        block = cut(matrices[common[0]], common[0])
+        block = self._cut(matrices[common[0]], common[0], r, c)
         if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
             block /= scale.detach()[:, None]
         self.blocks[key] = nn.Parameter(block)
         if masks is not None:
-            union = cut(masks[common[0]], common[0])
+            union = self._cut(masks[common[0]], common[0], r, c)
             for t in common[1:]:
-                union = union | cut(masks[t], t)
+                union = union | self._cut(masks[t], t, r, c)
             self.register_buffer(_mask_name(key), union, persistent=False)
+
+    def _cut(self, source: Tensor, t: int, r: Members, c: Members) -> Tensor:
+        """What a matrix of task t holds where two bands meet, as a new tensor; whole matrices are copied once."""
+        part = source
+        for axis, table in ((0, self.rows[self.row_bands[r], t]), (1, self.columns[self.column_bands[c], t])):
+            if not np.array_equal(table, np.arange(part.shape[axis])):
+                part = part.index_select(axis, torch.as_tensor(table, device=source.device))
+        return part.clone() if part is source else part
+
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        found = []
+        for r in self.row_bands:
+            for c in self.column_bands:
+                if common := [t for t in r if t in c]:
+                    found.append(torch.stack([self._cut(matrices[t], t, r, c) for t in common]).mean(0))
+        return [*found, *(scale.detach().abs() for scale in self.scales.values())]
 
     def matrix(self, task: int) -> Tensor:
         bands = []
@@ -137,12 +145,6 @@ class DenseLayer(StoredLayer):
         mask = getattr(self, _mask_name(key))
         assert isinstance(mask, Tensor)
         return mask
-
-    def apply_masks(self) -> None:
-        if self.masked:
-            with torch.no_grad():
-                for key, block in self.blocks.items():
-                    block.mul_(self._mask(key))
 
     def counts(self) -> tuple[int, list[int]]:
         shared, private = 0, [0] * self.tasks

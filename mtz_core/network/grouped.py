@@ -70,10 +70,13 @@ class GroupedLayer(StoredLayer):
     def mask(self, task: int) -> Tensor | None:
         return self.kept[self._place(task)] if self.masked else None
 
-    def apply_masks(self) -> None:
-        if self.masked:
-            with torch.no_grad():
-                self.values.mul_(self.kept)
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        total, count = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        for t, matrix in enumerate(matrices):
+            place = self._place(t).reshape(-1)
+            total.index_add_(0, place, matrix.reshape(-1))
+            count.index_add_(0, place, torch.ones_like(matrix).reshape(-1))
+        return [total / count.clamp_min(1)]
 
     def counts(self) -> tuple[int, list[int]]:
         owners = self._owners & self.kept.cpu().numpy()[:, None]

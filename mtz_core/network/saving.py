@@ -137,7 +137,7 @@ def read(
     joint = correspond(channel_graphs(networks, [torch.zeros(shape, dtype=dtype) for shape in shapes]))
     if len(sparse) != len(joint.layers):
         raise CheckpointError(
-            f"{path} holds {len(sparse)} weight layers, these networks have {len(joint.layers)}; it was made from other "
-            "architectures"
+            f"{path} holds {len(sparse)} weight layers, these networks have {len(joint.layers)}; it was made from "
+            "other architectures"
         )
     return given, tensors, joint, sparse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -24,8 +25,11 @@ class StoredLayer(nn.Module, ABC):
         """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
 
     @abstractmethod
-    def apply_masks(self) -> None:
-        """Set to zero what the parents' sparsity demands (after an optimiser step)."""
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """What matrices (n_t, d_t) hold at the place of every parameter, on average over the tasks that share it.
+
+        In the order of `parameters()`. A scale, which has no place in a matrix, gets its own size.
+        """
 
     @abstractmethod
     def counts(self) -> tuple[int, list[int]]:

@@ -93,7 +93,7 @@ class Together(nn.Module):
 
     def _check(self) -> None:
         """Compare all answers to the example with what each task computes alone."""
-        x = self.network.graphs[0].network.example
+        x = self.network.joint.first.network.example
         with torch.no_grad():
             for t, answer in enumerate(self(x)) if any(self.taken) else ():
                 alone = self.network(x, task=t)
@@ -121,7 +121,7 @@ class Together(nn.Module):
 
     def _takeover(self, t: int, mine: fx.Node, theirs: fx.Node, layer: int | None) -> Takeover:
         graphs = self.network.graphs
-        own, other = graphs[t].places.get(mine.name), graphs[0].places.get(theirs.name)
+        own, other = graphs[t].places.get(mine.name), self.network.joint.first.places.get(theirs.name)
         axes = [] if own is None else [k + 1 for k, size in enumerate(own.shape) if size > 1]
         if own is None or other is None or not axes:
             return Takeover(theirs, (), None, layer)
@@ -140,10 +140,10 @@ class Together(nn.Module):
         graphs, network = self.network.graphs, self.network
         found = layout.copy()
         for g, table in enumerate(network.tables):
-            offset, width = graphs[t].offsets[g], network.widths[t][g]
+            offset, width = graphs[t].offsets[g], network.joint.widths[t][g]
             mine = (layout >= offset) & (layout < offset + width) if offset >= 0 else np.zeros_like(layout, dtype=bool)
             if mine.any():
-                found[mine] = graphs[0].offsets[g] + _partners(table, t, width)[layout[mine] - offset]
+                found[mine] = network.joint.first.offsets[g] + _partners(table, t, width)[layout[mine] - offset]
         return found
 
     def frozen(self) -> Callable[[Tensor], tuple[Tensor, ...]]:

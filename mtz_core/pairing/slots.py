@@ -54,3 +54,9 @@ def by_members(table: Table) -> Iterator[tuple[Members, NDArray[np.int64]]]:
         found.setdefault(tuple(int(t) for t in np.flatnonzero(present)), []).append(s)
     for members, slots in found.items():
         yield members, np.asarray(slots, dtype=np.int64)
+
+
+def sharing_of(table: Table) -> dict[Members, float]:
+    """How many slots each set of two or more tasks shares."""
+    patterns, counts = np.unique(shared_rows(table) >= 0, axis=0, return_counts=True)
+    return {tuple(int(t) for t in np.flatnonzero(p)): float(n) for p, n in zip(patterns, counts, strict=True)}

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.pairing.assignment import pair_neurons
-from mtz_core.pairing.slots import Table, complete, private_table
+from mtz_core.pairing.slots import Table, complete, private_table, sharing_of
+from mtz_core.structure.savings import saved
 
 Costs = Mapping[tuple[int, int], NDArray[np.floating]]
 """(t, u) with t < u → (n_t, n_u) functional difference, with the weights of t and u relative to each other."""
@@ -48,12 +49,11 @@ def worth_of(columns: Table) -> NDArray[np.float64] | None:
     >>> worth[[0b011, 0b101, 0b111]].tolist()
     [1.5, 0.5, 2.0]
     """
-    tasks = columns.shape[1]
-    kinds, counts = np.unique(_members(columns), return_counts=True)
-    both = np.arange(1 << tasks)[:, None] & kinds
-    saved = (np.maximum(0, (both[..., None] >> np.arange(tasks) & 1).sum(-1) - 1) * counts).sum(1)
-    worth: NDArray[np.float64] = saved * ((tasks - 1) / max(1, saved[-1]))
-    return worth if saved[-1] else None
+    tasks, shared = columns.shape[1], sharing_of(columns)
+    sets = [tuple(t for t in range(tasks) if r >> t & 1) for r in range(1 << tasks)]
+    found = np.array([saved({members: 1.0}, shared) for members in sets])
+    worth: NDArray[np.float64] = found * ((tasks - 1) / max(1.0, found[-1]))
+    return worth if found[-1] else None
 
 
 def _members(slots: Table) -> NDArray[np.int64]:

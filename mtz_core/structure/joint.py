@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mtz_core.structure.alignment import Alignment, Place, align
@@ -40,10 +40,6 @@ class JointLayer:
 
     members: Mapping[int, LayerSummary]
     group: int
-
-    def inside(self, trunk: Collection[str]) -> bool:
-        """Whether the layer belongs to a trunk, given by the first network's names."""
-        return 0 in self.members and self.members[0].name in trunk
 
 
 @dataclass(frozen=True)

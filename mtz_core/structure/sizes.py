@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mtz_core.structure.joint import JointGroup, JointLayer, JointStructure, joined
 from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.savings import Keeping, Reading, stored_once
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,19 @@ def shared_count(share: float | int, widths: Sequence[int]) -> int:
     return max(0, min(narrowest, count))
 
 
-def effective_shares(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> dict[str, int]:
+def effective_shares(joint: JointStructure, shared: Mapping[str, int]) -> dict[str, int]:
     """Return the shares that can take effect, by name of the joint group.
 
     Neurons are compared over the inputs that they have in common. Where a group's first layer reads nothing in common
     but a bias, all pairs are alike. Then sharing has a point only if a later layer reads the group: its weights are
     what is shared (see `unfounded`). Without such a layer the group shares none, whatever was asked.
     """
-    return _effective(joined(networks), shared)[0]
+    return _effective(joint, shared)[0]
 
 
-def unfounded(networks: Sequence[NetworkStructure], shared: Mapping[str, int]) -> list[str]:
+def unfounded(joint: JointStructure, shared: Mapping[str, int]) -> list[str]:
     """Groups that share channels although the layer that writes them reads nothing in common: any pairs will do."""
-    return _effective(joined(networks), shared)[1]
+    return _effective(joint, shared)[1]
 
 
 def _effective(joint: JointStructure, shared: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
@@ -75,7 +76,7 @@ def _asked(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) 
 
 
 def plan_counts(
-    networks: Sequence[NetworkStructure],
+    joint: JointStructure,
     shared: Mapping[str, int],
     own_bias: bool = False,
     own_scale: bool = False,
@@ -84,7 +85,7 @@ def plan_counts(
     """Count the parameters of a zip before it is made.
 
     Args:
-        networks: one per task (dense weights are assumed).
+        joint: the networks side by side (dense weights are assumed).
         shared: name of a joint group (that of the first network's own group, if it has one) → number of channels
             shared by all tasks that have it. Groups that are not named share none.
         own_bias: whether shared neurons have a bias for each task.
@@ -96,32 +97,25 @@ def plan_counts(
         reads a part of a group (a residual stream that widens), the shared channels are taken to be spread evenly,
         which is exact if none or all are shared.
     """
-    joint = joined(networks)
     shared = {**shared, **_effective(joint, shared)[0]}
     common, parents = 0, tuple(network.parameters for network in joint.networks)
     private = list(parents)
     for layer in joint.layers:
-        rows, writing = _rows(joint, layer, shared)
-        own = not layer.inside(trunk)
-        columns: dict[frozenset[int], float] = {
-            writing: joint.raw(layer) + int(not (own and own_bias) and _biased(layer))
-        }
-        for group, per in joint.reads(layer):
-            tasks = writing & frozenset(per)
-            columns[tasks] = columns.get(tasks, 0) + shared.get(group.name, 0) * min(per.values())
-        for tasks, count in columns.items():
-            if len(tasks) > 1:
-                common += rows * round(count)
-                for t in tasks:
-                    private[t] -= rows * round(count)
-        scaled = own and own_scale and _ungrouped(layer) and any(n for tasks, n in columns.items() if len(tasks) > 1)
-        for t in sorted(writing)[1:] if scaled else ():
-            private[t] += rows
+        reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
+        rows = _rows(joint, layer, reading, shared)
+        columns = reading.columns(shared)
+        for tasks, count in stored_once({reading.tasks: rows}, columns):
+            common += int(count)
+            for t in tasks:
+                private[t] -= int(count)
+        if reading.kept and any(count for tasks, count in columns.items() if len(tasks) > 1):
+            for t in reading.tasks[1:]:
+                private[t] += rows
     return ParameterCounts(common, tuple(private), parents)
 
 
 def plan_range(
-    networks: Sequence[NetworkStructure],
+    joint: JointStructure,
     shared: Mapping[str, int],
     own_bias: bool = False,
     own_scale: bool = False,
@@ -135,30 +129,25 @@ def plan_range(
     On the other hand C saves |R ∩ C| - 1 at each R, and over all R no more than A, and no more than (|C| - 1)·w if w
     is the second largest width; and likewise for R. With two tasks, and at share 1 of equal widths, the bounds meet.
     """
-    joint = joined(networks)
     shared = {**shared, **_effective(joint, shared)[0]}
     least = most = 0
     for layer in joint.layers:
-        rows, writing = _rows(joint, layer, shared)
-        target = joint.groups[layer.group]
-        part = next(own.width / target.members[t].width for t, own in sorted(layer.members.items()))
-        if len(writing) < 2:
+        reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
+        if len(reading.tasks) < 2:
             continue
-        low, high = _saved(target, rows, writing, part)
-        own = not layer.inside(trunk)
-        common = joint.raw(layer) + int(not (own and own_bias) and _biased(layer))
-        reads = common or any(shared.get(source, 0) for source in joint.sources(layer))
-        common -= int(bool(reads) and own and own_scale and _ungrouped(layer))
-        bounds = sorted((low * common, high * common))
+        target, rows = joint.groups[layer.group], _rows(joint, layer, reading, shared)
+        low, high = _saved(target, rows, reading.tasks, reading.part)
+        reads = reading.common or any(shared.get(source, 0) for source in joint.sources(layer))
+        constant = reading.constant if reads else reading.common
+        bounds = sorted((low * constant, high * constant))
         least, most = least + bounds[0], most + bounds[1]
-        for group, per in joint.reads(layer):
-            tasks = writing & frozenset(per)
+        for group, per, tasks in reading.groups:
             if len(tasks) < 2:
                 continue
-            a, b = _saved(target, rows, tasks, part), _saved(group, shared.get(group.name, 0), tasks, 1.0)
-            n, m = _widths(target, tasks, part), _widths(group, tasks, 1.0)
-            low, high = _saved_weights(a, b, n, m)
-            least, most = least + round(low * min(per.values())), most + round(high * min(per.values()))
+            a = _saved(target, rows, tasks, reading.part)
+            b = _saved(group, shared.get(group.name, 0), tasks, 1.0)
+            low, high = _saved_weights(a, b, _widths(target, tasks, reading.part), _widths(group, tasks, 1.0))
+            least, most = least + round(low * per), most + round(high * per)
     total = sum(network.parameters for network in joint.networks)
     return total - most, total - least
 
@@ -168,12 +157,12 @@ def _widths(group: JointGroup, tasks: Iterable[int], part: float) -> list[int]:
     return [round(group.members[t].width * part) for t in sorted(tasks)]
 
 
-def _saved(group: JointGroup, count: int, tasks: frozenset[int], part: float) -> tuple[int, int]:
+def _saved(group: JointGroup, count: int, tasks: Sequence[int], part: float) -> tuple[int, int]:
     """Bounds of the channels saved among some of the tasks that share `count` channels in a group."""
     saved = (len(group.sharing) - 1) * count
     if len(tasks) == len(group.sharing):
         return saved, saved
-    others = sum(_widths(group, set(group.sharing) - tasks, part))
+    others = sum(_widths(group, set(group.sharing) - set(tasks), part))
     return max(0, saved - others), min(saved, (len(tasks) - 1) * sorted(_widths(group, tasks, part))[-2])
 
 
@@ -187,21 +176,9 @@ def _saved_weights(a: tuple[int, int], b: tuple[int, int], n: list[int], m: list
     return max(0, low), high
 
 
-def _rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -> tuple[int, frozenset[int]]:
-    """Rows of a layer that its tasks share, and which tasks do."""
-    group = joint.groups[layer.group]
-    u, first = min(layer.members.items())
-    return round(shared.get(group.name, 0) * first.width / group.members[u].width), frozenset(
-        t for t in group.sharing if t in layer.members
-    )
-
-
-def _biased(layer: JointLayer) -> bool:
-    return all(own.bias for own in layer.members.values())
-
-
-def _ungrouped(layer: JointLayer) -> bool:
-    return all(own.groups == 1 for own in layer.members.values())
+def _rows(joint: JointStructure, layer: JointLayer, reading: Reading, shared: Mapping[str, int]) -> int:
+    """Rows of a layer that its tasks share."""
+    return round(shared.get(joint.groups[layer.group].name, 0) * reading.part)
 
 
 def why_not_zippable(networks: Sequence[NetworkStructure], names: Sequence[str]) -> str | None:
@@ -222,6 +199,6 @@ def why_not_zippable(networks: Sequence[NetworkStructure], names: Sequence[str])
     if not full:
         reasons = dict.fromkeys(group.frozen for group in networks[0].groups if group.frozen)
         return "None of their layers can be shared: " + "; ".join(map(str, reasons))
-    if not any((full | effective_shares(networks, full)).values()):
+    if not any((full | effective_shares(joint, full)).values()):
         return "None of their layers can be shared: those that correspond read nothing in common."
     return None

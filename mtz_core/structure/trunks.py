@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mtz_core.errors import SpecError
-from mtz_core.structure.joint import joined
-from mtz_core.structure.networks import RECURRENT, NetworkStructure
+from mtz_core.structure.joint import JointStructure
+from mtz_core.structure.networks import RECURRENT
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,12 @@ class Trunk:
         return self.layers[-1]
 
 
-def trunks(networks: Sequence[NetworkStructure]) -> tuple[Trunk, ...]:
+def trunks(joint: JointStructure) -> tuple[Trunk, ...]:
     """Return all possible trunks, the shortest first.
 
     A layer can belong to one if all tasks have it, equally wide, if its channels can be shared, if all before it can
     belong to one, and if the tasks' networks do the same in between, without parameters of their own.
     """
-    joint = joined(networks)
     total = sum(network.multiplications for network in joint.networks)
     found: list[Trunk] = []
     names: list[str] = []
@@ -49,21 +48,22 @@ def trunks(networks: Sequence[NetworkStructure]) -> tuple[Trunk, ...]:
             break
         group = next(g for g in joint.groups if 0 in g.members and g.members[0].name == layers[0].group)
         alike = {(layer.recipe, layer.width, layer.columns) for layer in layers}
-        if len(alike) > 1 or not layers[0].recipe or len(group.sharing) < len(networks) or len(set(group.widths)) > 1:
+        everyone = len(group.sharing) == len(joint.networks) and len(set(group.widths)) == 1
+        if len(alike) > 1 or not layers[0].recipe or not everyone:
             break
         names.append(layers[0].name)
         groups[group.name] = group.widths[0]
-        total -= (len(networks) - 1) * layers[0].multiplications
+        total -= (len(joint.networks) - 1) * layers[0].multiplications
         common = names if layers[0].kind in RECURRENT else names[:-1]
         found.append(Trunk(tuple(names), dict(groups), total, tuple(common)))
     return tuple(found)
 
 
-def trunk_of(networks: Sequence[NetworkStructure], name: str | None = None, limit: float | None = None) -> Trunk | None:
+def trunk_of(joint: JointStructure, name: str | None = None, limit: float | None = None) -> Trunk | None:
     """Return the trunk whose last layer is `name`, or the shortest that keeps within a limit; `None`: none is needed.
 
     Args:
-        networks: one per task.
+        joint: the networks side by side.
         name: a layer of the first network.
         limit: multiplications that all tasks' answers to one image may take, relative to the least of the networks.
 
@@ -72,8 +72,8 @@ def trunk_of(networks: Sequence[NetworkStructure], name: str | None = None, limi
     """
     if name is None and limit is None:
         return None
-    possible = trunks(networks)
-    least = max(1, min(network.multiplications for network in networks))
+    possible = trunks(joint)
+    least = max(1, min(network.multiplications for network in joint.networks))
     if name is not None:
         for trunk in possible:
             if trunk.name == name:
@@ -84,7 +84,7 @@ def trunk_of(networks: Sequence[NetworkStructure], name: str | None = None, limi
             + (f"possible: {listed}" if listed else "their networks differ from the first layer on; leave trunk out")
         )
     assert limit is not None
-    apart = sum(network.multiplications for network in networks)
+    apart = sum(network.multiplications for network in joint.networks)
     if apart <= limit * least:
         return None
     for trunk in possible:

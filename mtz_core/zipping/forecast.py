@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,26 +23,23 @@ from mtz_core.budget.curves import COARSE, GRID, MEASURED, changed_per_root, cur
 from mtz_core.budget.plan import Plan
 from mtz_core.budget.search import frontier, resolve
 from mtz_core.calibration.stream import Twin, twins
-from mtz_core.checking.checks import require_identity
 from mtz_core.errors import SpecError
-from mtz_core.graph.correspondence import correspond, full_shares
-from mtz_core.graph.execution import execute
-from mtz_core.graph.propagation import channel_graphs
-from mtz_core.layerwise.walk import Fresh, LayerWalk
-from mtz_core.network.tables import column_table, row_table
+from mtz_core.layerwise.comparison import Calibrator
+from mtz_core.layerwise.ledger import Fresh, Ledger, with_slots
+from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.pairing.slots import Members, Table, complete, shared_rows
+from mtz_core.pairing.slots import Table, complete
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import ZipSpec
-from mtz_core.structure.sizes import effective_shares
 from mtz_core.structure.trunks import Trunk, trunk_of
+from mtz_core.zipping.damage import RIDGE, Anew, Bench
+from mtz_core.zipping.prepare import Job, Sample, device_of, joint_graph
+from mtz_core.zipping.sizing import size_with
 
 HALF = 0.5
 """Part of a layer's inputs that are shared when the influence of these is measured."""
 FIT, JUDGE = 500, 500
 """Calibration images per task that merge, and that judge."""
-RIDGE = 1e-3
-"""Of the layers that compensate; searching for it at every step would not change the order of the groups."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class Measuring:
     total: int
 
 
-@dataclass
 class Forecast:
     """Curves of all channel groups.
 
@@ -66,56 +63,49 @@ class Forecast:
         trunk: layers that all tasks are to compute alike, laid in `network`.
     """
 
-    network: ZippedNetwork
-    spec: ZipSpec
-    alphas: tuple[float, ...]
-    images: Sequence[Tensor]
-    device: torch.device
-    trunk: Trunk | None = None
-
-    def __post_init__(self) -> None:
-        graphs = self.network.graphs
-        self.fit, self.judge = zip(*(self._divided(t) for t in range(len(self.images))), strict=True)
-        halves = [torch.arange(len(x)) % 2 for x in self.fit]
-        self.structures = tuple(graph.structure() for graph in graphs)
-        self.full = full_shares(graphs)
-        self.loop = LayerWalk(self.network, self.spec, self.alphas, self.full, halves, {})
-        quick = self.spec.model_copy(update={"ridge": RIDGE})
-        shares = {} if self.spec.compensate else self.full
-        self.quick = LayerWalk(self.network, quick, self.alphas, shares, halves, {})
-        self.tables: list[Table] = list(self.network.tables)
+    def __init__(
+        self,
+        network: ZippedNetwork,
+        spec: ZipSpec,
+        alphas: tuple[float, ...],
+        images: Sequence[Tensor],
+        device: torch.device,
+        trunk: Trunk | None = None,
+    ) -> None:
+        self.network, self.spec, self.device, self.trunk = network, spec, device, trunk
+        divided = [_divided(x, spec.seed + 17 * t + 1) for t, x in enumerate(images)]
+        self.fit = [fit for fit, _ in divided]
+        self.full = network.joint.full_shares()
+        calibrator = Calibrator(network, spec, alphas, [torch.arange(len(x)) % 2 for x in self.fit])
+        self.walk = LayerWalk(network, spec, Ledger(network.joint, self.full), calibrator)
+        simple = spec.model_copy(update={"ridge": RIDGE})
+        shares = {} if spec.compensate else self.full
+        # What outputs weigh is found once, for both.
+        quick = LayerWalk(network, simple, Ledger(network.joint, shares), replace(calibrator, spec=simple))
+        self.bench = Bench(quick, alphas, [judge for _, judge in divided], device)
+        self.tables: list[Table] = list(network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
-        self.seen: list[tuple[float, float]] = []
-        """Divergence and changed answers in %, of every measurement."""
-        self.ridges: dict[int, float] = {}
 
-    @property
-    def subsets(self) -> bool:
-        """Whether some of the tasks may share what others do not."""
-        return len(self.images) > 2 and self.spec.sharing == "subsets"
+    @classmethod
+    def of(cls, job: Job, sample: Sample) -> Forecast:
+        """Of a job, with some of its images."""
+        return cls(job.network(), job.spec, job.alphas, sample.images, job.device, job.trunk)
 
     @property
     def grid(self) -> tuple[float, ...]:
         """Shares at which the cost of pairing is computed."""
-        return COARSE if self.subsets else GRID
+        return COARSE if self.network.tasks > 2 and self.spec.sharing == "subsets" else GRID
 
-    def _divided(self, t: int) -> tuple[Tensor, Tensor]:
-        """Images to merge by and images to judge by: a seeded random split, half and half."""
-        images = self.images[t]
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.spec.seed + 17 * t + 1))
-        half = max(1, len(images) // 2)
-        return images[order[: min(half, FIT)]], images[order[half : half + JUDGE]] if len(images) > 1 else images
-
-    def _streams(self) -> list[Twin]:
-        spec = self.spec
-        return twins(self.network, self.fit, spec.compensate, spec.batch_size, spec.activation_budget // 2, self.device)
+    @property
+    def hidden(self) -> list[int]:
+        """Layers that can be zipped."""
+        return self.walk.ledger.hidden()
 
     def groups(self) -> dict[str, int]:
         """Names and numbers of the groups that can be shared."""
-        layers = self.network.graphs[0].layers
-        names = self.network.graphs[0].groups
-        return {names[layers[k].group].name: layers[k].group for k in self.loop.hidden()}
+        found = (self.network.joint.group_of(k) for k in self.hidden)
+        return {group.name: group.number for group in found}
 
     @property
     def open(self) -> dict[str, int]:
@@ -127,61 +117,56 @@ class Forecast:
     def steps(self) -> int:
         """How many steps `choice` takes."""
         gated = sum(self.gate(g) is not None for g in self.open.values())
-        weighed = len(self.images) if self.spec.weighs_outputs else 0
-        trunk = int(self.trunk is not None)
-        return weighed + len(self.loop.hidden()) + len(self.open) * len(MEASURED) + gated + trunk
+        weighed = self.network.tasks if self.spec.weighs_outputs else 0
+        return weighed + len(self.hidden) + len(self.open) * len(MEASURED) + gated + int(self.trunk is not None)
 
     def choice(self) -> Iterator[Measuring | Choice]:
         """Yield progress, and at last what can be chosen."""
         done = 0
-        if self.spec.weighs_outputs:
-            for t in range(len(self.images)):
-                for _ in self.loop.weigh_outputs(t, self.fit[t], self.device):
-                    yield Measuring(f"outputs of network {t + 1}", done, self.steps)
-                done += 1
-            self.quick.outputs = self.loop.outputs
+        for t in range(self.network.tasks) if self.spec.weighs_outputs else ():
+            for _ in self.walk.calibrator.weigh_outputs(t, self.fit[t], self.device):
+                yield Measuring(f"outputs of network {t + 1}", done, self.steps)
+            done += 1
         streams = self._streams()
-        for index in self.loop.hidden():
+        for index in self.hidden:
             yield Measuring(self._name(index), done, self.steps)
             self._compare(index, streams)
             done += 1
-        answers = [self._answers(t) for t in range(len(self.images))]
-        streams = self._streams()
-        curves, base = [], 0.0
+        before, streams, base = self.bench.answers(), self._streams(), 0.0
         if self.trunk is not None:
             yield Measuring(self.trunk.name, done, self.steps)
-            fixed = [index for index in self.loop.hidden() if self._name(index) in self.trunk.groups]
-            base = self._merged(dict.fromkeys(fixed), streams, answers)
+            base = self._trunk_damage(self.trunk, streams, before)
             done += 1
-        for name in self.groups():
-            if name not in self.open:
-                curves.append(Curve(name, (self.full[name],), (0.0,)))
+        curves = [Curve(name, (self.full[name],), (0.0,)) for name in self.groups() if name not in self.open]
         for name, g in self.open.items():
-            damage = []
+            damage: list[float] = []
             for share in MEASURED:
                 yield Measuring(name, done, self.steps)
-                damage.append(self._damage(g, share, streams, answers))
+                damage.append(self._damage(g, share, streams, before))
                 done += 1
             gate, power = self.gate(g), 0.0
             if gate is not None:
                 yield Measuring(name, done, self.steps)
-                less = self._damage(g, MEASURED[-1], streams, answers, self._with(gate, HALF))
+                less = self._damage(g, MEASURED[-1], streams, before, self._with(gate, HALF))
                 power = halving_power(damage[-1], less)
                 done += 1
             made = curve(name, self.full[name], self.costs[name], damage, self.grid)
             curves.append(replace(made, gate=gate, power=power))
-        rate = changed_per_root(self.seen)
-        own = (self.spec.own_bias, self.spec.own_scale)
-        yield Choice(self.structures, tuple(curves), *own, rate, self.trunk, base)
+        own, rate = (self.spec.own_bias, self.spec.own_scale), changed_per_root(self.bench.seen)
+        yield Choice(self.network.joint.structure, tuple(curves), *own, rate, self.trunk, base)
+
+    def _streams(self) -> list[Twin]:
+        spec = self.spec
+        return twins(self.network, self.fit, spec.compensate, spec.batch_size, spec.activation_budget // 2, self.device)
 
     def gate(self, group: int) -> str | None:
         """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
-        graph = self.network.graphs[0]
-        layer = next(graph.layers[k] for k in self.loop.hidden() if graph.layers[k].group == group)
+        joint = self.network.joint
+        layer = joint.layers[next(k for k in self.hidden if joint.layers[k].group == group)].members[0]
         read = {int(g) for g in np.unique(layer.column_groups)}
         if len(read) != 1 or layer.banks > 1 or read == {group} or not read <= set(self.groups().values()):
             return None
-        return graph.groups[read.pop()].name
+        return joint.groups[read.pop()].name
 
     def _with(self, name: str, share: float) -> list[Table]:
         """Tables in which everything is shared but a part of one group."""
@@ -189,163 +174,88 @@ class Forecast:
         tables[group] = self._table(group, np.concatenate(self.slots[name, share]))
         return tables
 
+    def _table(self, group: int, slots: Table) -> Table:
+        return complete(slots, self.network.joint.groups[group].widths)
+
     def _name(self, index: int) -> str:
-        graph = self.network.graphs[0]
-        return graph.groups[graph.layers[index].group].name
+        return self.network.joint.group_of(index).name
 
     def _compare(self, index: int, streams: Sequence[Twin]) -> None:
         """Pair the channels of a layer at every share, as if all its inputs were shared."""
-        name, loop = self._name(index), self.loop
-        seen = loop.measure(index, streams, self.tables, peaks=False, keep=False)
-        self.ridges[index] = seen.work.ridge
-        fresh = loop.fresh(index)
+        name, walk = self._name(index), self.walk
+        seen = walk.compare(index, streams, self.tables, peaks=False, keep=False)
+        self.bench.ridges[index] = seen.problem.ridge
+        fresh = walk.ledger.fresh(index)
         if not all(len(channels) for channels in fresh.values()):
             return
-        costs = loop.costs(index, seen, fresh)
+        costs = walk.costs(seen, fresh)
         sums = self.costs.setdefault(name, np.zeros(len(self.grid)))
         slots = np.empty((0, self.network.tasks), dtype=np.int64)
         for k, share in enumerate(self.grid):
-            part = replace(loop, shares={name: round(share * self.full[name])})
-            slots = part.slots(index, costs, fresh, seen, self.tables)
-            sums[k] += _cost(slots, costs, fresh, seen.work.alphas)
+            slots = walk.sharing({name: round(share * self.full[name])}).slots(seen, costs, fresh, self.tables)
+            sums[k] += _cost(slots, costs, fresh, seen.problem.alphas)
             self.slots.setdefault((name, share), []).append(slots)
-        loop.provide(self.tables, index, slots)
-        loop.mark(index, fresh)
+        self.tables = with_slots(self.network.joint, self.tables, index, slots)
+        walk.ledger.mark(index, fresh)
 
     def parameters(self, shares: Mapping[str, int]) -> int:
-        """Size of the network that shares so many channels, as far as it can.
+        """Size of the network that shares so many channels, as far as it can (see `sizing.size_with`)."""
+        return size_with(self.network, self.spec, self.walk.ledger, shares)
 
-        Exact for dense networks without grouped convolutions whose neurons are shared by all or none. Where any subset
-        may share, as many weights are saved, but for residual streams, where it comes close.
-        """
-        network, graphs = self.network, self.network.graphs
-        loop = replace(self.loop, shares={**shares, **effective_shares(self.structures, shares)}, decided={})
-        tables = list(network.tables)
-        for index in loop.hidden():
-            group, fresh = graphs[0].layers[index].group, loop.fresh(index)
-            if all(len(channels) for channels in fresh.values()):
-                slots = self._some(index, loop, fresh)
-                tables[group] = self._table(group, np.concatenate([shared_rows(tables[group]), slots]))
-                loop.mark(index, fresh)
-        total = sum(network.parent_sizes)
-        for index in loop.hidden():
-            layers = [graph.layers[index] for graph in graphs]
-            group = layers[0].group
-            rows = by_tasks(row_table(layers, tables[group], [network.widths[t][group] for t in range(network.tasks)]))
-            if any(layer.banks > 1 for layer in layers):
-                total -= round(joint(rows, None) * min(layer.columns for layer in layers))
-                continue
-            columns = by_tasks(column_table(layers, tables, network.widths, network.owns_bias(index)))
-            total -= round(joint(rows, columns))
-            if self.spec.own_scale and columns and index not in network.common:
-                total += round(joint(rows, None))
-        return total
-
-    def _some(self, index: int, loop: LayerWalk, fresh: Fresh) -> Table:
-        """As many slots (S, T) of fresh channels as the shares ask for; which ones, does not matter to the size."""
-        slots = np.full((loop.wanted(index, fresh), self.network.tasks), -1, dtype=np.int64)
-        for t, channels in fresh.items():
-            slots[:, t] = channels[: len(slots)]
-        return slots
-
-    def _table(self, group: int, slots: Table) -> Table:
-        return complete(slots, [self.network.widths[t][group] for t in range(self.network.tasks)])
+    def _trunk_damage(self, trunk: Trunk, streams: Sequence[Twin], before: Sequence[Tensor]) -> float:
+        """Mean divergence of the answers if the trunk alone is merged."""
+        layers = self.network.joint.layers
+        fixed = {k: self.tables[layers[k].group] for k in self.hidden if self._name(k) in trunk.groups}
+        return self.bench.trial(fixed, streams, before, self.tables)
 
     def _damage(
         self,
         group: int,
         share: float,
         streams: Sequence[Twin],
-        answers: Sequence[Tensor],
+        before: Sequence[Tensor],
         inputs: list[Table] | None = None,
     ) -> float:
-        """Mean divergence of the outputs from the parents' if only this group is merged.
+        """Mean divergence of the answers from the parents' if only this group is merged.
 
         Its layers' inputs are shared as in the tables `inputs`, all of them if omitted; given ones change the pairing.
         """
-        graphs = self.network.graphs
-        name = graphs[0].groups[group].name
-        producers = [k for k in self.loop.hidden() if graphs[0].layers[k].group == group]
-        table = self._table(group, np.concatenate(self.slots[name, share]))
-        anew = (producers[0], share) if inputs is not None else None
-        return self._merged(dict.fromkeys(producers, table), streams, answers, inputs, anew)
-
-    def _merged(
-        self,
-        tables: Mapping[int, Table | None],
-        streams: Sequence[Twin],
-        answers: Sequence[Tensor],
-        inputs: list[Table] | None = None,
-        anew: tuple[int, float] | None = None,
-    ) -> float:
-        """Mean divergence of the outputs from the parents' if these layers alone are merged.
-
-        Args:
-            tables: for every layer that is merged the slots of the group that it writes; `None`: all that can be.
-            streams: calibration images.
-            answers: of the parents.
-            inputs: slot tables of what the layers read, as if it were shared so; all of it if omitted.
-            anew: a layer whose channels, and those of all others, are to be paired anew, and their share.
-        """
-        network = self.network
-        first = min(tables)
-        stations = [k for k in self.quick.stations() if k >= first]
-        before = {k: [network.matrix(k, t).detach() for t in range(network.tasks)] for k in stations}
-        self._advance(streams, first)
-        forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
+        joint = self.network.joint
+        producers = [k for k in self.hidden if joint.layers[k].group == group]
+        table: Table | Anew = self._table(group, np.concatenate(self.slots[joint.groups[group].name, share]))
+        if inputs is not None:
+            table = _once(partial(self._paired_anew, producers[0], share, inputs))
         shared = self.tables if inputs is None else inputs
-        renewed: Table | None = None
-        for k in stations:
-            layers = [graph.layers[k] for graph in network.graphs]
-            rows = np.empty((0, network.tasks), dtype=np.int64)
-            if k in tables:
-                group = layers[0].group
-                if anew is not None and k == anew[0]:
-                    renewed = self._paired_anew(k, anew[1], forks, shared)
-                table = renewed if renewed is not None else tables[k]
-                table = self.tables[group] if table is None else table
-                rows = shared_rows(row_table(layers, table, [network.widths[t][group] for t in range(network.tasks)]))
-            elif not self.spec.compensate:
-                continue
-            seen = self.quick.measure(k, forks, shared if k in tables else network.tables, peaks=False, keep=False)
-            seen.work.ridge = self.ridges.get(k, RIDGE)
-            network.set_weights(k, seen.work.merged_weights(rows))
-            if any(len(layer.nodes) > 1 for layer in layers):
-                for fork in forks:
-                    fork.restart()
-        now = [self._answers(t) for t in range(network.tasks)]
-        divergence = sum(a * _divergence(x, y) for a, x, y in zip(self.alphas, answers, now, strict=True))
-        changed = sum(
-            a * float((x.argmax(1) != y.argmax(1)).double().mean())
-            for a, x, y in zip(self.alphas, answers, now, strict=True)
-        )
-        self.seen.append((divergence, 100.0 * changed))
-        for k, matrices in before.items():
-            network.set_weights(k, matrices)
-        return divergence
+        return self.bench.trial(dict.fromkeys(producers, table), streams, before, shared)
 
-    def _paired_anew(self, index: int, share: float, streams: Sequence[Twin], inputs: list[Table]) -> Table:
+    def _paired_anew(self, index: int, share: float, inputs: list[Table], streams: Sequence[Twin]) -> Table:
         """Slots of all channels that a layer writes, by their differences over the inputs that are shared now."""
-        layers = [graph.layers[index] for graph in self.network.graphs]
-        name, every = self._name(index), {t: np.unique(layers[t].rows) for t in self.loop.tasks(index)}
-        loop = replace(self.loop, shares={name: round(share * self.full[name])}, spec=self.quick.spec)
-        seen = loop.measure(index, [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)], inputs)
-        return self._table(layers[0].group, loop.slots(index, loop.costs(index, seen, every), every, seen, inputs))
+        layer, name, quick = self.network.joint.layers[index], self._name(index), self.bench.walk
+        every = {t: np.unique(layer.members[t].rows) for t in self.network.joint.sharing(index)}
+        ledger = replace(self.walk.ledger, shares={name: round(share * self.full[name])})
+        walk = LayerWalk(self.network, quick.spec, ledger, quick.calibrator)
+        forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
+        seen = walk.compare(index, forks, inputs)
+        return self._table(layer.group, walk.slots(seen, walk.costs(seen, every), every, inputs))
 
-    def _advance(self, streams: Sequence[Twin], index: int) -> None:
-        """Bring the streams to a layer, so that forks start there."""
-        for t, stream in enumerate(streams):
-            layer = self.network.graphs[t].layers[index]
-            for node in layer.nodes[:1]:
-                for _ in stream.inputs(node, stream.sequel(node).summand):
-                    pass
 
-    def _answers(self, t: int) -> Tensor:
-        """Logarithms of the outputs' soft predictions on the judging images, (N, classes)."""
-        program, matrices = self.network.program(t), self.network.matrices(t)
-        with torch.no_grad():
-            parts = [execute(program, x.to(self.device), matrices) for x in self.judge[t].split(self.spec.batch_size)]
-        return torch.cat(parts).double().flatten(1).log_softmax(-1)
+def _divided(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Images to merge by and images to judge by: a seeded random split, half and half."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    half = max(1, len(images) // 2)
+    return images[order[: min(half, FIT)]], images[order[half : half + JUDGE]] if len(images) > 1 else images
+
+
+def _once(found: Anew) -> Anew:
+    """The first answer, from then on."""
+    known: list[Table] = []
+
+    def answer(streams: Sequence[Twin]) -> Table:
+        if not known:
+            known.append(found(streams))
+        return known[0]
+
+    return answer
 
 
 def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: ZipSpec) -> Iterator[Measuring | Plan]:
@@ -367,13 +277,11 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
         >>> found.point.parameters <= 1.7 * 67
         True
     """
-    device = torch.device(spec.device)
-    own = channel_graphs(networks, [images[:2].to(device) for images in calibration])
-    require_identity(networks, own)
-    graphs = correspond(own)
-    trunk = trunk_of([graph.structure() for graph in graphs], spec.trunk, spec.macs)
+    device = device_of(spec.device)
+    joint = joint_graph(networks, calibration, device)
+    trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
     laid = 0 if trunk is None else len(trunk.layers)
-    network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias, laid).to(device)
+    network = ZippedNetwork(networks, joint, spec.sparse, spec.own_bias, laid).to(device)
     yield from planned(Forecast(network, spec, spec.task_weights(len(networks)), calibration, device, trunk))
 
 
@@ -389,25 +297,6 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
             yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
 
 
-def joint(rows: Mapping[Members, float], columns: Mapping[Members, float] | None) -> float:
-    """Numbers that are saved in a block of weights: for tasks that share both row and column, all but one.
-
-    `columns` may be `None`: one column that all tasks have in common.
-
-    >>> joint({(0, 1): 3, (0, 1, 2): 1}, {(1, 2): 2, (0, 1, 2): 5})
-    27
-    """
-    if columns is None:
-        return sum(n * (len(r) - 1) for r, n in rows.items())
-    return sum(n * m * max(0, len(set(r) & set(c)) - 1) for r, n in rows.items() for c, m in columns.items())
-
-
-def by_tasks(table: Table) -> dict[Members, float]:
-    """How many slots of a table each set of two or more tasks holds."""
-    patterns, counts = np.unique(shared_rows(table) >= 0, axis=0, return_counts=True)
-    return {tuple(int(t) for t in np.flatnonzero(p)): float(n) for p, n in zip(patterns, counts, strict=True)}
-
-
 def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:
     """Estimated cost of all slots (see `matching`)."""
     place = {t: {int(c): k for k, c in enumerate(channels)} for t, channels in fresh.items()}
@@ -420,8 +309,3 @@ def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> 
                 pair = float(costs[t, u][place[t][int(slot[t])], place[u][int(slot[u])]])
                 total += pair * (1.0 if len(members) == 2 else (alphas[t] + alphas[u]) ** 2 / weight)
     return total
-
-
-def _divergence(parent: Tensor, other: Tensor) -> float:
-    """Mean Kullback-Leibler divergence of soft predictions given as logarithms (N, classes)."""
-    return float((parent.exp() * (parent - other)).sum(1).mean().clamp(min=0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mtz_core.calibration.sensitivity import IMAGES
 from mtz_core.network.zipped import ZippedNetwork
@@ -32,16 +32,15 @@ class WorkClock:
         size = sum(network.parent_sizes)
         calibrate, compare = {}, {}
         for index in hidden:
-            d = max(graph.layers[index].columns for graph in network.graphs)
-            n = max(graph.layers[index].width for graph in network.graphs)
-            layer = network.graphs[0].layers[index]
-            banks = max(graph.layers[index].banks for graph in network.graphs)
+            layer = network.joint.layers[index]
+            d, n = max(own.columns for own in layer.members), max(layer.widths)
+            banks = max(own.banks for own in layer.members)
             rows = sum(images) * ((spec.positions or 64) if layer.kernel else 1)
             calibrate[index] = 0.04 + 2.0 * rows * min(d, rows) * d * banks / self.SPEED
             compare[index] = 0.05 + (4.0 * d**3 + 8.0 * d * d * n) / self.SPEED
             self.units[("calibrate", index)] = calibrate[index]
             self.units[("merge", index)] = compare[index]
-        names = [layer.name for layer in network.graphs[0].layers]
+        names = [layer.name for layer in network.joint.layers]
         for index, later in ahead.items():
             for k in later:
                 self.units[("ahead", index, names[k])] = calibrate[k] + compare[k] / 2
@@ -50,7 +49,7 @@ class WorkClock:
             self.units |= {("step", k + 1): step for k in range(spec.retrain.steps)}
         self.units[("end",)] = 0.2
         if spec.weighs_outputs:
-            kernels = any(layer.kernel for layer in network.graphs[0].layers)
+            kernels = any(layer.kernel for layer in network.joint.layers)
             for t, count in enumerate(images):
                 passes = 6.0 * min(count, IMAGES) * network.parent_sizes[t]
                 self.units[("weigh", t)] = 0.1 + passes * (8 if kernels else 1) / self.SPEED
@@ -76,8 +75,12 @@ class WorkClock:
 
     def leave(self, what: str) -> None:
         """What is left of it is not needed."""
-        for unit in [u for u in self.units if u[0] == what]:
-            self.total -= self.units.pop(unit)
+        self.spare([u for u in self.units if u[0] == what])
+
+    def spare(self, units: Iterable[Unit]) -> None:
+        """These units are not needed."""
+        for unit in units:
+            self.total -= self.units.pop(unit, 0.0)
 
     def skip(self, layers: Sequence[int], steps: int) -> None:
         """Count what an earlier run finished: whole layers and so many retraining steps."""

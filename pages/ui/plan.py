@@ -23,7 +23,7 @@ from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
 from mtz_core.figures.text import count_text, duration_text
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
-from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.trunks import trunk_of
 from pages.ui import frame, setup
 
@@ -104,10 +104,10 @@ def busy() -> bool:
     return _job() is not None
 
 
-def known(spec: RunSpec, networks: Sequence[NetworkStructure]) -> Choice | None:
+def known(spec: RunSpec, joint: JointStructure) -> Choice | None:
     """Return the curves of a specification if they were measured."""
     data = _measured().get(key_of(spec))
-    return None if data is None else read_choice(data, networks)
+    return None if data is None else read_choice(data, joint)
 
 
 def apply_wanted() -> None:
@@ -158,7 +158,7 @@ def choose_budget() -> BudgetSpec:
     return BudgetSpec(size=size)
 
 
-def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
+def area(spec: RunSpec | None, joint: JointStructure) -> None:
     """Draw budget and button; while a process measures, its progress and a way to stop it."""
     st.caption(
         "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
@@ -167,7 +167,7 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
     budget = choose_budget()
     if spec is not None and budget.macs is not None:
         try:
-            trunk = trunk_of(networks, limit=budget.macs)
+            trunk = trunk_of(joint, limit=budget.macs)
             name = None if trunk is None else trunk.name
             spec = spec.model_copy(update={"zip": spec.zip.model_copy(update={"trunk": name})})
         except MTZError as error:
@@ -178,7 +178,7 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
         st.rerun()
     clicked = st.button("Plan", icon=":material/route:", key="plan", disabled=spec is None or _job() is not None)
     if clicked and spec is not None:
-        choice = known(spec, networks)
+        choice = known(spec, joint)
         if choice is None:
             _start(spec)
         else:
@@ -188,8 +188,8 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
     if (note := st.session_state.pop("plan-note", None)) is not None:
         st.info(note, icon=":material/info:")
     if _job() is not None:
-        st.fragment(_watch, run_every=TICK)(budget, networks)
-    elif spec is not None and known(spec, networks) is None:
+        st.fragment(_watch, run_every=TICK)(budget, joint)
+    elif spec is not None and known(spec, joint) is None:
         st.caption("The curves under the sliders appear once they were measured for these networks and this method.")
 
 
@@ -218,7 +218,7 @@ def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
     """Draw the frontier, with the point where the sliders stand."""
     points = _frontier(choice, repr(choice))
     error = choice.error(choice.divergence(shares))
-    smallest = min(structure.parameters for structure in choice.structures)
+    smallest = choice.smallest
     st.subheader("Predicted error and size", anchor=False)
     frame.show(
         frontier_figure(
@@ -286,7 +286,7 @@ def _start(spec: RunSpec) -> None:
     _jobs()[key_of(spec)] = Job(key_of(spec), process, folder)
 
 
-def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
+def _watch(budget: BudgetSpec, joint: JointStructure) -> None:
     """Show how far a process is; when it has ended, take its plan over."""
     job = _job()
     if job is None:  # another page has ended it
@@ -299,7 +299,7 @@ def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
             st.session_state["plan-failure"] = job.complaint()
         _end(job)
         if found is not None:
-            _settle(read_choice(found, networks), budget)
+            _settle(read_choice(found, joint), budget)
         st.rerun()
     _progress(job, job.lines())
     if st.button("Stop", icon=":material/stop:", key="plan-stop"):

@@ -59,16 +59,17 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "metric": zipping.metric if zipping.pairing != "random" else None,
         "sharing": _unless(zipping.sharing, ZipSpec(pairing=zipping.pairing).sharing),
         "compensate": None if zipping.compensate else "false",
-        "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
+        "ridge": zipping.ridge if zipping.ridge == "auto" else number_text(zipping.ridge, RIDGES[1:]),
         "title": spec.title or None,
         "seed": zipping.seed or None,
         "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
     }
-    for group in joined(networks).groups if len(networks) > 1 and zipping.share != "auto" else ():
+    joint = joined(networks)
+    for group in joint.groups if len(networks) > 1 and zipping.share != "auto" else ():
         if group.sharing:
             share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
             query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
-    trunk = trunk_of(networks, zipping.trunk, zipping.macs)
+    trunk = trunk_of(joint, zipping.trunk, zipping.macs)
     query["trunk"] = None if trunk is None else trunk.name
     if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
         least = min(network.parameters for network in networks)
@@ -87,7 +88,7 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
             "retrain": retrain.schedule,
             "steps": retrain.steps,
             "targets": retrain.targets,
-            "rate": _number(retrain.learning_rate, RATES),
+            "rate": number_text(retrain.learning_rate, RATES),
             "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
             "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
             "temperature": _unless(retrain.temperature, RETRAINING.temperature),
@@ -103,7 +104,7 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     return query
 
 
-def _number(value: float, listed: Sequence[str]) -> str:
+def number_text(value: float, listed: Sequence[str]) -> str:
     """Return a number as it is written in a list, or in full where it is not there."""
     return next((text for text in listed if float(text) == value), repr(float(value)))
 

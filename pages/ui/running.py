@@ -148,6 +148,8 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             alt=f"Retraining loss over {len(story.steps)} steps",
             file_name=f"mtz-loss-{run_id}",
         )
+        if story.retrained:
+            st.caption(story.retrained[-1])
     _log(story)
 
 

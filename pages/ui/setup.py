@@ -25,8 +25,10 @@ from pages.ui.query import (
     MOST_PARENTS,
     PLAIN,
     RATES,
+    RETRAINING,
     RIDGES,
     field_of,
+    number_text,
     with_fields,
 )
 
@@ -106,9 +108,9 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
-def choose_trunk(networks: Sequence[NetworkStructure]) -> Trunk | None:
+def choose_trunk(joint: JointStructure) -> Trunk | None:
     """Draw which layers are computed once for tasks that see the same images; nothing where none can be."""
-    possible = {trunk.name: trunk for trunk in trunks(networks)}
+    possible = {trunk.name: trunk for trunk in trunks(joint)}
     if st.session_state.get("trunk") not in (None, NO_TRUNK, *possible):  # of other networks
         del st.session_state["trunk"]
     if not possible:
@@ -124,7 +126,7 @@ def choose_trunk(networks: Sequence[NetworkStructure]) -> Trunk | None:
         "tasks, so they are computed once.",
     )
     trunk = possible.get(chosen or NO_TRUNK)
-    st.caption(sentence(multiplications_text(trunk, networks)))
+    st.caption(sentence(multiplications_text(trunk, joint.networks)))
     return trunk
 
 
@@ -327,9 +329,11 @@ def choose_retraining() -> RetrainSpec | None:
     rate = st.select_slider(
         "Learning rate",
         _options("rate", RATES, _rate),
-        "1e-3",
+        number_text(RETRAINING.learning_rate, RATES),
         key="rate",
         bind="query-params",
+        help="By which part of its size a weight moves in a step. Where the network gets worse on images held back, "
+        "the rate is halved; its best state is kept.",
     )
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
 
