@@ -104,17 +104,8 @@ def zip_networks(
         elif isinstance(event, ev.Finished):
             finished = event
     assert finished is not None
-    return ZipResult(
-        zipper.network,
-        tuple(layers),
-        finished.counts,
-        finished.errors,
-        finished.parent_errors,
-        finished.seconds,
-        warnings,
-        images,
-        tuple(notes),
-    )
+    final = (finished.counts, finished.errors, finished.parent_errors, finished.seconds)
+    return ZipResult(zipper.network, tuple(layers), *final, warnings, images, tuple(notes))
 
 
 def _layer_result(difference: ev.DifferenceComputed, zipped: ev.LayerZipped) -> LayerResult:

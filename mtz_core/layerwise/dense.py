@@ -111,14 +111,14 @@ class DenseProblem(LayerProblem):
         assert isinstance(objective, DenseObjective)
         return objective.moment.gram.relative_ridge(ridge).scaled(self.alphas[t])
 
-    def _inside(self, t: int, chosen: NDArray[np.bool_]) -> Tensor | None:
+    def inside(self, t: int, chosen: NDArray[np.bool_]) -> Tensor | None:
         """Numbers of task t's own inputs among the `chosen` (U,); `None`: all of them."""
         kept = chosen[self.places[t].cpu().numpy()]
         return None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """Weights and Gram of task t over `chosen` inputs, all its other weights free to follow."""
-        inside, weights = self._inside(t, chosen), self.best("calibration", t)
+        inside, weights = self.inside(t, chosen), self.best("calibration", t)
         gram = self.gram("calibration", t, self.ridge)
         if inside is not None:
             weights = weights[:, inside]
@@ -182,7 +182,7 @@ class DenseProblem(LayerProblem):
         if len(part.members) == 1:
             return Solution(best)
         if self.masks:
-            return self._solve_masked(part, source, ridge, best)
+            return _solved_masked(self, part, source, ridge, best)
         used = (self.inputs[:, part.members] >= 0).sum(axis=1) > 1
         size = int(used.sum())
         compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
@@ -234,7 +234,7 @@ class DenseProblem(LayerProblem):
         key = (t, ridge, used.tobytes())
         if source == "calibration" and key in self.known:
             return self.known[key]
-        gram, inside = self.gram(source, t, ridge), self._inside(t, used)
+        gram, inside = self.gram(source, t, ridge), self.inside(t, used)
         if inside is None:
             held = _Held(gram, torch.arange(gram.dimension, device=self.places[t].device), None)
         elif self.spec.compensate:
@@ -245,28 +245,6 @@ class DenseProblem(LayerProblem):
         if source == "calibration":
             self.known[key] = held
         return held
-
-    def _solve_masked(self, part: Part, source: Source, ridge: float, best: Sequence[Tensor]) -> Solution:
-        """Every weight that may move is an unknown of one system, whose solution keeps the parents' zeros."""
-        counts = (self.inputs[:, part.members] >= 0).sum(axis=1)
-        used = counts > (0 if self.spec.compensate else 1)
-        rows = [self.index(part.rows, t) for t in part.members]
-        compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
-        union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
-        places, weights, grams, insides = [], [], [], []
-        for t, w, row in zip(part.members, best, rows, strict=True):
-            inside = self._inside(t, used)
-            inside = torch.arange(w.shape[1], device=w.device) if inside is None else inside
-            places.append(compact[self.places[t][inside]])
-            weights.append(w[:, inside])
-            grams.append(self.gram(source, t, ridge).select(inside))
-            insides.append(inside)
-            union[:, places[-1]] |= self.masks[t][row][:, inside] if t in self.masks else True
-        merged = merge_partial(weights, grams, places, int(used.sum()), union)
-        values = [w.clone() for w in best]
-        for w, place, inside in zip(values, places, insides, strict=True):
-            w[:, inside] = merged[:, place]
-        return Solution(values)
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
@@ -302,3 +280,26 @@ def _halves(moments: LayerMoments) -> list[Gram]:
     """Grams of the two halves."""
     assert isinstance(moments, Moments)
     return [moments.parts[k].gram() for k in range(2)]
+
+
+def _solved_masked(problem: DenseProblem, part: Part, source: Source, ridge: float, best: Sequence[Tensor]) -> Solution:
+    """Every weight that may move is an unknown of one system, whose solution keeps the parents' zeros."""
+    counts = (problem.inputs[:, part.members] >= 0).sum(axis=1)
+    used = counts > (0 if problem.spec.compensate else 1)
+    rows = [problem.index(part.rows, t) for t in part.members]
+    compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
+    union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
+    places, weights, grams, insides = [], [], [], []
+    for t, w, row in zip(part.members, best, rows, strict=True):
+        inside = problem.inside(t, used)
+        inside = torch.arange(w.shape[1], device=w.device) if inside is None else inside
+        places.append(compact[problem.places[t][inside]])
+        weights.append(w[:, inside])
+        grams.append(problem.gram(source, t, ridge).select(inside))
+        insides.append(inside)
+        union[:, places[-1]] |= problem.masks[t][row][:, inside] if t in problem.masks else True
+    merged = merge_partial(weights, grams, places, int(used.sum()), union)
+    values = [w.clone() for w in best]
+    for w, place, inside in zip(values, places, insides, strict=True):
+        w[:, inside] = merged[:, place]
+    return Solution(values)

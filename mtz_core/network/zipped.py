@@ -53,9 +53,7 @@ class ZippedNetwork(nn.Module):
         trunk: int = 0,
     ) -> None:
         super().__init__()
-        self.joint = joint
-        self.own_bias, self.trunk = own_bias, trunk
-        self.parents = tuple(networks)
+        self.parents, self.joint, self.own_bias, self.trunk = tuple(networks), joint, own_bias, trunk
         self.tables: list[Table] = [private_table(group.widths) for group in joint.groups]
         self.merged: list[bool] = [False] * len(joint.layers)
         self.bodies = nn.ModuleList(_body(graph) for graph in joint.graphs)
@@ -255,12 +253,8 @@ class ZippedNetwork(nn.Module):
                 self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)], ones)
             self.load_state_dict(tensors, strict=True)
         self.parent_sizes = state.parents
-        self._mask_from_zeros()
-
-    def _mask_from_zeros(self) -> None:
-        """A pruned layer's zeros are its mask; the shared part of a restored network has its own."""
         for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
-            if stored.masked:
+            if stored.masked:  # a pruned layer's zeros are its mask; the shared part has its own
                 matrices = [stored.matrix(t).detach() for t in range(self.tasks)]
                 masks = [_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)]
                 self.layers[layer.index] = self._stored(layer.index, matrices, masks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,8 @@ class Standing:
 
     `finished` are the layers that are done, `decided` the channels that have their place (see `Ledger.data`), `steps`
     the optimiser steps that were taken and `spared` those that early ends saved; `plan` the planned shares and `images`
-    the number of images per task, where a run finds these out itself.
+    the number of images per task, where a run finds these out itself; `network` what is shared (see
+    `ZippedNetwork.description`).
     """
 
     finished: list[int]
@@ -35,6 +35,7 @@ class Standing:
     spared: int
     plan: Mapping[str, int] | None
     images: int | None
+    network: Mapping[str, Any]
 
     def data(self) -> dict[str, Any]:
         """As JSON-able data."""
@@ -43,7 +44,7 @@ class Standing:
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Standing:
         """Read what `data` wrote. Raises `CheckpointError` if it is damaged."""
-        with damaged():
+        try:
             plan, images = data["plan"], data["images"]
             return cls(
                 [int(index) for index in data["finished"]],
@@ -52,13 +53,7 @@ class Standing:
                 int(data["spared"]),
                 None if plan is None else {str(name): int(count) for name, count in plan.items()},
                 None if images is None else int(images),
+                dict(data["network"]),
             )
-
-
-@contextmanager
-def damaged() -> Iterator[None]:
-    """Within, what cannot be read is a `CheckpointError` with the remedy."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint is damaged ({error}); start the run again") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the checkpoint is damaged ({error}); start the run again") from error

@@ -10,12 +10,30 @@ from torch import Tensor
 
 from mtz_core import events as ev
 from mtz_core.layerwise.comparison import Comparison, as_array
+from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.outcome import Outcome
 from mtz_core.layerwise.problem import LayerProblem
 from mtz_core.structure.sizes import ParameterCounts
+from mtz_core.zipping.prepare import Job, Sample
 
 Now = Mapping[str, float]
 """Fraction of the work that is done, and seconds."""
+
+
+def started(now: Now, job: Job, sample: Sample, shares: Mapping[str, int]) -> ev.Started:
+    """All is in order, and these layers will be zipped."""
+    joint = job.joint
+    return ev.Started(
+        **now,
+        layers=tuple(joint.layers[k].name for k in Ledger(joint, shares).hidden()),
+        structures=joint.structure.networks,
+        shared=dict(shares),
+        alphas=job.alphas,
+        retrain_steps=0 if job.spec.retrain is None else job.spec.retrain.steps,
+        warnings=job.warnings(sample, shares),
+        images=sample.counts,
+        trunk=None if job.trunk is None else job.trunk.name,
+    )
 
 
 def differences(now: Now, name: str, seen: Comparison) -> ev.DifferenceComputed:

@@ -25,12 +25,12 @@ from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import RetrainSpec, ZipSpec
-from mtz_core.zipping.checkpoint import Checkpoint, Standing, damaged
+from mtz_core.zipping.checkpoint import Checkpoint, Standing
 from mtz_core.zipping.evaluation import errors, parent
 from mtz_core.zipping.forecast import Forecast, Measuring, planned
 from mtz_core.zipping.prepare import Data, Labelled, prepare, resumed
 from mtz_core.zipping.progress import WorkClock
-from mtz_core.zipping.report import compensated, differences, zipped
+from mtz_core.zipping.report import compensated, differences, started, zipped
 from mtz_core.zipping.retraining import Retrained, retrain
 from mtz_core.zipping.sufficiency import trial_sizes, trials
 
@@ -86,13 +86,12 @@ class Zipper:
             self._spared,
             dict(self._walk.ledger.shares) if self.spec.share == "auto" else None,
             max(self.sample.counts) if self.spec.calibration == "enough" else None,
+            self.network.description(),
         )
-        return Checkpoint(tensors, {**standing.data(), "network": self.network.description()})
+        return Checkpoint(tensors, standing.data())
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         standing = Standing.read(checkpoint.meta)
-        with damaged():
-            network = checkpoint.meta["network"]
         if standing.finished != self.stations[: len(standing.finished)]:
             raise CheckpointError("the checkpoint belongs to another specification; start the run again")
         if not self._settled:
@@ -100,7 +99,7 @@ class Zipper:
         if not self._planned:
             self._walk, self._planned = self._walk.sharing(standing.plan or {}), True
         self._walk.ledger.take_over(standing.decided)
-        self.network.restore(network, checkpoint.tensors)
+        self.network.restore(standing.network, checkpoint.tensors)
         self.network.to(self.job.device)
         self._finished, self._steps, self._spared = standing.finished, standing.steps, standing.spared
 
@@ -121,7 +120,7 @@ class Zipper:
             yield from self._try_images()
         if not self._planned:
             yield from self._plan()
-        yield self._started()
+        yield started(self._clock.now(), self.job, self.sample, self._walk.ledger.shares)
         yield self._evaluated("parents", None, parents=True)
         streams = self._streams()
         if self.spec.weighs_outputs:
@@ -146,19 +145,6 @@ class Zipper:
         if retraining is not None and layerwise is None:
             yield from self._retrain(retraining, retraining.steps, None)
         yield from self._finish()
-
-    def _started(self) -> ev.Started:
-        return ev.Started(
-            **self._clock.now(),
-            layers=tuple(self.job.joint.layers[k].name for k in self.hidden),
-            structures=self.job.joint.structure.networks,
-            shared=dict(self._walk.ledger.shares),
-            alphas=self.job.alphas,
-            retrain_steps=0 if self.spec.retrain is None else self.spec.retrain.steps,
-            warnings=self.job.warnings(self.sample, self._walk.ledger.shares),
-            images=self.sample.counts,
-            trunk=None if self.job.trunk is None else self.job.trunk.name,
-        )
 
     def _try_images(self) -> Iterator[ev.Event]:
         """Find out how many calibration images are enough, and go on with these."""
@@ -292,15 +278,14 @@ class Zipper:
         )
 
     def _finish(self) -> Iterator[ev.Event]:
-        final: tuple[float, ...] | None = None
-        parents: tuple[float, ...] | None = None
-        if any(pair is not None for pair in self.job.evaluation):
-            parents = errors(self.network, self.job.evaluation, self.job.device, parents=True)
-            event = self._evaluated("final", None)
-            final = event.errors
-            yield event
+        labelled = any(pair is not None for pair in self.job.evaluation)
+        parents = errors(self.network, self.job.evaluation, self.job.device, parents=True) if labelled else None
+        final = self._evaluated("final", None) if labelled else None
+        if final is not None:
+            yield final
         self._clock.end()
-        yield ev.Finished(**self._clock.now(), counts=self.network.counts(), errors=final, parent_errors=parents)
+        found, counts = None if final is None else final.errors, self.network.counts()
+        yield ev.Finished(**self._clock.now(), counts=counts, errors=found, parent_errors=parents)
 
 
 def _restart(streams: Sequence[Twin]) -> None:
