@@ -73,7 +73,7 @@ zip:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     try:
         if "threads" in options:  # a command that computes
             threads.settle(options.threads)
@@ -287,7 +287,8 @@ def _store(options: argparse.Namespace) -> RunStore:
     return RunStore(options.store)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `command`, the function that runs it."""
     parser = argparse.ArgumentParser(prog="python -m mtz_core", description="Zip several networks into one.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     stored = argparse.ArgumentParser(add_help=False)
