@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from mtz_core.baselines.features import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.lockstep import Lockstep
 from mtz_core.baselines.merged import MergedNetwork
-from mtz_core.baselines.observation import Place, observe
+from mtz_core.baselines.observation import Observation, Place, observe
 from mtz_core.baselines.reset import reset_statistics
 from mtz_core.calibration.inputs import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
@@ -29,6 +29,9 @@ from mtz_core.structure.networks import HEAD
 from mtz_core.structure.sizes import ParameterCounts, shared_count
 
 Method = Literal["average", "permute", "zip"]
+"""Average channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv 2203.05482; meant for networks
+with a common beginning); align channels first, see `features.permute`; or merge features across and within networks,
+see `features.zipped`."""
 Match = Callable[[Tensor, Sequence[int], int], Slots]
 PLACES: dict[str, Place] = {"permute": "written", "zip": "read"}
 """Where each method did better on images that no figure is reported on: see docs/baselines.md."""
@@ -63,17 +66,14 @@ def merge_networks(
         networks: the parents, never modified. Apart from their weights they should do the same: where operations
             between two layers differ, those of the first network in which a feature occurs are used.
         calibration: per task unlabelled inputs, as for `zip_networks`.
-        method: `"average"` averages channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv
-            2203.05482; meant for networks with a common beginning); `"permute"` aligns channels first, see
-            `matching.permute`; `"zip"` merges features across and within networks, see `matching.zipped`.
+        method: which channels are averaged, see `Method`.
         share: at 1, n features are left of every T·n channels; below, round(share · n) features are merged of T
             channels each (`"zip"`: as many merges are done) and the other channels stay alone.
         reset: give merged features of layers that had a BatchNorm the average statistics of their channels, see
             `reset`.
         rescale: do so in hidden layers without BatchNorm, too (REPAIR's proposal for such networks).
         within: at most this part of the merges of `"zip"` may join two features of one network.
-        linkage: how a feature that `"zip"` merged correlates with a third: as the `"least"` correlated of its members,
-            or as their `"average"`.
+        linkage: how a feature that `"zip"` merged correlates with a third, see `features.Linkage`.
         place: channels are compared as layers have `"written"` them, before the activation function, or as the next
             layers `"read"` them; by default what suits the method (`PLACES`).
 
@@ -91,12 +91,7 @@ def merge_networks(
     """
     place = place or PLACES.get(method, "written")
     _check(networks, calibration, method, share, within, linkage, place)
-    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
-    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
-        raise DataError(
-            "these methods run the same images through all networks, but the tasks' inputs have "
-            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
-        )
+    images = _same_inputs(networks, calibration)
     begin = time.perf_counter()
     graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
     private = ZippedNetwork(networks, graphs)
@@ -106,18 +101,8 @@ def merge_networks(
     hidden = [g for g in range(len(graphs[0].groups)) if all(graph.groups[g].frozen is None for graph in graphs)]
     observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [], place)
     match: Match = permute if method == "permute" else partial(zipped, within=within, linkage=linkage)
-    slots = [
-        _group_slots(graphs, g, share, observation.covariances.get(g), match)
-        if g in hidden
-        else by_index(_widths(graphs, g), 0)
-        for g in range(len(graphs[0].groups))
-    ]
-    network = MergedNetwork(private, slots)
-    wanted = {
-        index: observation.outputs[index]
-        for index, layer in enumerate(graphs[0].layers)
-        if graphs[0].groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, index)))
-    }
+    network = MergedNetwork(private, _slots(graphs, hidden, share, observation, match))
+    wanted = {i: observation.outputs[i] for i in _layers_to_reset(graphs, reset=reset, rescale=rescale)}
     if wanted:
         reset_statistics(network, wanted, union, BATCH)
     return BaselineResult(network, network.counts(), time.perf_counter() - begin)
@@ -144,6 +129,17 @@ def _check(
             raise SpecError(f"{name} is {ratio}; give a ratio in [0, 1]")
 
 
+def _same_inputs(networks: Sequence[nn.Module], calibration: Sequence[Any]) -> list[Tensor]:
+    """Every task's images (N, ...). Raises `DataError` where their shape or type differs from task to task."""
+    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
+    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
+        raise DataError(
+            "these methods run the same images through all networks, but the tasks' inputs have "
+            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
+        )
+    return images
+
+
 def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
     """Refuse what the definition of these methods does not cover."""
     for t, graph in enumerate(graphs):
@@ -161,6 +157,15 @@ def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
                 )
 
 
+def _layers_to_reset(graphs: Sequence[ChannelGraph], *, reset: bool, rescale: bool) -> list[int]:
+    """Layers, heads left out, whose merged features get the average statistics of their channels."""
+    return [
+        index
+        for index, layer in enumerate(graphs[0].layers)
+        if graphs[0].groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, index)))
+    ]
+
+
 def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
     """Whether a BatchNorm was folded into the layer in every network."""
     return all(graph.network.sources[graph.layers[index].name].norm is not None for graph in graphs)
@@ -168,6 +173,18 @@ def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
 
 def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
     return [graph.groups[group].width for graph in graphs]
+
+
+def _slots(
+    graphs: Sequence[ChannelGraph], hidden: Sequence[int], share: float, observation: Observation, match: Match
+) -> list[Slots]:
+    """Features of every channel group; a channel of a group that is not hidden stays alone."""
+    return [
+        _group_slots(graphs, g, share, observation.covariances.get(g), match)
+        if g in hidden
+        else by_index(_widths(graphs, g), 0)
+        for g in range(len(graphs[0].groups))
+    ]
 
 
 def _group_slots(
