@@ -15,65 +15,17 @@ from pathlib import Path
 
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.own.registered import register
+from mtz_core.runs.example import example_text
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 from mtz_core.system import threads
 
-EXAMPLE = """\
-# Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
-# Every field except `networks` may be left out; what is written here are the defaults unless noted.
-
-title: "Two digit networks"        # default: empty
-
-networks:                          # two or more, of one architecture
-  - parent: lenet300-mnist-0       # a bundled network (python -m mtz_core parents lists them)
-  - parent: lenet300-mnist-1
-# - architecture: lenet300         # or your own weights: lenet300, lenet5, resnet14, torchvision:NAME, exported (.pt2)
-#   weights: my-network.safetensors  # safetensors, a state dict of torch.save, a program of torch.export.save
-#   classes: 10                    # default: as many as the file's last layer has
-#   data: fashion                  # mnist, fashion, letters, a folder with one subfolder of images per class, or .npz
-#   transform: {size: 28, channels: 1, crop: 1.0, mean: [0.0], std: [1.0]}  # default: as the architecture expects
-
-calibration:
-  images: 500                      # unlabelled images per task that the zip may look at
-
-evaluation:
-  images: null                     # labelled test images per task; null: all, 0: none
-  live_images: 1000                # a subset for the evaluations during retraining
-
-# data_root: /path/to/data         # full MNIST / Fashion-MNIST (default: $MTZ_DATA, else the bundled images)
-
-zip:
-  share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}; or auto
-# budget: {size: 1.5}              # with share: auto; size × smallest parent, or parameters, or error (% of answers)
-# trunk: fc1                       # tasks that see the same images: layers up to here are computed once for all
-  alpha: null                      # task weights, e.g. [2, 1]; null: equal
-  pairing: optimal                 # optimal, greedy (the paper's rule) or random
-  metric: functional               # functional difference, or euclidean distance of weights
-  ridge: auto                      # relative to the mean diagonal of each Gram; auto: cross-validated
-  positions: 16                    # sampled output positions per image of a convolution; null: all
-  sparse: auto                     # keep the parents' zeros: auto, yes or no
-  batch_size: 128
-  device: cpu                      # cpu, cuda, cuda:1 or mps
-  seed: 0
-  retrain:                         # default: null (no retraining)
-    schedule: layerwise            # layerwise (the paper) or final
-    steps: 300                     # in the whole run
-    targets: distill               # distill (the parents' outputs) or labels
-    optimizer: adam                # adam or sgd
-    learning_rate: 0.0003          # of each weight's size in a step, at the start
-    batch_size: 64
-    weight_decay: 0.0
-    temperature: 2.0               # of distillation
-    evaluate_every: 50             # steps
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     try:
         if "threads" in options:  # a command that computes
             threads.settle(options.threads)
@@ -257,7 +209,7 @@ def _extract(options: argparse.Namespace) -> int:
 
 
 def _example_spec(options: argparse.Namespace) -> int:
-    print(EXAMPLE, end="")
+    print(example_text(), end="")
     return 0
 
 
@@ -287,7 +239,8 @@ def _store(options: argparse.Namespace) -> RunStore:
     return RunStore(options.store)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `command`, the function that runs it."""
     parser = argparse.ArgumentParser(prog="python -m mtz_core", description="Zip several networks into one.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     stored = argparse.ArgumentParser(add_help=False)

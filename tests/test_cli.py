@@ -22,6 +22,7 @@ from mtz_core.cli import main
 from mtz_core.errors import RunError
 from mtz_core.events import RetrainEnded, RetrainStep
 from mtz_core.runs.alive import is_alive
+from mtz_core.runs.example import PARENTS
 from mtz_core.runs.launch import start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
 from mtz_core.runs.records import RunStatus
@@ -190,15 +191,12 @@ def test_list_show_and_extract(store: RunStore, tmp_path: Path, capsys: pytest.C
     assert main(["cancel", run.id]) == 2
 
 
-def test_the_example_is_a_valid_specification_and_its_defaults_are_true(
+def test_the_example_is_a_valid_specification_and_all_of_it_is_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["example-spec"]) == 0
     spec = load_run_spec(Path(write(tmp_path / "spec.yaml", capsys.readouterr().out)))
-    assert spec.zip.retrain is not None
-    default = RunSpec(networks=spec.networks)
-    assert spec.zip.retrain == type(spec.zip.retrain)()
-    assert spec.model_copy(update={"title": "", "zip": spec.zip.model_copy(update={"retrain": None})}) == default
+    assert spec == RunSpec(networks=[{"parent": name} for name in PARENTS])
 
 
 def test_paths_are_relative_to_the_specification(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from mtz_core.cli import _parser
+from mtz_core.cli import command_parser
 from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, TransformSpec, ZipSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,7 +126,7 @@ def test_every_field_of_the_specification_is_described_with_its_default(model: t
 
 def test_every_command_is_described() -> None:
     described = {row[0].strip("`").split()[0] for row in _rows(_section(ROOT / "docs" / "runs.md", "## Commands"))}
-    commands: Any = next(action.choices for action in _parser()._actions if action.choices)
+    commands: Any = next(action.choices for action in command_parser()._actions if action.choices)
     assert described == set(commands) - {"worker"}
 
 

@@ -119,12 +119,6 @@ def merge_coupled(
     def pulled(matrices: Mapping[int, Tensor]) -> list[Tensor]:
         return [tie.gathered(matrices) for tie in ties]
 
-    def spread(unknowns: Sequence[Tensor]) -> dict[int, Tensor]:
-        matrices = {t: torch.zeros_like(v) for t, v in values.items()}
-        for tie, unknown in zip(ties, unknowns, strict=True):
-            tie.scatter(unknown, matrices)
-        return matrices
-
     found = {t: v.clone() for t, v in exact.items()}
     errors = {t: v - wanted[t] for t, v in values.items()}
     weighed = moved(errors)
@@ -136,7 +130,7 @@ def merge_coupled(
     for _ in range(STEPS):
         if not strength > 0:
             break
-        deltas = spread(direction)
+        deltas = _scattered(ties, direction, values)
         pull = pulled(moved(deltas))
         slope = _dot(direction, pull)
         if not slope > 0:
@@ -154,6 +148,14 @@ def merge_coupled(
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
         strength = renewed
     return found
+
+
+def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Matrices of the shapes of `like` with every tie's unknowns where they stand, and zeros elsewhere."""
+    matrices = {t: torch.zeros_like(v) for t, v in like.items()}
+    for tie, unknown in zip(ties, unknowns, strict=True):
+        tie.scatter(unknown, matrices)
+    return matrices
 
 
 def _single(matrices: Mapping[int, Tensor]) -> dict[int, Tensor]:

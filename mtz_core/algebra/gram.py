@@ -327,10 +327,11 @@ def factored(systems: Tensor) -> Tensor:
     return factor
 
 
-def _spread(weights: Tensor, place: Tensor | slice, size: int) -> Tensor:
-    spread = weights.new_zeros(len(weights), size)
-    spread[:, place] = weights
-    return spread
+def spread(weights: Tensor, place: Tensor | slice, size: int) -> Tensor:
+    """Put the columns of `weights` (k, d) in their places among `size` inputs, with zeros in between: (k, size)."""
+    wide = weights.new_zeros(len(weights), size)
+    wide[:, place] = weights
+    return wide
 
 
 class RowSum:
@@ -347,7 +348,7 @@ class RowSum:
         for ridge, place in zip(self.ridges, places, strict=True):
             self.diagonal[place] += ridge
         both = zip(grams, places, strict=True)
-        self.wide = torch.cat([_spread(gram.weighted_rows(), place, size) for gram, place in both])
+        self.wide = torch.cat([spread(gram.weighted_rows(), place, size) for gram, place in both])
         self.scaled = self.wide / self.diagonal
         kernel = self.scaled @ self.wide.mT
         kernel.diagonal().add_(1.0)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import DenseGram, Gram, RowGram, RowSum, _spread, cholesky, to_dense
+from mtz_core.algebra.gram import DenseGram, Gram, RowGram, RowSum, cholesky, spread, to_dense
 from mtz_core.algebra.merging import merge
 
 DENSE_UP_TO = 6144
@@ -37,16 +37,16 @@ def merge_partial(
     rows = [gram for gram in grams if isinstance(gram, RowGram)]
     if mask is None and size > DENSE_UP_TO and len(rows) == len(grams):
         return _from_rows(weights, rows, places, size)
-    spread = [_spread(w, place, size) for w, place in zip(weights, places, strict=True)]
+    placed = [spread(w, place, size) for w, place in zip(weights, places, strict=True)]
     wide = []
     for gram, place in zip(grams, places, strict=True):
-        matrix = spread[0].new_zeros(size, size)
+        matrix = placed[0].new_zeros(size, size)
         matrix[place[:, None], place] = to_dense(gram).full()
         wide.append(DenseGram(matrix))
     if mask is not None:
-        return merge(spread, wide, mask)
-    total, pull = torch.zeros_like(wide[0].matrix), torch.zeros_like(spread[0])
-    for w, gram in zip(spread, wide, strict=True):
+        return merge(placed, wide, mask)
+    total, pull = torch.zeros_like(wide[0].matrix), torch.zeros_like(placed[0])
+    for w, gram in zip(placed, wide, strict=True):
         total += gram.matrix
         pull += w @ gram.matrix
     return torch.cholesky_solve(pull.mT, cholesky(total)).mT

@@ -16,12 +16,12 @@ from torch import Tensor, fx, nn
 from mtz_core.baselines.features import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.lockstep import Lockstep
 from mtz_core.baselines.merged import MergedNetwork
-from mtz_core.baselines.observation import Place, observe
+from mtz_core.baselines.observation import Observation, Place, observe
 from mtz_core.baselines.reset import reset_statistics
 from mtz_core.calibration.inputs import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.channels import ChannelGraph
-from mtz_core.graph.correspondence import correspond
+from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.graph.rules import callee
 from mtz_core.graph.trace import NORM_MODULES
@@ -30,6 +30,9 @@ from mtz_core.structure.networks import HEAD
 from mtz_core.structure.sizes import ParameterCounts, shared_count
 
 Method = Literal["average", "permute", "zip"]
+"""Average channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv 2203.05482; meant for networks
+with a common beginning); align channels first, see `features.permute`; or merge features across and within networks,
+see `features.zipped`."""
 Match = Callable[[Tensor, Sequence[int], int], Slots]
 PLACES: dict[str, Place] = {"permute": "written", "zip": "read"}
 """Where each method did better on images that no figure is reported on: see docs/baselines.md."""
@@ -64,17 +67,14 @@ def merge_networks(
         networks: the parents, never modified. Apart from their weights they should do the same: where operations
             between two layers differ, those of the first network in which a feature occurs are used.
         calibration: per task unlabelled inputs, as for `zip_networks`.
-        method: `"average"` averages channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv
-            2203.05482; meant for networks with a common beginning); `"permute"` aligns channels first, see
-            `matching.permute`; `"zip"` merges features across and within networks, see `matching.zipped`.
+        method: which channels are averaged, see `Method`.
         share: at 1, n features are left of every T·n channels; below, round(share · n) features are merged of T
             channels each (`"zip"`: as many merges are done) and the other channels stay alone.
         reset: give merged features of layers that had a BatchNorm the average statistics of their channels, see
             `reset`.
         rescale: do so in hidden layers without BatchNorm, too (REPAIR's proposal for such networks).
         within: at most this part of the merges of `"zip"` may join two features of one network.
-        linkage: how a feature that `"zip"` merged correlates with a third: as the `"least"` correlated of its members,
-            or as their `"average"`.
+        linkage: how a feature that `"zip"` merged correlates with a third, see `features.Linkage`.
         place: channels are compared as layers have `"written"` them, before the activation function, or as the next
             layers `"read"` them; by default what suits the method (`PLACES`).
 
@@ -92,12 +92,7 @@ def merge_networks(
     """
     place = place or PLACES.get(method, "written")
     _check(networks, calibration, method, share, within, linkage, place)
-    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
-    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
-        raise DataError(
-            "these methods run the same images through all networks, but the tasks' inputs have "
-            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
-        )
+    images = _same_inputs(networks, calibration)
     begin = time.perf_counter()
     graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
     joint = correspond(graphs)
@@ -108,18 +103,8 @@ def merge_networks(
     hidden = [group.number for group in joint.groups if len(group.sharing) == len(networks)]
     observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [], place)
     match: Match = permute if method == "permute" else partial(zipped, within=within, linkage=linkage)
-    slots = [
-        _group_slots(graphs, g, share, observation.covariances.get(g), match)
-        if g in hidden
-        else by_index(joint.groups[g].widths, 0)
-        for g in range(len(joint.groups))
-    ]
-    network = MergedNetwork(private, slots)
-    wanted = {
-        layer.index: observation.outputs[layer.index]
-        for layer in joint.layers
-        if joint.groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, layer.index)))
-    }
+    network = MergedNetwork(private, _slots(joint, share, observation, match))
+    wanted = {i: observation.outputs[i] for i in _layers_to_reset(joint, reset=reset, rescale=rescale)}
     if wanted:
         reset_statistics(network, wanted, union, BATCH)
     return BaselineResult(network, network.counts(), time.perf_counter() - begin)
@@ -146,6 +131,17 @@ def _check(
             raise SpecError(f"{name} is {ratio}; give a ratio in [0, 1]")
 
 
+def _same_inputs(networks: Sequence[nn.Module], calibration: Sequence[Any]) -> list[Tensor]:
+    """Every task's images (N, ...). Raises `DataError` where their shape or type differs from task to task."""
+    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
+    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
+        raise DataError(
+            "these methods run the same images through all networks, but the tasks' inputs have "
+            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
+        )
+    return images
+
+
 def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
     """Refuse what the definition of these methods does not cover."""
     for t, graph in enumerate(graphs):
@@ -163,6 +159,15 @@ def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
                 )
 
 
+def _layers_to_reset(joint: JointGraph, *, reset: bool, rescale: bool) -> list[int]:
+    """Hidden layers whose merged features get the average statistics of their channels."""
+    return [
+        layer.index
+        for layer in joint.layers
+        if joint.groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(joint.graphs, layer.index)))
+    ]
+
+
 def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
     """Whether a BatchNorm was folded into the layer in every network."""
     return all(graph.network.sources[graph.layers[index].name].norm is not None for graph in graphs)
@@ -170,6 +175,16 @@ def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
 
 def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
     return [graph.groups[group].width for graph in graphs]
+
+
+def _slots(joint: JointGraph, share: float, observation: Observation, match: Match) -> list[Slots]:
+    """Features of every channel group; a channel of a group that some network keeps private stays alone."""
+    return [
+        _group_slots(joint.graphs, group.number, share, observation.covariances.get(group.number), match)
+        if len(group.sharing) == joint.tasks
+        else by_index(group.widths, 0)
+        for group in joint.groups
+    ]
 
 
 def _group_slots(

@@ -16,7 +16,7 @@ SECONDS = 20.0
 """Time limit of one integer program; the best plan found by then is taken."""
 
 
-class _Program:
+class Program:
     """The integer program: x[g, k] = 1 if group g shares counts[k]; z of two groups are the products of their x."""
 
     def __init__(self, choice: Choice) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from mtz_core.budget.choice import Choice, Count, Curve, Point, Shares
-from mtz_core.budget.program import _Program
+from mtz_core.budget.program import Program
 from mtz_core.errors import SpecError
 from mtz_core.spec import BudgetSpec
 
@@ -97,7 +97,7 @@ def smallest_error(choice: Choice, parameters: int) -> Point:
         point = choice.point(choice.uniform(share))
         if (point.parameters <= parameters) == (share == 0.0):
             return point
-    shares = _Program(choice).solve(size=parameters)
+    shares = Program(choice).solve(size=parameters)
     return choice.point(_moved(choice, _repaired(choice, shares, parameters), size=parameters))
 
 
@@ -112,7 +112,7 @@ def smallest_size(choice: Choice, error: float) -> Point:
             f"budget: {error:g} % of changed answers are too few; what all tasks have in common is predicted to change "
             f"{choice.error(choice.base):.2f} %"
         )
-    found = _Program(choice).solve(divergence=limit - choice.base)
+    found = Program(choice).solve(divergence=limit - choice.base)
     return choice.point(_moved(choice, found, divergence=limit))
 
 
@@ -121,7 +121,7 @@ def frontier(choice: Choice, count: Count | None = None, points: int = 12) -> li
     if all(curve.least == curve.width for curve in choice.curves):
         only = choice.point(choice.uniform(1.0))
         return [only if count is None else counted(only, count)]
-    program = _Program(choice)
+    program = Program(choice)
     least, most = (choice.parameters(choice.uniform(share)) for share in (1.0, 0.0))
     found = [choice.point(choice.uniform(1.0))]
     for size in np.linspace(least, most, points)[1:-1]:

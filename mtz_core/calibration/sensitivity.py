@@ -116,7 +116,7 @@ def sensitivities(
         outputs, answer, held = _forward(program, some, matrices, order)
         if not answer.requires_grad:
             return {}
-        places = _Places(seed + 1_000_003 * first, len(some))
+        places = Places(seed + 1_000_003 * first, len(some))
         alone = all(output[0].numel() == wanted[node].width for node, output in zip(order, outputs, strict=True))
         pulls = _pulls(answer.detach(), seed + 1_000_003 * first, SAMPLES if alone else 1)
         for number, pull in enumerate(pulls, start=1):
@@ -137,7 +137,7 @@ def sensitivities(
     return {name: shrunk for name, scatter in found.items() if (shrunk := scatter.shrunk()) is not None}
 
 
-class _Places:
+class Places:
     """The same random positions for all layers of one size; what is drawn for an image depends on its seed alone."""
 
     def __init__(self, seed: int, images: int) -> None:

@@ -90,13 +90,13 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     rewrite_attention(traced, sources)
     rewrite_recurrent(traced, sources)
     _functional_to_modules(traced, sources, norms)
-    images_first(traced, lambda: _shapes(traced, example)[0])
+    images_first(traced, lambda: node_shapes(traced, example)[0])
     _fold_norms(traced, sources, norms)
     if copies > 1:
         _copy_input(traced, sources, copies)
     traced.graph.eliminate_dead_code()
     traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
-    shapes, output = _shapes(traced, example)
+    shapes, output = node_shapes(traced, example)
     if not torch.allclose(output, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
         raise GraphError(
             f"{type(network).__name__} answers differently when it is traced; its forward depends on something that "
@@ -412,8 +412,8 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _shapes(traced: fx.GraphModule, example: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
-    """Shape of every node's result, and the output."""
+def node_shapes(traced: fx.GraphModule, example: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+    """Return the shape of every node's result, where it is a tensor, and the output, for the input `example`."""
     recorder = _ShapeRecorder(traced)
     with torch.no_grad():
         output = recorder.run(example)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtz_core.own.registry import own_networks
-from mtz_core.spec import NetworkSpec, RetrainSpec, RunSpec, ZipSpec
+from mtz_core.spec import BudgetSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.trunks import trunk_of
@@ -71,28 +71,12 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
             query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
     trunk = trunk_of(joint, zipping.trunk, zipping.macs)
     query["trunk"] = None if trunk is None else trunk.name
-    if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
-        least = min(network.parameters for network in networks)
-        size = budget.size if budget.parameters is None else budget.parameters / least
-        query |= (
-            {"budget": "computation", "macs": budget.macs}
-            if budget.only_macs
-            else {"budget": "error", "change": budget.error}
-            if size is None
-            else {"budget": "size", "size": size}
-        )
+    if zipping.budget is not None:  # the sliders follow when it is planned
+        query |= _budget(zipping.budget, min(network.parameters for network in networks))
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
     if retrain is not None:
-        query |= {
-            "retrain": retrain.schedule,
-            "steps": retrain.steps,
-            "targets": retrain.targets,
-            "rate": number_text(retrain.learning_rate, RATES),
-            "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
-            "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
-            "temperature": _unless(retrain.temperature, RETRAINING.temperature),
-        }
+        query |= _retraining(retrain)
     plain = PLAIN.model_copy(
         update={"zip": ZipSpec(compensate=zipping.compensate, pairing=zipping.pairing, retrain=RETRAINING)}
     )
@@ -102,6 +86,26 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
             if value != field_of(plain, path):
                 query[name] = "all" if value is None else value
     return query
+
+
+def _budget(budget: BudgetSpec, smallest: int) -> dict[str, Any]:
+    """Parameters of a budget; a size in stored numbers is shown in the size of the `smallest` parent."""
+    if budget.only_macs:
+        return {"budget": "computation", "macs": budget.macs}
+    size = budget.size if budget.parameters is None else budget.parameters / smallest
+    return {"budget": "error", "change": budget.error} if size is None else {"budget": "size", "size": size}
+
+
+def _retraining(retrain: RetrainSpec) -> dict[str, Any]:
+    return {
+        "retrain": retrain.schedule,
+        "steps": retrain.steps,
+        "targets": retrain.targets,
+        "rate": number_text(retrain.learning_rate, RATES),
+        "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
+        "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
+        "temperature": _unless(retrain.temperature, RETRAINING.temperature),
+    }
 
 
 def number_text(value: float, listed: Sequence[str]) -> str:

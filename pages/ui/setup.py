@@ -13,7 +13,7 @@ from mtz_core.figures import names
 from mtz_core.figures.text import percent_text, sentence
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure.joint import NO_PARTNER, JointStructure
+from mtz_core.structure.joint import NO_PARTNER, JointGroup, JointStructure
 from mtz_core.structure.networks import HEAD, NetworkStructure
 from mtz_core.structure.sizes import shared_count
 from mtz_core.structure.trunks import Trunk, trunks
@@ -147,7 +147,6 @@ def choose_shares(
     top = st.container()
     shares: dict[str, float] = {}
     for group in joint.groups:
-        first = next(iter(group.members.values()))
         if not group.sharing:
             reasons = [own.frozen for own in group.members.values() if own.frozen not in (None, HEAD, NO_PARTNER)]
             if reasons:
@@ -156,25 +155,9 @@ def choose_shares(
         if group.name in fixed:
             st.caption(f":material/join: **{group.name}**: all {min(group.widths)} shared, computed once for all tasks")
             continue
-        more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
-        some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
-        width = min(group.widths)
-        ratio = st.slider(
-            f"Share of {group.name}{more}{some}",
-            0.0,
-            1.0,
-            1.0,
-            0.05,
-            format="percent",
-            key=f"share-{group.name}",
-            bind="query-params",
-            help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
-        )
-        shares[group.name] = ratio
-        count = f"{shared_count(ratio, [width])} of {width} shared"
-        st.html(f"<p class='under-slider'>{count}</p>")
+        shares[group.name] = _share_slider(group, tasks)
         if under is not None:
-            under(group.name, shared_count(ratio, [width]))
+            under(group.name, shared_count(shares[group.name], [min(group.widths)]))
     for network, task in zip(joint.networks, tasks, strict=True):
         private = [layer.name for layer in network.layers if layer.alone]
         if private:
@@ -199,6 +182,26 @@ def choose_shares(
             help="Moves all sliders below.",
         )
     return shares | dict.fromkeys(fixed, 1.0)
+
+
+def _share_slider(group: JointGroup, tasks: Sequence[str]) -> float:
+    """Draw the slider of a channel group, and under it how many neurons it shares."""
+    first, width = next(iter(group.members.values())), min(group.widths)
+    more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
+    some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
+    ratio = st.slider(
+        f"Share of {group.name}{more}{some}",
+        0.0,
+        1.0,
+        1.0,
+        0.05,
+        format="percent",
+        key=f"share-{group.name}",
+        bind="query-params",
+        help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
+    )
+    st.html(f"<p class='under-slider'>{shared_count(ratio, [width])} of {width} shared</p>")
+    return ratio
 
 
 def _share_all(groups: Sequence[str]) -> None:
@@ -226,6 +229,27 @@ def _weight_range(key: str) -> tuple[float, float]:
 
 def choose_method(tasks: int) -> dict[str, Any]:
     """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
+    chosen = _choose_images() | _choose_pairing(tasks)
+    chosen["compensate"] = st.toggle(
+        "Compensation",
+        value=True,
+        key="compensate",
+        bind="query-params",
+        help="Every layer makes up for what merges before it have changed, and errors that would change an answer "
+        "count most. Needs no labels. Off: the paper's method.",
+    )
+    ridge = st.select_slider(
+        "Ridge",
+        ["auto", *_options("ridge", RIDGES[1:], _ridge)],
+        "auto",
+        key="ridge",
+        bind="query-params",
+        help="Steadies the fit where images are few. Auto chooses it for every layer by cross-validation.",
+    )
+    return chosen | {"ridge": "auto" if ridge == "auto" else float(ridge)}
+
+
+def _choose_images() -> dict[str, Any]:
     images = st.select_slider(
         "Calibration images per task",
         _options("images", IMAGES, _whole),
@@ -242,6 +266,11 @@ def choose_method(tasks: int) -> dict[str, Any]:
         help="Tries ever more images, up to the number above, and goes on with as many as it takes until twice as many "
         "would change pairs and predicted loss little. Costs about as much time as the zip.",
     )
+    return {"images": images, "calibration": "enough" if enough else DEFAULTS.calibration}
+
+
+def _choose_pairing(tasks: int) -> dict[str, Any]:
+    """What is compared, and by how many tasks a neuron may be shared, does not matter to random pairs."""
     pairing = st.segmented_control(
         "Pairing",
         ["optimal", "greedy", "random"],
@@ -276,31 +305,9 @@ def choose_method(tasks: int) -> dict[str, Any]:
             help="Subsets: a neuron may be shared by any two or more tasks. All: by all of them or by none, as in "
             "random pairs.",
         )
-    compensate = st.toggle(
-        "Compensation",
-        value=True,
-        key="compensate",
-        bind="query-params",
-        help="Every layer makes up for what merges before it have changed, and errors that would change an answer "
-        "count most. Needs no labels. Off: the paper's method.",
-    )
-    ridge = st.select_slider(
-        "Ridge",
-        ["auto", *_options("ridge", RIDGES[1:], _ridge)],
-        "auto",
-        key="ridge",
-        bind="query-params",
-        help="Steadies the fit where images are few. Auto chooses it for every layer by cross-validation.",
-    )
-    return {
-        "images": images,
-        "calibration": "enough" if enough else DEFAULTS.calibration,
-        "pairing": pairing,
-        "metric": DRAWN.metric if random else metric,
-        "sharing": DRAWN.sharing if random else sharing,
-        "compensate": compensate,
-        "ridge": "auto" if ridge == "auto" else float(ridge),
-    }
+    if random:
+        return {"pairing": pairing, "metric": DRAWN.metric, "sharing": DRAWN.sharing}
+    return {"pairing": pairing, "metric": metric, "sharing": sharing}
 
 
 def choose_retraining() -> RetrainSpec | None:
