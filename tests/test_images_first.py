@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.graph.images_first import images_first
-from mtz_core.graph.trace import _shapes
+from mtz_core.graph.trace import node_shapes
 
 SIZE = (3, 5, 4)
 """Images, steps, values."""
@@ -32,7 +32,7 @@ def rewritten(forward: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Tensor, T
     traced = fx.symbolic_trace(network)
     with torch.no_grad():
         before = network(x)
-        images_first(traced, lambda: _shapes(traced, x)[0])
+        images_first(traced, lambda: node_shapes(traced, x)[0])
         traced.recompile()
         left = [str(node.target) for node in traced.graph.nodes if "transpose" in node.name or "permute" in node.name]
         return before, traced(x), left
