@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from mtz_core.baselines.features import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.lockstep import Lockstep
@@ -23,8 +23,7 @@ from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graph
-from mtz_core.graph.rules import callee
-from mtz_core.graph.trace import NORM_MODULES
+from mtz_core.graph.record import call_of
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.structure.networks import HEAD
 from mtz_core.structure.sizes import ParameterCounts, shared_count
@@ -151,8 +150,8 @@ def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
             if getattr(graph.network.module.get_submodule(layer.name), "groups", 1) != 1:
                 raise SpecError(f"{layer.name} of network {t} is a grouped convolution; these methods know none")
         for node in graph.network.module.graph.nodes:
-            called = callee(node, graph.network.module) if isinstance(node, fx.Node) else None
-            if isinstance(called, NORM_MODULES) or called is torch.nn.functional.batch_norm:
+            operation = call_of(node, graph.network.module).operation
+            if operation is not None and operation.folds:
                 raise SpecError(
                     f"{node.name} of network {t} is a BatchNorm that cannot be folded into the layer before it; "
                     "these methods have no rule for it"

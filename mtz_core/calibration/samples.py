@@ -190,8 +190,8 @@ class LayerSamples:
                     if _joins(layer, module, x, other):
                         assert before[1] is not None
                         assert other is not None
-                        summand = values_at(module, other, places)
-                        goal = goal + values_at(module, before[1], places)
+                        summand = follows.sign * values_at(module, other, places)
+                        goal = goal + follows.sign * values_at(module, before[1], places)
                     elif follows.summand is not None:
                         self.floor = self.ceiling = None
                 part = torch.full((len(x),), EVALUATION)

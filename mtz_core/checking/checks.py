@@ -21,6 +21,7 @@ from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.layout import Layout, expand
+from mtz_core.graph.record import Operation, call_of, operation_of
 from mtz_core.graph.trace import own_answer
 from mtz_core.network.tables import own_entries
 from mtz_core.network.zipped import ZippedNetwork
@@ -163,10 +164,10 @@ def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> No
             layout, shape = graph.places.get(node.name), graph.network.shapes.get(node.name)
             module = body.get_submodule(str(node.target))
             if layout is not None and shape is not None:
-                last = isinstance(module, nn.LayerNorm) or type(module).__name__ == "RMSNorm"
                 for tensor in (*module.parameters(), *module.buffers()):
                     if tensor.numel() > 1:
-                        _permute_tensor(tensor, layout, shape[1:], flat, tensor.ndim if last else 0)
+                        each = _per_channel(operation_of(module))
+                        _permute_tensor(tensor, layout, shape[1:], flat, 0 if each else tensor.ndim)
         elif node.op == "get_attr" and str(node.target) not in done:
             done.add(str(node.target))
             user = _first_activation(graph, node)
@@ -174,14 +175,14 @@ def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> No
             tensor = getattr(body.get_submodule(prefix), name)
             if user is not None and isinstance(tensor, Tensor) and tensor.numel() > 1:
                 shape = graph.network.shapes[user.name]
-                if _functional_norm(user):
+                if _per_channel(call_of(user, body).operation):
                     _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, 0)
                 else:
                     _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, min(tensor.ndim, len(shape) - 1))
 
 
-def _functional_norm(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") in ("group_norm", "batch_norm", "prelu", "instance_norm")
+def _per_channel(operation: Operation | None) -> bool:
+    return operation is not None and operation.parameters == "channels"
 
 
 def _first_activation(graph: ChannelGraph, node: fx.Node) -> fx.Node | None:

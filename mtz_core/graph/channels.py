@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
-from mtz_core.graph.trace import TracedNetwork
+from mtz_core.graph.sources import TracedNetwork
 from mtz_core.structure.networks import HEAD as HEAD
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 
