@@ -185,7 +185,7 @@ OWN_ZIP: dict[str, object] = {
     "retrain": {
         "schedule": "final",
         "steps": 123,
-        "targets": "labels",
+        "targets": "distill",
         "learning_rate": 7e-4,
         "optimizer": "sgd",
         "batch_size": 16,
@@ -200,7 +200,7 @@ OWN_ZIP: dict[str, object] = {
     "fields",
     [
         {"zip": PLAIN_ZIP},
-        {"zip": {"share": 0.6, "retrain": {"schedule": "layerwise"}}},
+        {"zip": {"share": 0.6, "retrain": {"schedule": "layerwise", "targets": "labels"}}},
         {
             "title": "mine",
             "calibration": {"images": 321},

@@ -87,6 +87,7 @@ def preflight(networks: Sequence[nn.Module] | nn.Module, example: Tensor | Seque
         SpecError: the number of example batches is wrong.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> report = preflight(net, torch.randn(2, 4))
         >>> report.green, report.networks[0].share
