@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import SpecError
-from mtz_core.own.uploads import uploads_folder
+from mtz_core.places import uploads_folder
 from mtz_core.spec import NetworkSpec
 from mtz_core.structure import NetworkStructure
 from mtz_core.zoo.structures import structure_from_json, structure_to_json

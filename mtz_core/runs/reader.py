@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtz_core.errors import RunError, SpecError
+from mtz_core.places import runs_folder
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class RunReader:
-    """Runs under one folder (default: `$MTZ_RUNS`, else `./runs`), which is made on the first write.
+    """Runs under one folder (default: see `runs_folder`), which is made on the first write.
 
     Every method that takes a run identifier raises `RunError` if it is malformed or unknown.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root or os.environ.get("MTZ_RUNS") or "runs").absolute()
+        self.root = Path(root or runs_folder()).absolute()
         self._database = self.root / "runs.sqlite3"
 
     def get(self, run_id: str) -> RunRecord:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import DataError
+from mtz_core.places import ASSETS
 from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, effective_shares, joined
 
-FILE = Path(__file__).resolve().parents[2] / "assets" / "parents" / "structures.json"
+FILE = ASSETS / "parents" / "structures.json"
 
 
 def structure_to_json(structure: NetworkStructure) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.palette import Mode, palette
+from mtz_core.places import ASSETS
 from mtz_core.text import count_text, percent_text
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "assets" / "example" / "landing.json"
+EXAMPLE = ASSETS / "example" / "landing.json"
 SHAPES = ("circle", "square", "diamond", "triangle")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from mtz_core.budgets import Choice, Point, frontier, resolve
 from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
+from mtz_core.places import child_environment
 from mtz_core.plans import EVEN, read_choice
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
 from mtz_core.structure import NetworkStructure
@@ -274,12 +274,11 @@ def _start(spec: RunSpec) -> None:
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="plan-")
     file, out, err = (Path(folder.name) / name for name in ("plan.yaml", "out", "err"))
     file.write_text(dump_run_spec(spec), encoding="utf-8")
-    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with out.open("wb") as output, err.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "plan", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )  # fmt: skip
     st.session_state["plan-job"] = key_of(spec)
     _jobs()[key_of(spec)] = Job(key_of(spec), process, folder)
