@@ -43,6 +43,7 @@ class BankWork(Work):
         cls,
         tasks: Members,
         matrices: Sequence[Tensor],
+        masks: Sequence[Tensor | None],
         entries: Sequence[Table],
         depthwise: bool,
         moments: Mapping[int, BankMoments],
@@ -59,6 +60,7 @@ class BankWork(Work):
             base={t: matrices[t].detach().to(dtype) for t in tasks},
             alphas=alphas,
             spec=spec,
+            masks={t: mask for t in tasks if (mask := masks[t]) is not None},
             ridge=START if spec.ridge == "auto" else float(spec.ridge),
             entries=entries,
             depthwise=depthwise,
@@ -86,8 +88,7 @@ class BankWork(Work):
         return objective
 
     def difference(self, t: int, u: int) -> Tensor:
-        total = self.alphas[t] + self.alphas[u]
-        p, q = (self._of("calibration", x).ridged(self.ridge) * (self.alphas[x] / total) for x in (t, u))
+        p, q = self._compared_under(t, u)
         w_t, w_u = self.best("calibration", t), self.best("calibration", u)
         if self.depthwise:
             return _depthwise_difference(w_t, w_u, p, q)
@@ -106,6 +107,17 @@ class BankWork(Work):
                 block = pairwise_difference(w_a, w_b, self._cut(p[g], a), self._cut(q[h], b))
                 result[np.ix_(mine, theirs)] = block
         return result
+
+    def _compared_under(self, t: int, u: int) -> tuple[Tensor, Tensor]:
+        """Grams (B, d, d) under which the neurons of two tasks are compared, with weights relative to each other."""
+        total = self.alphas[t] + self.alphas[u]
+        mine, theirs = self.alphas[t] / total, self.alphas[u] / total
+        p, q = (self._of("calibration", x).ridged(self.ridge) for x in (t, u))
+        if self.spec.metric == "euclidean":
+            # Of equal Grams c I the difference is ¼ c |Δ|²; with c = 2 a b it is that of a I and b I.
+            p, q = (torch.eye(x.shape[1]).to(x).expand_as(x) * (2.0 * mine * theirs) for x in (p, q))
+            return p, q
+        return p * mine, q * theirs
 
     def _cut(self, gram: Tensor, kept: NDArray[np.int64]) -> Gram:
         """Gram of the inputs `kept`; with compensation the other weights follow."""
@@ -133,11 +145,14 @@ class BankWork(Work):
         grams = [self._of(source, t).ridged(ridge) * self.alphas[t] for t in part.members]
         banks = [self._of(source, t).bank(row) for t, row in zip(part.members, rows, strict=True)]
         values = [w.clone() for w in best]
+        real, free = self._supports(part, rows, places, real)
         for chunk in chunks(len(part.rows), max(w.shape[1] for w in best)):
             valid = real[chunk]
             systems, follows = [], []
             for m in range(len(part.members)):
-                system, follow = self._system(grams[m][banks[m][chunk]], places[m][chunk], valid)
+                each = grams[m][banks[m][chunk]]
+                each = each if free is None else _supported(each, free[m][chunk])
+                system, follow = self._system(each, places[m][chunk], valid)
                 systems.append(system)
                 follows.append(follow)
             common = [best[m][chunk].gather(1, places[m][chunk]) * valid for m in range(len(part.members))]
@@ -152,6 +167,24 @@ class BankWork(Work):
                 # What is shared is one number for all: take it as it is, not as a sum.
                 values[m][chunk] = _written(values[m][chunk], merged, places[m][chunk], valid)
         return Solution(values)
+
+    def _supports(
+        self, part: Part, rows: Sequence[Tensor], places: Sequence[Tensor], real: Tensor
+    ) -> tuple[Tensor, list[Tensor] | None]:
+        """Where shared weights (k, w), and every member's (k, d), may differ from zero; `None`: everywhere.
+
+        A shared weight may where any of its parents' does.
+        """
+        if not self.masks:
+            return real, None
+        own = [self.masks[t][row] for t, row in zip(part.members, rows, strict=True)]
+        union = torch.stack([mask.gather(1, place) for mask, place in zip(own, places, strict=True)]).any(0) & real
+        # Padding repeats a column: what is said there must not undo what is said of the column itself.
+        everywhere = [
+            mask.to(torch.uint8).scatter_reduce(1, place, union.to(torch.uint8), "amax").bool()
+            for mask, place in zip(own, places, strict=True)
+        ]
+        return union, everywhere
 
     def _system(self, grams: Tensor, place: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Grams (k, w, w) over aligned columns, zero at padding; and how all weights (k, d, w) follow these."""
@@ -186,6 +219,13 @@ class BankWork(Work):
         return merged, torch.arange(merged.shape[1], device=merged.device)
 
 
+def _supported(grams: Tensor, free: Tensor) -> Tensor:
+    """Grams (k, d, d) of weights that may move where `free` (k, d) says; the others stay what they are."""
+    held = grams * (free[:, :, None] & free[:, None, :])
+    held.diagonal(dim1=1, dim2=2).add_((~free).to(held.dtype))
+    return held
+
+
 def _gathered(grams: Tensor, place: Tensor) -> Tensor:
     """Rows and columns `place` (k, w) of Grams (k, d, d)."""
     size = place.shape[1]
@@ -200,10 +240,14 @@ def _one_hot(place: Tensor, real: Tensor, width: int, dtype: torch.dtype) -> Ten
 
 
 def _written(values: Tensor, merged: Tensor, place: Tensor, real: Tensor) -> Tensor:
-    """`values` (k, d) with `merged` (k, w) at the columns `place`; padding repeats the row's first real column."""
+    """`values` (k, d) with `merged` (k, w) at the columns `place`; padding repeats the row's first real column.
+
+    Rows without a real column stay as they are.
+    """
     first = real.to(torch.uint8).argmax(dim=1, keepdim=True)
     place = torch.where(real, place, place.gather(1, first))
-    return values.scatter(1, place, torch.where(real, merged, merged.gather(1, first)))
+    written = values.scatter(1, place, torch.where(real, merged, merged.gather(1, first)))
+    return torch.where(real.any(dim=1, keepdim=True), written, values)
 
 
 def _depthwise_difference(w_a: Tensor, w_b: Tensor, p: Tensor, q: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from mtz_core.runs.progress import ProgressLine, duration, percent, result, tabl
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
+from mtz_core.system import threads
 
 EXAMPLE = """\
 # Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
@@ -75,9 +76,11 @@ zip:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
     options = _parser().parse_args(arguments)
-    if getattr(options, "models", None):
-        register(options.models)
     try:
+        if "threads" in options:  # a command that computes
+            threads.settle(options.threads)
+        if getattr(options, "models", None):
+            register(options.models)
         code: int = options.command(options)
         return code
     except MTZError as error:
@@ -169,6 +172,8 @@ def _show(options: argparse.Namespace) -> int:
     print(table([record]))
     if record.message:
         print(record.message)
+    if used := record.summary.get("threads"):
+        print(f"threads: {used}")
     for warning in record.summary.get("warnings") or ():
         print(f"warning: {warning}")
     if text := result(record):
@@ -304,6 +309,14 @@ def _parser() -> argparse.ArgumentParser:
     runs = str(runs_folder()).replace("%", "%%")
     stored = argparse.ArgumentParser(add_help=False)
     stored.add_argument("--store", type=Path, help=f"folder of the runs (default: {runs})")
+    computing = argparse.ArgumentParser(add_help=False)
+    computing.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads to compute with (default: $MTZ_THREADS, else the cores divided by $MTZ_JOBS, the jobs that may "
+        "run at once)",
+    )
     run = argparse.ArgumentParser(add_help=False, parents=[stored])
     run.add_argument("run", metavar="RUN", help="the run's identifier")
 
@@ -312,14 +325,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-browser", action="store_true", help="only listen, and print the address")
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.set_defaults(command=_app)
-    command = commands.add_parser("zip", parents=[stored], help="zip the networks that a YAML file describes")
+    command = commands.add_parser("zip", parents=[stored, computing], help="zip networks that a YAML file describes")
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
     command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_zip)
-    command = commands.add_parser("resume", parents=[run], help="continue a lost, cancelled or failed run")
+    command = commands.add_parser("resume", parents=[run, computing], help="continue a lost, cancelled or failed run")
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_resume)
@@ -329,14 +342,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
-    command = commands.add_parser("preflight", help="say what of given networks can be zipped, and check it on them")
+    command = commands.add_parser(
+        "preflight", parents=[computing], help="say what of given networks can be zipped, and check it on them"
+    )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
     which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.set_defaults(command=_preflight)
-    command = commands.add_parser("plan", help="choose all shares under the budget of a YAML file, and zip nothing")
+    command = commands.add_parser(
+        "plan", parents=[computing], help="choose all shares under the budget of a YAML file, and zip nothing"
+    )
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.add_argument("--json", action="store_true", help="print progress and plan as lines of JSON")
@@ -346,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     command.set_defaults(command=_extract)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
-    command = commands.add_parser("worker", parents=[run])  # the dashboard starts it; no help text hides it
+    command = commands.add_parser("worker", parents=[run, computing])  # the dashboard starts it; no help text hides it
     command.add_argument("--launcher", type=int)
     command.set_defaults(command=_worker)
     return parser

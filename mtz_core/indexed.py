@@ -25,13 +25,21 @@ class IndexedLayer(nn.Module):
         rows: a number for every row of every task (see `slots.row_keys`); equal numbers share, -1 never.
         entries: for every task (n_t, d_t) numbers of what each entry reads; an entry is stored once if its row is
             shared and all tasks of the row read the same there.
+        masks: per task the entries that may differ from zero, or `None` for dense layers.
     """
 
-    masked = False
+    kept: Tensor
 
-    def __init__(self, matrices: Sequence[Tensor], rows: Sequence[Table], entries: Sequence[Table]) -> None:
+    def __init__(
+        self,
+        matrices: Sequence[Tensor],
+        rows: Sequence[Table],
+        entries: Sequence[Table],
+        masks: Sequence[Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.tasks = len(matrices)
+        self.masked = masks is not None
         places = _places(rows, entries)
         size = 1 + max((int(p.max()) for p in places if p.size), default=-1)
         first = next(m for m in matrices if m.numel())
@@ -44,24 +52,37 @@ class IndexedLayer(nn.Module):
             self.register_buffer(f"place_{t}", index, persistent=False)
         self.values = nn.Parameter(values)
         self._owners = owners
+        kept = torch.ones(size, dtype=torch.bool, device=values.device)
+        if masks is not None:
+            kept.zero_()
+            for t, mask in enumerate(masks):
+                kept[self._place(t)[mask]] = True
+        self.register_buffer("kept", kept, persistent=False)
+
+    def _place(self, task: int) -> Tensor:
+        place = getattr(self, f"place_{task}")
+        assert isinstance(place, Tensor)
+        return place
 
     def matrix(self, task: int) -> Tensor:
         """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
-        place = getattr(self, f"place_{task}")
-        assert isinstance(place, Tensor)
-        return self.values[place]
+        return self.values[self._place(task)]
 
     def mask(self, task: int) -> Tensor | None:
-        """Grouped convolutions keep no zeros of their own: `None`."""
-        return None
+        """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
+        return self.kept[self._place(task)] if self.masked else None
 
     def apply_masks(self) -> None:
-        """Nothing to do: see `mask`."""
+        """Set to zero what the parents' sparsity demands (after an optimiser step)."""
+        if self.masked:
+            with torch.no_grad():
+                self.values.mul_(self.kept)
 
     def counts(self) -> tuple[int, list[int]]:
-        """Stored numbers shared by two or more tasks, and private ones per task."""
-        several = self._owners.sum(axis=1) > 1
-        return int(several.sum()), [int((self._owners[:, t] & ~several).sum()) for t in range(self.tasks)]
+        """Stored numbers shared by two or more tasks, and private ones per task; masked zeros are not stored."""
+        owners = self._owners & self.kept.cpu().numpy()[:, None]
+        several = owners.sum(axis=1) > 1
+        return int(several.sum()), [int((owners[:, t] & ~several).sum()) for t in range(self.tasks)]
 
 
 def own_entries(layer: WeightLayer, keys: Table) -> Table:

@@ -23,7 +23,7 @@ from mtz_core.calibration import LayerSamples
 from mtz_core.folding import pair_tasks
 from mtz_core.graph.channels import WeightLayer, channel_roles
 from mtz_core.layerwork import LayerWork
-from mtz_core.matching import Costs, block_costs, match_subsets, match_two, within_blocks, worth_of
+from mtz_core.matching import Costs, block_partners, match_subsets, match_two, within_blocks, worth_of
 from mtz_core.moments import SOURCES, BankMoments, Moments
 from mtz_core.sensitivity import Sensitivity, sensitivities
 from mtz_core.shares import participants
@@ -164,15 +164,15 @@ class LayerLoop:
         found = {t: each.moments for t, each in samples.items()}
         alphas, unit = self._weights(samples)
         spec = self.spec.model_copy(update={"scale": "shared"}) if index in network.common else self.spec
+        masks = [network.mask(index, t) for t in range(network.tasks)]
         work: Work
         if layers[tasks[0]].groups > 1:
             banks = {t: m for t, m in found.items() if isinstance(m, BankMoments)}
             entries = network.entries(index, tables)
             depthwise = layers[tasks[0]].depthwise
-            work = BankWork.prepare(tasks, matrices, entries, depthwise, banks, alphas, spec)
+            work = BankWork.prepare(tasks, matrices, masks, entries, depthwise, banks, alphas, spec)
             work.compensate()
         else:
-            masks = [network.mask(index, t) for t in range(network.tasks)]
             moments = {t: m for t, m in found.items() if isinstance(m, Moments)}
             outputs = {t: known.matrix for t in tasks if (known := self._sensitivity(t, layers[t])) is not None}
             work = LayerWork.prepare(tasks, matrices, masks, inputs, moments, alphas, spec, outputs)
@@ -249,12 +249,16 @@ class LayerLoop:
         slots = np.full((0, network.tasks), -1, dtype=np.int64)
         if wanted == 0:
             return slots
-        group = network.graphs[0].layers[index].group
-        allowed = {pair: self._within_blocks(group, pair, cost, fresh, tables) for pair, cost in costs.items()}
-        exact = isinstance(measured.work, LayerWork) and not self.ahead(index) and self.spec.sharing == "all"
+        group, method = network.graphs[0].layers[index].group, self.spec.pairing
+        allowed = self._allowed(group, costs, fresh, tables)
+        free = all(bool(np.isfinite(cost).all()) for cost in allowed.values())
+        if method == "random" and not free:  # the best pairs by costs that are drawn, within what is allowed
+            chance, method = np.random.default_rng(self.spec.seed), "optimal"
+            allowed = {p: np.where(np.isfinite(c), chance.random(c.shape), np.inf) for p, c in allowed.items()}
+        exact = free and isinstance(measured.work, LayerWork) and not self.ahead(index) and self.spec.sharing == "all"
         if len(tasks) == 2:
-            local = match_two(allowed[tasks[0], tasks[1]], wanted, self.spec.pairing, self.spec.seed)
-        elif self.spec.pairing == "random" or (exact and isinstance(measured.work, LayerWork)):
+            local = match_two(allowed[tasks[0], tasks[1]], wanted, method, self.spec.seed)
+        elif method == "random" or (exact and isinstance(measured.work, LayerWork)):
             local = self._complete(index, measured.work, fresh, wanted)
         else:
             widths = [len(fresh[t]) for t in tasks]
@@ -262,7 +266,9 @@ class LayerLoop:
             weights = [measured.work.alphas[t] for t in tasks]
             saved = wanted * (len(tasks) - 1)
             worth = worth_of(measured.work.inputs[:, tasks]) if isinstance(measured.work, LayerWork) else None
-            local = match_subsets(numbered, widths, weights, saved, self.spec.sharing == "all", worth)
+            full = self.spec.sharing == "all"
+            local = match_subsets(numbered, widths, weights, saved, full, worth, method)
+        local = _permitted(local, tasks, allowed)
         slots = np.full((len(local), network.tasks), -1, dtype=np.int64)
         for k, t in enumerate(tasks):
             held = local[:, k] >= 0
@@ -280,24 +286,37 @@ class LayerLoop:
         pairs, _ = pair_tasks(chosen, [grams[t] for t in fresh], wanted, self.spec.pairing, self.spec.seed)
         return pairs
 
+    def _allowed(self, group: int, costs: Costs, fresh: Fresh, tables: Sequence[Table]) -> Costs:
+        """The costs, infinite where roles, blocks of grouped convolutions or attention heads do not allow a pair.
+
+        Blocks are paired between the first task and each other one; that decides which of the others' belong together.
+        """
+        found: dict[tuple[int, int], NDArray[np.floating]] = {}
+        partners: dict[tuple[int, int], dict[int, int]] = {}
+        first = next(iter(fresh))
+        for (t, u), cost in costs.items():
+            settled = self._paired_blocks(t, u, tables)
+            if t != first:
+                mine, theirs = partners[first, t], partners[first, u]
+                settled = {a: theirs[block] for block, a in mine.items() if block in theirs} | settled
+            found[t, u], partners[t, u] = self._within_blocks(group, (t, u), cost, fresh, settled)
+        return found
+
     def _within_blocks(
-        self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh, tables: Sequence[Table]
-    ) -> NDArray[np.floating]:
-        """Forbid what the blocks of grouped convolutions and attention heads do not allow."""
+        self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh, settled: Mapping[int, int]
+    ) -> tuple[NDArray[np.floating], dict[int, int]]:
+        """The allowed costs of one pair of tasks, and which blocks are partners; some are `settled`."""
         t, u = pair
         cost = self._same_roles(group, pair, cost, fresh)
         blocks = [self.network.graphs[x].groups[group].blocks for x in pair]
         if blocks[0] is None or blocks[1] is None:
-            return cost
+            return cost, {}
         mine, theirs = blocks[0][fresh[t]], blocks[1][fresh[u]]
-        partner = self._paired_blocks(t, u, tables)
-        settled = {a: b for a, b in partner.items() if a in mine}
-        left_t, left_u = ~np.isin(mine, list(settled)), ~np.isin(theirs, list(settled.values()))
-        allowed = within_blocks(cost, mine, theirs, settled)
+        partner = {a: b for a, b in settled.items() if a in mine}
+        left_t, left_u = ~np.isin(mine, list(partner)), ~np.isin(theirs, list(partner.values()))
         if left_t.any() and left_u.any():
-            rest = block_costs(cost[np.ix_(left_t, left_u)], mine[left_t], theirs[left_u])
-            allowed[np.ix_(left_t, left_u)] = rest
-        return allowed
+            partner |= block_partners(cost[np.ix_(left_t, left_u)], mine[left_t], theirs[left_u])
+        return within_blocks(cost, mine, theirs, partner), partner
 
     def _same_roles(
         self, group: int, pair: tuple[int, int], cost: NDArray[np.floating], fresh: Fresh
@@ -428,6 +447,16 @@ class LayerLoop:
         group = layers[0].group
         widths = [self.network.widths[t][group] for t in range(self.network.tasks)]
         return shared_rows(row_table(layers, self.network.tables[group], widths))
+
+
+def _permitted(slots: Table, tasks: Members, allowed: Costs) -> Table:
+    """The slots (S, T) without those that hold a pair which is not allowed; `allowed` is finite for all others."""
+    kept = np.ones(len(slots), dtype=bool)
+    for (t, u), cost in allowed.items():
+        pair = slots[:, [tasks.index(t), tasks.index(u)]]
+        both = np.flatnonzero((pair >= 0).all(axis=1))
+        kept[both] &= np.isfinite(cost[pair[both, 0], pair[both, 1]])
+    return slots[kept]
 
 
 def rows_by_channel(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:

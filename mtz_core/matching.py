@@ -31,6 +31,8 @@ SWEEPS = 20
 MOVES = 64
 GROWN_UP_TO = 600
 """Channels of all tasks up to which slots are also grown from single channels, which takes a cubic time."""
+PRICES = (0.0, *(2.0**power for power in range(-4, 8)))
+"""Of a saved weight, in what it costs on average if all slots hold all tasks."""
 HALVINGS = 2
 """Of the interval in which the price of a saved weight lies."""
 FORBIDDEN = 1e30
@@ -78,6 +80,7 @@ def match_subsets(
     savings: int,
     full: bool,
     worth: NDArray[np.float64] | None = None,
+    method: str = "optimal",
 ) -> Table:
     """Divide channels into slots that save `savings` channels in all, at the least estimated cost.
 
@@ -89,34 +92,26 @@ def match_subsets(
         full: only slots of all tasks.
         worth: weights that a slot saves, by the tasks in it (see `worth_of`); slots are to save `savings` of these,
             too. `None`: that does not matter.
+        method: `"greedy"` joins the cheapest channel and slot that are still free, again and again, and changes
+            nothing afterwards; `"optimal"` goes on from there.
 
     Returns:
-        Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. A local optimum: every
-        task's channels are placed optimally given those of all others, and no membership can move to a cheaper
-        slot, both at the price that saved weights were given.
+        Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. If `"optimal"`, a local
+        optimum: every task's channels are placed optimally given those of all others, and no membership can move to a
+        cheaper slot, both at the price that saved weights were given.
     """
     tasks = len(widths)
     problem = _Problem(costs, tuple(alphas), tasks)
-    slots = problem.complete_slots(widths)
+    slots = problem.complete_slots(widths, method)
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
-        return problem.rematched(slots, widths, full=True)
-    whole = complete(slots, widths)
+        return slots if method == "greedy" else problem.rematched(slots, widths, full=True)
     problem.worth = worth
     problem.unit = float(problem.slot_costs(slots).sum()) / max(1, len(slots) * (tasks - 1))
-    found: list[Table] = []
-    for price in problem.prices(whole, widths, savings):
-        problem.price = price
-        starts = [problem.thinned(whole, savings)]
-        if sum(widths) <= GROWN_UP_TO and (grown := problem.grown(widths, savings)) is not None:
-            starts.append(grown)
-        improved = [problem.improved(start, widths) for start in starts]
-        found = [slots for slots in improved if problem.saved(slots) >= savings]
-        if found:
-            break
+    found = problem.greedy(widths, savings) if method == "greedy" else problem.optimal(slots, widths, savings)
     problem.price = 0.0
-    if worth is not None or not found:
-        found.append(match_subsets(costs, widths, alphas, savings, full=True))
+    if not found or (worth is not None and method == "optimal"):
+        found.append(match_subsets(costs, widths, alphas, savings, full=True, method=method))
     slots = min(found, key=lambda each: float(problem.slot_costs(each).sum()))
     slots = slots[(slots >= 0).sum(1) > 1]
     ordered: Table = slots[np.argsort(problem.slot_costs(slots), kind="stable")]
@@ -124,6 +119,7 @@ def match_subsets(
 
 
 def _joined(slots: Table, a: int, b: int) -> Table:
+    """The table with two of its slots united, which is the last one then."""
     return np.concatenate([np.delete(slots, [a, b], axis=0), np.maximum(slots[a], slots[b])[None]])
 
 
@@ -173,7 +169,7 @@ class _Problem:
 
     def prices(self, whole: Table, widths: Sequence[int], savings: int) -> Iterator[float]:
         """Prices to try, the least first that seems to be enough: each is tried roughly before it is given."""
-        enough = (0.0, *(self.unit * 2.0**power for power in range(-4, 8)))
+        enough = [self.unit * price for price in PRICES]
 
         def fits(price: float) -> bool:
             self.price = price
@@ -202,13 +198,36 @@ class _Problem:
     def _width(self, t: int) -> int:
         return next(int(cost.shape[1]) for (_, u), cost in self.weighted.items() if u == t)
 
-    def complete_slots(self, widths: Sequence[int]) -> Table:
+    def optimal(self, whole: Table, widths: Sequence[int], savings: int) -> list[Table]:
+        """Slots that save enough, improved from the best starts, at the least price that brings this about."""
+        everything = complete(whole, widths)
+        for price in self.prices(everything, widths, savings):
+            self.price = price
+            starts = [self.thinned(everything, savings)]
+            if sum(widths) <= GROWN_UP_TO and (grown := self.grown(widths, savings)) is not None:
+                starts.append(grown)
+            improved = [self.improved(start, widths) for start in starts]
+            found = [slots for slots in improved if self.saved(slots) >= savings]
+            if found:
+                return found
+        return []
+
+    def greedy(self, widths: Sequence[int], savings: int) -> list[Table]:
+        """Slots that save enough, joined one by one, at the least price that brings this about."""
+        for price in PRICES if self.worth is not None else PRICES[:1]:
+            self.price = price * self.unit
+            grown = self.grown(widths, savings)
+            if grown is not None and self.saved(grown) >= savings:
+                return [grown]
+        return []
+
+    def complete_slots(self, widths: Sequence[int], method: str) -> Table:
         """Fold tasks one after the other, narrowest first, into slots of all tasks."""
         order = sorted(range(self.tasks), key=lambda t: widths[t])
         slots = np.full((widths[order[0]], self.tasks), -1, dtype=np.int64)
         slots[:, order[0]] = np.arange(len(slots))
         for t in order[1:]:
-            pairs = pair_neurons(self.joining(slots, t), len(slots))
+            pairs = pair_neurons(self.joining(slots, t), len(slots), method)
             slots[pairs[:, 0], t] = pairs[:, 1]
         return slots
 
@@ -227,12 +246,11 @@ class _Problem:
     def grown(self, widths: Sequence[int], savings: int) -> Table | None:
         """Begin with every channel alone and join the cheapest until `savings` are saved; `None` if that gets stuck."""
         slots = private_table(widths)
-        for _ in range(savings):
-            found = self._cheapest(slots)
-            if found is None:
+        growth = _Growth(self, slots, widths)
+        for step in range(savings):
+            if not growth.join(step):
                 return None
-            slots = _joined(slots, found[0], found[1])
-        return slots
+        return growth.result()
 
     def improved(self, slots: Table, widths: Sequence[int]) -> Table:
         """Place channels anew and move memberships until neither lowers the cost."""
@@ -319,17 +337,74 @@ class _Problem:
         return best
 
 
-def block_costs(
-    costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.floating]:
-    """Allow pairs within paired blocks only.
+class _Growth:
+    """Slots that are joined one by one, with what every next join would cost.
+
+    `costs[t]` (S, n_t) is what it costs to add each channel of task t, if it is still alone, to each slot without
+    task t; infinite elsewhere. A join changes one slot, so one row of each matrix, and ends some columns.
+    """
+
+    def __init__(self, problem: _Problem, slots: Table, widths: Sequence[int]) -> None:
+        self.problem, self.slots, self.widths = problem, slots, widths
+        self.first = np.cumsum([0, *widths])
+        """Number of the slot that each task's first channel begins in."""
+        self.alone = [np.ones(width, dtype=bool) for width in widths]
+        self.age = np.arange(len(slots))
+        self.costs = [np.where(slots[:, t, None] < 0, problem.joining(slots, t), np.inf) for t in range(len(widths))]
+        self.least = [cost.min(axis=1, initial=np.inf) for cost in self.costs]
+        self.where = [cost.argmin(axis=1) if cost.shape[1] else np.zeros(len(slots), int) for cost in self.costs]
+
+    def join(self, step: int) -> bool:
+        """Join the cheapest channel and slot; return whether there was one."""
+        lowest = [float(least.min(initial=np.inf)) for least in self.least]
+        t = int(np.argmin(lowest))
+        if not np.isfinite(lowest[t]):
+            return False
+        slot = int(self.least[t].argmin())
+        channel = int(self.where[t][slot])
+        members = np.flatnonzero(self.slots[slot] >= 0)
+        if len(members) == 1:
+            self._end(int(members[0]), int(self.slots[slot, members[0]]))
+        self._end(t, channel)
+        left = int(self.first[t]) + channel
+        self.slots[left], self.slots[slot, t], self.age[slot] = -1, channel, len(self.age) + step
+        for u in range(len(self.widths)):
+            self._set(u, left, None)
+            free = self.slots[slot, u] < 0
+            self._set(u, slot, self.problem.joining(self.slots[[slot]], u)[0] if free else None)
+        return True
+
+    def _end(self, t: int, channel: int) -> None:
+        """A channel is alone no more."""
+        self.alone[t][channel] = False
+        self.costs[t][:, channel] = np.inf
+        for row in np.flatnonzero(self.where[t] == channel):
+            self._find(t, int(row))
+
+    def _set(self, t: int, slot: int, costs: NDArray[np.float64] | None) -> None:
+        self.costs[t][slot] = np.inf if costs is None else np.where(self.alone[t], costs, np.inf)
+        self._find(t, slot)
+
+    def _find(self, t: int, slot: int) -> None:
+        if self.widths[t]:
+            self.where[t][slot] = at = int(self.costs[t][slot].argmin())
+            self.least[t][slot] = self.costs[t][slot, at]
+
+    def result(self) -> Table:
+        """The slots, those that were joined last at the end."""
+        kept = np.flatnonzero((self.slots >= 0).any(axis=1))
+        return self.slots[kept[np.argsort(self.age[kept], kind="stable")]]
+
+
+def block_partners(costs: NDArray[np.floating], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> dict[int, int]:
+    """Pair blocks of channels as wholes, at the least cost of pairing the channels within.
 
     Args:
-        costs: (n, m).
+        costs: (n, m); infinite entries are never paired.
         rows, columns: block number of every channel, (n,) and (m,).
 
     Returns:
-        The costs, infinite outside the pairs of blocks that cost least when their channels are paired within.
+        Block of a row's → block of a column's.
     """
     blocks_r, blocks_c = np.unique(rows), np.unique(columns)
     inner = np.zeros((len(blocks_r), len(blocks_c)))
@@ -340,7 +415,7 @@ def block_costs(
             pairs = pair_neurons(block, min(block.shape))
             inner[i, j] = block[pairs[:, 0], pairs[:, 1]].sum()
     chosen = pair_neurons(inner, min(inner.shape))
-    return within_blocks(costs, rows, columns, {int(blocks_r[i]): int(blocks_c[j]) for i, j in chosen})
+    return {int(blocks_r[i]): int(blocks_c[j]) for i, j in chosen}
 
 
 def within_blocks(

@@ -187,8 +187,22 @@ class BankObjective(Objective):
         if not self.compensated or self.cross is None:
             return self.base
         total = self.ridged(ridge)
+        if mask is not None:
+            return self._fit_masked(total, self.cross, mask)
         wanted = self.cross.reshape(len(total), -1, self.cross.shape[1])
         return self.base + torch.cholesky_solve(wanted.mT, factored(total)).mT.reshape_as(self.base)
+
+    def _fit_masked(self, total: Tensor, pull: Tensor, mask: Tensor) -> Tensor:
+        """A system of its own for every neuron, over the weights that may differ from zero."""
+        moved = torch.zeros_like(self.base)
+        every = torch.arange(len(moved), device=moved.device)
+        for chunk in chunks(len(moved), moved.shape[1]):
+            free = mask[chunk]
+            system = total[self.bank(every[chunk])] * (free[:, :, None] & free[:, None, :])
+            system.diagonal(dim1=1, dim2=2).add_((~free).to(system.dtype))
+            solved = torch.cholesky_solve((pull[chunk] * free)[:, :, None], factored(system))
+            moved[chunk] = solved[:, :, 0] * free
+        return self.base + moved
 
 
 def chunks(count: int, width: int) -> list[slice]:

@@ -25,6 +25,7 @@ from mtz_core.graph.propagation import channel_graphs
 from mtz_core.layerloop import Fresh, LayerLoop
 from mtz_core.matching import Costs
 from mtz_core.plans import Plan
+from mtz_core.selfcheck import require_identity
 from mtz_core.shares import full_shares
 from mtz_core.slots import Members, Table, column_table, complete, row_table, shared_rows
 from mtz_core.spec import ZipSpec
@@ -363,6 +364,7 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
         spec: how the networks are to be zipped.
 
     Raises:
+        GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
         SpecError: the budget cannot be met, or there is none.
 
     Example:
@@ -373,7 +375,9 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
         True
     """
     device = torch.device(spec.device)
-    graphs = correspond(channel_graphs(networks, [images[:2].to(device) for images in calibration]))
+    own = channel_graphs(networks, [images[:2].to(device) for images in calibration])
+    require_identity(networks, own)
+    graphs = correspond(own)
     trunk = trunk_of([graph.structure() for graph in graphs], spec.trunk, spec.macs)
     laid = 0 if trunk is None else len(trunk.layers)
     network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias, laid).to(device)

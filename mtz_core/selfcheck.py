@@ -8,6 +8,7 @@ answer as before at one network's size: then sharing stores and assembles weight
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.layout import Layout, expand
 from mtz_core.graph.match import correspond
 from mtz_core.graph.propagation import channel_graphs
+from mtz_core.graph.trace import own_answer
 from mtz_core.indexed import own_entries
 from mtz_core.shares import participants
 from mtz_core.structure import NetworkStructure
@@ -202,8 +204,31 @@ def _verdict(name: str, network: int, got: Tensor, expected: Tensor, note: str =
     return Check(name, network, deviation <= TOLERANCE, deviation, note)
 
 
+def require_identity(networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph]) -> None:
+    """Refuse networks that a zip would answer wrongly for: those that are not themselves when zipped with themselves.
+
+    Raises:
+        GraphError: which network, by how much, and the way out.
+    """
+    for number, (network, graph) in enumerate(zip(networks, graphs, strict=True)):
+        check = identity_check(network, graph, number)
+        if not check.passed:
+            raise GraphError(
+                f"network {number} ({type(network).__name__}) answers differently once it is taken apart into layers "
+                f"and weights: by {deviation_text(check.deviation)} of its largest output, on its own calibration "
+                "data. Some layer does more than its weight says (a forward or a hook of its own, a weight that is "
+                "computed). Make such weights plain (torch.nn.utils.parametrize.remove_parametrizations and the "
+                "like), or export the network with torch.export and zip the exported program"
+            )
+
+
+def deviation_text(deviation: float) -> str:
+    """A relative difference of outputs in words."""
+    return f"{100.0 * deviation:.3g} %" if math.isfinite(deviation) else "more than any number"
+
+
 def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> Check:
-    """Zip a network with itself, every neuron with itself: outputs and size must be the network's own."""
+    """Zip a network with itself, every neuron with itself: outputs and size must be those of the untouched network."""
     twins = ZippedNetwork([network, network], [graph, graph], "no")
     for g, group in enumerate(twins.graphs[0].groups):
         if group.frozen is None:
@@ -214,7 +239,7 @@ def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> 
     x = graph.network.example
     with torch.no_grad():
         got = torch.stack([twins(x, task=t) for t in range(2)])
-        expected = graph.network.module(x)
+    expected = own_answer(network, x)
     counts = twins.counts()
     note = f"{counts.versus_smallest:.3f}× the size of one network"
     return _verdict("zipped with itself", number, got, expected.expand_as(got), note)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mtz_core.errors import SpecError
 
@@ -65,6 +65,14 @@ class RetrainSpec(_Strict):
     temperature: float = Field(default=2.0, gt=0.0, le=100.0)
     evaluate_every: int = Field(default=50, ge=1)
 
+    @model_validator(mode="after")
+    def _labels_have_no_temperature(self) -> RetrainSpec:
+        if self.targets == "labels" and self.temperature != RetrainSpec.model_fields["temperature"].default:
+            raise ValueError(
+                "temperature softens the parents' outputs; with targets: labels there is nothing to soften"
+            )
+        return self
+
 
 class BudgetSpec(_Strict):
     """What a zipped network may cost when the shares of its layers are planned: one limit, or `macs` and one more.
@@ -96,8 +104,33 @@ class BudgetSpec(_Strict):
         return self.size is None and self.parameters is None and self.error is None
 
 
+def _means(given: Any, value: Any) -> bool:
+    """Whether what was written for a field is this value once it is read ("false" of a URL is `False`)."""
+    try:
+        return bool(TypeAdapter(type(value)).validate_python(given) == value)
+    except ValidationError:
+        return False  # the field itself will say what is wrong with it
+
+
+_WITHOUT_COMPENSATION = {
+    "bias": "shared",
+    "scale": "shared",
+    "normalise": False,
+    "weighting": "equal",
+    "relu_rounds": 0,
+}
+_AT_RANDOM = {"metric": "functional", "sharing": "all", "streams": "first"}
+_IMPLIED: tuple[tuple[str, Any, Mapping[str, Any], str], ...] = (
+    ("compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"),
+    ("pairing", "random", _AT_RANDOM, "pairs are drawn for all tasks and compared by nothing; leave it out"),
+)
+"""Field, value, what other fields are then, and why nothing else would have an effect."""
+
+
 class ZipSpec(_Strict):
     """How two or more networks are zipped.
+
+    A field that would have no effect beside the others is refused; left out, it says what is done.
 
     Attributes:
         share: share ratio of every hidden layer (shared neurons divided by the narrowest parent's width), or a
@@ -160,6 +193,21 @@ class ZipSpec(_Strict):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$")
     seed: int = Field(default=0, ge=0, lt=2**31)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_what_follows(cls, given: Any) -> Any:
+        """Give fields that others decide the value that is in force; a different one would be ignored."""
+        if not isinstance(given, Mapping):
+            return given
+        filled = dict(given)
+        for field, value, implied, why in _IMPLIED:
+            if _means(filled.get(field), value):
+                for name, only in implied.items():
+                    if not _means(filled.setdefault(name, only), only):
+                        text = f"{name} {filled[name]!r} has no effect with {field} {str(value).lower()}"
+                        raise ValueError(f"{text}: {why}")
+        return filled
+
     @field_validator("share", mode="after")
     @classmethod
     def _ratios_are_ratios(cls, share: Any) -> Any:
@@ -192,22 +240,22 @@ class ZipSpec(_Strict):
     @property
     def own_bias(self) -> bool:
         """Whether shared neurons have a bias for each task."""
-        return self.compensate and self.bias == "own"
+        return self.bias == "own"
 
     @property
     def row_budget(self) -> int:
         """Part of the activation budget for a layer's input rows, which renewing targets needs again and again."""
-        return self.activation_budget // 2 if self.compensate and self.relu_rounds else 0
+        return self.activation_budget // 2 if self.relu_rounds else 0
 
     @property
     def own_scale(self) -> bool:
         """Whether shared neurons have a scale for each task."""
-        return self.compensate and self.scale == "own"
+        return self.scale == "own"
 
     @property
     def weighs_outputs(self) -> bool:
         """Whether errors of a layer's outputs count as far as they change the network's answer."""
-        return self.compensate and self.weighting == "fisher"
+        return self.weighting == "fisher"
 
     @property
     def looks_ahead(self) -> bool:
@@ -300,6 +348,10 @@ class NetworkSpec(_Strict):
             raise ValueError(
                 "'weights' needs 'architecture', e.g. lenet5, torchvision:resnet18, or exported for a .pt2"
             )
+        idle = [name for name in ("architecture", "classes") if getattr(self, name) is not None]
+        if idle and (self.weights is None or (self.architecture == EXPORTED and self.classes is not None)):
+            brings = "an exported program" if self.weights is not None else f"{self.parent or self.model!r}"
+            raise ValueError(f"{' and '.join(idle)}: {brings} brings its own; leave it out")
         if self.weights is not None and self.data is None:
             raise ValueError("'weights' needs 'data' (mnist, fashion, letters or a path)")
         for name in ("weights", "data"):

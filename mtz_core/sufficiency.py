@@ -110,7 +110,8 @@ def trials(
             for (t, u), cost in costs.items():
                 places = {x: {int(c): k for k, c in enumerate(fresh[x])} for x in (t, u)}
                 pairs = [slot for slot in slots if slot[t] >= 0 and slot[u] >= 0]
-                found = np.array([[places[t][int(s[t])], places[u][int(s[u])]] for s in pairs]).reshape(-1, 2)
+                listed = [[places[t][int(s[t])], places[u][int(s[u])]] for s in pairs]
+                found = np.array(listed, dtype=np.int64).reshape(-1, 2)
                 best += _total(cost, found)
                 stale += _total(cost, known.get((index, t, u), found))
                 known[index, t, u] = found

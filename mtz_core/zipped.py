@@ -71,7 +71,7 @@ class ZippedNetwork(nn.Module):
         for index, per_task in enumerate(zip(*(graph.layers for graph in graphs), strict=True)):
             matrices = [graph.matrix(layer) for graph, layer in zip(graphs, per_task, strict=True)]
             mode = sparse if isinstance(sparse, str) else ("yes" if sparse[index] else "no")
-            masks = None if self.is_grouped(index) else _masks(matrices, [layer.bias for layer in per_task], mode)
+            masks = _masks(matrices, [layer.bias for layer in per_task], mode)
             self.layers.append(self._stored(index, matrices, masks))
         self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, graphs, strict=True)]
         self._index = [{layer.name: k for k, layer in enumerate(graph.layers)} for graph in graphs]
@@ -100,7 +100,7 @@ class ZippedNetwork(nn.Module):
         scales: Sequence[Tensor] | None = None,
     ) -> BlockLayer | IndexedLayer:
         if self.is_grouped(index):
-            return IndexedLayer(matrices, self._row_keys(index), self.entries(index))
+            return IndexedLayer(matrices, self._row_keys(index), self.entries(index), masks)
         return BlockLayer(matrices, self._rows(index), self._columns(index), masks, scales)
 
     def _row_keys(self, index: int) -> list[Table]:
@@ -320,11 +320,11 @@ class ZippedNetwork(nn.Module):
     def _mask_from_zeros(self) -> None:
         """A pruned layer's zeros are its mask; the shared part of a restored network has its own."""
         for index, block in enumerate(self._blocks()):
-            if isinstance(block, BlockLayer) and block.masked:
+            if block.masked:
                 matrices = [block.matrix(t).detach() for t in range(self.tasks)]
                 layers = self._of_task(index)
                 masks = [_nonzero(m, layer.bias) for m, layer in zip(matrices, layers, strict=True)]
-                self.layers[index] = BlockLayer(matrices, block.rows, block.columns, masks)
+                self.layers[index] = self._stored(index, matrices, masks)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""

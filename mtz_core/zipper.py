@@ -29,6 +29,7 @@ from mtz_core.matching import Costs
 from mtz_core.planning import Forecast, Measuring, planned
 from mtz_core.plans import plan_data
 from mtz_core.retraining import RetrainingData, retrain
+from mtz_core.selfcheck import require_identity
 from mtz_core.shares import resolve_shares
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.stream import Twin, twins
@@ -63,7 +64,7 @@ class Zipper:
         live_images: at most this many evaluation images are used for reports before the final one.
 
     Raises:
-        GraphError: a network cannot be traced, or the networks do not correspond.
+        GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
         SpecError, DataError: the specification or the data does not fit the networks.
     """
 
@@ -89,6 +90,7 @@ class Zipper:
         self.networks = tuple(networks)
         self.alphas = spec.task_weights(len(networks))
         graphs = channel_graphs(networks, [images[:2].to(self.device) for images in self.images])
+        require_identity(networks, graphs)
         self.network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
         graphs = list(self.network.graphs)
         self.structures = tuple(graph.structure() for graph in graphs)

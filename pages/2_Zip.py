@@ -62,7 +62,7 @@ with inputs:
     with st.expander("Retraining", icon=":material/model_training:"):
         retrain = setup.choose_retraining()
     with st.expander("Advanced", icon=":material/settings:"):
-        advanced = setup.choose_advanced(retraining=retrain is not None)
+        advanced = setup.choose_advanced(retrain)
     advanced |= {} if trunk is None else {"zip.trunk": trunk.name}
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 

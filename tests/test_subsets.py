@@ -12,7 +12,7 @@ from mtz_core import ZipSpec, zip_networks
 from mtz_core.bankwork import BankMoments, BankWork
 from mtz_core.figures.inspect import pair_rows, shared_by
 from mtz_core.linalg import DenseGram, RowGram
-from mtz_core.matching import block_costs, match_subsets, worth_of
+from mtz_core.matching import block_partners, match_subsets, within_blocks, worth_of
 from mtz_core.merging import merge
 from mtz_core.partial import merge_partial
 from tests.networks import Perceptron, images, randomised
@@ -190,7 +190,7 @@ def test_blocks_are_paired_as_wholes() -> None:
     costs = rng.random((12, 12)) + 1.0
     for mine, theirs in enumerate(order):
         costs[np.ix_(blocks == mine, blocks == theirs)] -= 0.9
-    allowed = block_costs(costs, blocks, blocks)
+    allowed = within_blocks(costs, blocks, blocks, block_partners(costs, blocks, blocks))
     assert (np.isfinite(allowed) == (order[blocks][:, None] == blocks[None, :])).all()
 
 

@@ -80,7 +80,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
             raise GraphError(
                 f"parameter {name!r} holds NaN or infinity; the network is damaged or its training diverged"
             )
-    expected = _answer(network, example)
+    expected = own_answer(network, example)
     module = plain_transformers(_twin(network, example.device))
     graph = _symbolic_graph(module)
     traced = fx.GraphModule(module, graph)
@@ -113,8 +113,8 @@ def _twin(network: nn.Module, device: torch.device) -> nn.Module:
     return copy.deepcopy(network, memo).to(device).eval().requires_grad_(False)
 
 
-def _answer(network: nn.Module, example: Tensor) -> Tensor:
-    """What the untouched network answers, in evaluation mode."""
+def own_answer(network: nn.Module, example: Tensor) -> Tensor:
+    """What the untouched network answers to a batch, in evaluation mode. Raises `GraphError` if it cannot."""
     twin = _twin(network, example.device)
     try:
         with torch.no_grad():

@@ -15,6 +15,7 @@ from typing import Any
 from mtz_core.errors import MTZError, SpecError
 from mtz_core.own.uploads import upload_path
 from mtz_core.spec import NetworkSpec
+from mtz_core.system import threads
 
 
 def answer(request: Mapping[str, Any]) -> Any:
@@ -45,6 +46,7 @@ def main() -> None:
     """Answer the request on stdin; an error that can be put right is an answer too."""
     request = json.loads(sys.stdin.readline())
     try:
+        threads.settle()
         done = answer(request)
         print(json.dumps({"done": done}), flush=True)
     except MTZError as error:

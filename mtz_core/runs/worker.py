@@ -33,6 +33,7 @@ from mtz_core.events import (
 from mtz_core.runs.pulse import Pulse, leave
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.system import threads
 
 if TYPE_CHECKING:
     from mtz_core.runs.inputs import Inputs
@@ -121,7 +122,7 @@ def _work(
             announce(text)
 
     inputs = inputs_module.prepare(record, say) if prepare is None else prepare(record)
-    store.update_summary(record.id, tasks=inputs.tasks, parents=inputs.names)
+    store.update_summary(record.id, tasks=inputs.tasks, parents=inputs.names, threads=threads.settle())
     for task, images in enumerate(inputs.calibration):
         outputs.save_images(store, record.id, task, images)
     _check(pulse)

@@ -20,6 +20,8 @@ from mtz_core.zoo.structures import structures
 
 PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip=ZipSpec(retrain=RetrainSpec()))
 DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
+DRAWN = ZipSpec(pairing="random")
+"""What is in force where pairs are drawn at random."""
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
 MOST_PARENTS = 6
 NO_TRUNK = "nothing"
@@ -63,8 +65,8 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "images": spec.calibration.images,
         "enough": "true" if zipping.calibration == "enough" else None,
         "pairing": zipping.pairing,
-        "metric": zipping.metric,
-        "sharing": _unless(zipping.sharing, DEFAULTS.sharing),
+        "metric": zipping.metric if zipping.pairing != "random" else None,
+        "sharing": _unless(zipping.sharing, ZipSpec(pairing=zipping.pairing).sharing),
         "compensate": None if zipping.compensate else "false",
         "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
         "title": spec.title or None,
@@ -99,10 +101,13 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
             "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
             "temperature": _unless(retrain.temperature, RETRAINING.temperature),
         }
+    plain = PLAIN.model_copy(
+        update={"zip": ZipSpec(compensate=zipping.compensate, pairing=zipping.pairing, retrain=RETRAINING)}
+    )
     for name, path in CARRIED.items():
         if retrain is not None or "retrain" not in path:
             value = _field(spec, path)
-            if value != _field(PLAIN, path):
+            if value != _field(plain, path):
                 query[name] = "all" if value is None else value
     return query
 
@@ -317,17 +322,6 @@ def _weight_range(key: str) -> tuple[float, float]:
 
 def choose_method(tasks: int) -> dict[str, Any]:
     """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
-    sharing = DEFAULTS.sharing
-    if tasks > 2:
-        sharing = st.segmented_control(
-            "Shared by",
-            ["subsets", "all"],
-            default=DEFAULTS.sharing,
-            required=True,
-            key="sharing",
-            bind="query-params",
-            help="Subsets: a neuron may be shared by any two or more tasks. All: by all of them or by none.",
-        )
     images = st.select_slider(
         "Calibration images per task",
         _options("images", IMAGES, _whole),
@@ -353,6 +347,7 @@ def choose_method(tasks: int) -> dict[str, Any]:
         bind="query-params",
         help="Optimal: the assignment of least total difference. Greedy: the paper's rule. Random: a baseline.",
     )
+    random = pairing == "random"
     metric = st.segmented_control(
         "What is compared",
         ["functional", "euclidean"],
@@ -360,8 +355,23 @@ def choose_method(tasks: int) -> dict[str, Any]:
         required=True,
         key="metric",
         bind="query-params",
-        help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone.",
+        disabled=random,
+        help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone. "
+        "Random pairs are compared by nothing.",
     )
+    sharing = DEFAULTS.sharing
+    if tasks > 2:
+        sharing = st.segmented_control(
+            "Shared by",
+            ["subsets", "all"],
+            default=DEFAULTS.sharing,
+            required=True,
+            key="sharing",
+            bind="query-params",
+            disabled=random,
+            help="Subsets: a neuron may be shared by any two or more tasks. All: by all of them or by none, as in "
+            "random pairs.",
+        )
     compensate = st.toggle(
         "Compensation",
         value=True,
@@ -382,8 +392,8 @@ def choose_method(tasks: int) -> dict[str, Any]:
         "images": images,
         "calibration": "enough" if enough else DEFAULTS.calibration,
         "pairing": pairing,
-        "metric": metric,
-        "sharing": sharing,
+        "metric": DRAWN.metric if random else metric,
+        "sharing": DRAWN.sharing if random else sharing,
         "compensate": compensate,
         "ridge": "auto" if ridge == "auto" else float(ridge),
     }
@@ -422,7 +432,7 @@ def choose_retraining() -> RetrainSpec | None:
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
 
 
-def choose_advanced(*, retraining: bool) -> dict[str, Any]:
+def choose_advanced(retrain: RetrainSpec | None) -> dict[str, Any]:
     """Draw what is rarely changed, and say what the URL carries besides; return path in `RunSpec` → value."""
     chosen: dict[str, Any] = {}
     chosen["zip.seed"] = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
@@ -436,13 +446,14 @@ def choose_advanced(*, retraining: bool) -> dict[str, Any]:
         help="How many output positions of a convolution are looked at in every image; 0 takes all.",
     )
     chosen["zip.positions"] = positions or None
-    if retraining:
+    if retrain is not None:
         chosen["zip.retrain.optimizer"] = st.segmented_control(
             "Optimiser", ["adam", "sgd"], default="adam", required=True, key="optimizer", bind="query-params"
         )
         chosen["zip.retrain.batch_size"] = st.number_input(
             "Batch size", 1, 65_536, 64, key="batch", bind="query-params", help="Images per task in a retraining step."
         )
+    if retrain is not None and retrain.targets == "distill":
         chosen["zip.retrain.temperature"] = st.number_input(
             "Temperature",
             0.01,
@@ -453,7 +464,7 @@ def choose_advanced(*, retraining: bool) -> dict[str, Any]:
             bind="query-params",
             help="How soft the parents' answers are made before the zipped network learns from them.",
         )
-    carried = _carried(retraining)
+    carried = _carried(retrain is not None)
     for path, value in carried.items():
         st.caption(f"{path} = {'all' if value is None else value}")
     return chosen | carried

@@ -1,0 +1,1 @@
+"""The machine: how processes use its cores (no torch here)."""
