@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: app test check unit browser bench format chromium clean
+.PHONY: app test check unit browser bench format lock package chromium clean
 
 app: $(VENV)/.app
-	$(BIN)/streamlit run app.py --server.headless=false
+	$(BIN)/python -m mtz_core app
 
 test: check unit browser
 
@@ -29,6 +29,13 @@ bench: $(VENV)/.app
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Exact versions of all that the ranges in pyproject.toml lead to; UPGRADE=--upgrade takes the newest.
+lock: $(VENV)/.dev
+	$(BIN)/python -m scripts.lock $(UPGRADE)
+
+package:
+	scripts/check_package.sh $(PYTHON)
 
 # Browser tests need Chromium; it is installed where that is possible without asking.
 chromium:

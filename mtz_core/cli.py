@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 from mtz_core.system import threads
+from mtz_core.system.places import APP, runs_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,6 +210,15 @@ def _extract(options: argparse.Namespace) -> int:
     return 0
 
 
+def _app(options: argparse.Namespace) -> int:
+    """Become Streamlit, which finds its configuration beside `app.py`, and ends the process itself."""
+    port = [] if options.port is None else [f"--server.port={options.port}"]
+    headless = str(options.no_browser).lower()
+    sys.argv = ["streamlit", "run", str(APP), f"--server.headless={headless}", *port]
+    runpy.run_module("streamlit", run_name="__main__")
+    return 0
+
+
 def _example_spec(options: argparse.Namespace) -> int:
     print(example_text(), end="")
     return 0
@@ -239,12 +250,18 @@ def _store(options: argparse.Namespace) -> RunStore:
     return RunStore(options.store)
 
 
+def _name() -> str:
+    """How this program was called: by its command, which an installed package has, or as a module."""
+    return "mtz" if Path(sys.argv[0]).stem == "mtz" else "python -m mtz_core"
+
+
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets `command`, the function that runs it."""
-    parser = argparse.ArgumentParser(prog="python -m mtz_core", description="Zip several networks into one.")
+    parser = argparse.ArgumentParser(prog=_name(), description="Zip several networks into one.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    runs = str(runs_folder()).replace("%", "%%")
     stored = argparse.ArgumentParser(add_help=False)
-    stored.add_argument("--store", type=Path, help="folder of the runs (default: $MTZ_RUNS, else ./runs)")
+    stored.add_argument("--store", type=Path, help=f"folder of the runs (default: {runs})")
     computing = argparse.ArgumentParser(add_help=False)
     computing.add_argument(
         "--threads",
@@ -256,6 +273,11 @@ def command_parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False, parents=[stored])
     run.add_argument("run", metavar="RUN", help="the run's identifier")
 
+    command = commands.add_parser("app", help="open the dashboard in the browser; Ctrl-C ends it")
+    command.add_argument("--port", type=int, help="where it listens (default: 8501, or the next that is free)")
+    command.add_argument("--no-browser", action="store_true", help="only listen, and print the address")
+    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
+    command.set_defaults(command=_app)
     command = commands.add_parser("zip", parents=[stored, computing], help="zip networks that a YAML file describes")
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")

@@ -16,18 +16,13 @@ from pathlib import Path
 
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.spec import UPLOAD
+from mtz_core.system.places import uploads_folder
 
-PROGRAM = Path(__file__).resolve().parents[2]
 PREFIX = "upload:"
 MOST_UPLOAD = 256 * 2**20
 """Bytes of a file that comes through the browser; `.streamlit/config.toml` says the same."""
 MOST_PATH = 4 * 2**30
 CHUNK = 2**20
-
-
-def uploads_folder() -> Path:
-    """Return the folder of uploads: `$MTZ_UPLOADS`, else `uploads` beside `app.py`."""
-    return Path(os.environ.get("MTZ_UPLOADS") or PROGRAM / "uploads").absolute()
 
 
 def keep(chunks: bytes | memoryview | Iterable[bytes], most: int = MOST_UPLOAD) -> str:

@@ -18,12 +18,13 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linear_sum_assignment
 
 from mtz_core.errors import DataError
+from mtz_core.system.places import ASSETS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
 Cell = tuple[int, int]
 
-LESSON = Path(__file__).resolve().parents[2] / "assets" / "example" / "lesson.npz"
+LESSON = ASSETS / "example" / "lesson.npz"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.own.files import Shapes, plain_shapes
+from mtz_core.system.places import ASSETS
 
-FILE = Path(__file__).resolve().parents[2] / "assets" / "architectures.json.gz"
+FILE = ASSETS / "architectures.json.gz"
 SHOWN = 4
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile and training frameworks put before every name."""

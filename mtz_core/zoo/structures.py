@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mtz_core.errors import DataError
 from mtz_core.structure.networks import NetworkStructure, structure_from_json
+from mtz_core.system.places import ASSETS
 
-FILE = Path(__file__).resolve().parents[2] / "assets" / "parents" / "structures.json"
+FILE = ASSETS / "parents" / "structures.json"
 
 
 @lru_cache(maxsize=1)

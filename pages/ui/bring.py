@@ -22,6 +22,7 @@ from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
 from mtz_core.structure.sizes import why_not_zippable
+from mtz_core.system.places import uploads_folder
 from pages.ui import address, frame, query
 
 SOURCES = ("file", "torchvision", "registered")
@@ -137,7 +138,7 @@ def _registered() -> Found | None:
     if not os.environ.get(VARIABLE):
         st.info(
             "No module is registered. Whoever starts the dashboard can add the networks of a Python module: "
-            "`streamlit run app.py -- --models my_models:trained`.",
+            "`python -m mtz_core app --models my_models:trained`.",
             icon=":material/info:",
         )
         return None
@@ -284,7 +285,7 @@ def _models(where: str) -> dict[str, Any]:
 def _problem(error: MTZError) -> None:
     """Show an error: the file is called by its own name, and nothing in it is taken for markup."""
     text = str(error)
-    folder = str(uploads.uploads_folder())
+    folder = str(uploads_folder())
     for upload, name in _names().items():
         text = text.replace(f"{folder}/{upload.removeprefix(uploads.PREFIX)}", name)
     text = re.sub(re.escape(folder) + r"/([0-9a-f]{8})[0-9a-f]{56}", r"file \1…", text)

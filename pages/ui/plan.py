@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from mtz_core.figures.text import count_text, duration_text
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
 from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.trunks import trunk_of
+from mtz_core.system.places import child_environment
 from pages.ui import frame, setup
 
 TICK = 0.7
@@ -275,12 +275,11 @@ def _start(spec: RunSpec) -> None:
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="plan-")
     file, out, err = (Path(folder.name) / name for name in ("plan.yaml", "out", "err"))
     file.write_text(dump_run_spec(spec), encoding="utf-8")
-    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with out.open("wb") as output, err.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "plan", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )  # fmt: skip
     st.session_state["plan-job"] = key_of(spec)
     _jobs()[key_of(spec)] = Job(key_of(spec), process, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from mtz_core.errors import MTZError, RunError
 from mtz_core.figures.text import duration_text, percent_text
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.structure.sizes import why_not_zippable
+from mtz_core.system.places import child_environment
 from pages.ui import address, frame, query, setup
 
 PATIENCE = 120.0
@@ -110,14 +110,13 @@ def _checked(parents: Sequence[str]) -> dict[str, Any]:
     Raises `RunError` with the message of the process, or if it took too long.
     """
     spec = RunSpec(networks=tuple(map(setup.network_spec, parents)))
-    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "preflight.yaml"
         file.write_text(dump_run_spec(spec), encoding="utf-8")
         with subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "preflight", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         ) as process:  # fmt: skip
             try:
                 output, errors = _awaited(process)
