@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.own.registered import register
@@ -259,10 +260,12 @@ def command_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets `command`, the function that runs it."""
     parser = argparse.ArgumentParser(prog=_name(), description="Zip several networks into one.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    stored, models, json_output = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     runs = str(runs_folder()).replace("%", "%%")
-    stored = argparse.ArgumentParser(add_help=False)
     stored.add_argument("--store", type=Path, help=f"folder of the runs (default: {runs})")
-    computing = argparse.ArgumentParser(add_help=False)
+    models.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
+    json_output.add_argument("--json", action="store_true", help="print lines of JSON")
+    computing = argparse.ArgumentParser(add_help=False, parents=[models])
     computing.add_argument(
         "--threads",
         type=int,
@@ -273,50 +276,54 @@ def command_parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False, parents=[stored])
     run.add_argument("run", metavar="RUN", help="the run's identifier")
 
-    command = commands.add_parser("app", help="open the dashboard in the browser; Ctrl-C ends it")
+    command = commands.add_parser("app", parents=[models], help="open the dashboard in the browser; Ctrl-C ends it")
     command.add_argument("--port", type=int, help="where it listens (default: 8501, or the next that is free)")
     command.add_argument("--no-browser", action="store_true", help="only listen, and print the address")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
     command.set_defaults(command=_app)
-    command = commands.add_parser("zip", parents=[stored, computing], help="zip networks that a YAML file describes")
-    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
-    command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
-    command.set_defaults(command=_zip)
-    command = commands.add_parser("resume", parents=[run, computing], help="continue a lost, cancelled or failed run")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
-    command.set_defaults(command=_resume)
+    _add_zipping(commands, [stored, computing], [run, computing])
+    _add_looking(commands, [computing, json_output])
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")
     command.add_argument("--limit", type=int, default=50)
     command.set_defaults(command=_list)
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
-    command = commands.add_parser(
-        "preflight", parents=[computing], help="say what of given networks can be zipped, and check it on them"
-    )
-    which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
-    which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--json", action="store_true", help="print the report as JSON")
-    command.set_defaults(command=_preflight)
-    command = commands.add_parser(
-        "plan", parents=[computing], help="choose all shares under the budget of a YAML file, and zip nothing"
-    )
-    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--json", action="store_true", help="print progress and plan as lines of JSON")
-    command.set_defaults(command=_plan)
     command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
     command.add_argument("--task", required=True, help="number (from 0) or name of the task")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     command.set_defaults(command=_extract)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
-    command = commands.add_parser("worker", parents=[run, computing])  # the dashboard starts it; no help text hides it
+    return parser
+
+
+Parsers = Sequence[argparse.ArgumentParser]
+
+
+def _add_zipping(commands: Any, new: Parsers, known: Parsers) -> None:
+    """Commands that execute runs, new ones or known ones."""
+    command = commands.add_parser("zip", parents=new, help="zip networks that a YAML file describes")
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
+    command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_zip)
+    command = commands.add_parser("resume", parents=known, help="continue a lost, cancelled or failed run")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_resume)
+    command = commands.add_parser("worker", parents=known)  # the dashboard starts it; no help text hides it
     command.add_argument("--launcher", type=int)
     command.set_defaults(command=_worker)
-    return parser
+
+
+def _add_looking(commands: Any, common: Parsers) -> None:
+    """Commands that say what a zip would be."""
+    told = "say what of given networks can be zipped, and check it on them"
+    command = commands.add_parser("preflight", parents=common, help=told)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
+    which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
+    command.set_defaults(command=_preflight)
+    told = "choose all shares under the budget of a YAML file, and zip nothing"
+    command = commands.add_parser("plan", parents=common, help=told)
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.set_defaults(command=_plan)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.calibration.stream import Twin
 from mtz_core.layerwise.choose import choose_slots
-from mtz_core.layerwise.comparison import Calibrator, Comparison
 from mtz_core.layerwise.ledger import Fresh, Ledger
-from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import Table, shared_rows
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import ZipSpec
+
+if TYPE_CHECKING:
+    from mtz_core.calibration.stream import Twin
+    from mtz_core.layerwise.comparison import Calibrator, Comparison
+    from mtz_core.network.zipped import ZippedNetwork
 
 
 @dataclass(frozen=True)

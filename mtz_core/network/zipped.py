@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from mtz_core.errors import SpecError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.correspondence import JointGraph
 from mtz_core.graph.execution import Program, execute
-from mtz_core.network import saving
 from mtz_core.network.dense import DenseLayer
+from mtz_core.network.description import checked, described, explained
 from mtz_core.network.extract import extracted
 from mtz_core.network.grouped import GroupedLayer
 from mtz_core.network.stored import StoredLayer
@@ -235,7 +235,7 @@ class ZippedNetwork(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """What is shared, as JSON-able data: with `state_dict()` all that `restore` needs."""
-        return saving.description(self)
+        return described(self)
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take over a state saved by `description()` and `state_dict()`.
@@ -243,11 +243,11 @@ class ZippedNetwork(nn.Module):
         Raises:
             CheckpointError: it belongs to other networks, or is damaged.
         """
-        state = saving.checked(description, self)
+        state = checked(description, self)
         self.merged, self.own_bias, self.trunk = state.merged, state.own_bias, state.trunk
         for g, shared in enumerate(state.shared):
             self.tables[g] = complete(shared, self.joint.groups[g].widths)
-        with saving.explained():
+        with explained():
             for layer in self.joint.layers:
                 ones = [torch.ones(own.width) for own in layer.members] if state.scaled[layer.index] else None
                 self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)], ones)
@@ -261,10 +261,12 @@ class ZippedNetwork(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""
+        from mtz_core.network import saving  # reading traces networks, which is above this module
+
         saving.write(path, self)
 
-    @classmethod
-    def load(cls, path: Path | str, networks: Sequence[nn.Module]) -> Self:
+    @staticmethod
+    def load(path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
         """Read a file written by `save`.
 
         Args:
@@ -274,10 +276,9 @@ class ZippedNetwork(nn.Module):
         Raises:
             CheckpointError: not such a file, damaged, or made from other architectures.
         """
-        description, tensors, joint, sparse = saving.read(path, networks)
-        network = cls(networks, joint, sparse)
-        network.restore(description, tensors)
-        return network
+        from mtz_core.network import saving
+
+        return saving.read(path, networks)
 
 
 def _body(graph: ChannelGraph) -> nn.Module:

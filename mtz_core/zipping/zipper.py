@@ -70,10 +70,9 @@ class Zipper:
         self._walk = LayerWalk(self.network, spec, Ledger(job.joint, job.shares), calibrator)
         self.hidden, self.stations = self._walk.ledger.hidden(), self._walk.stations()
         self._planned, self._settled = spec.share != "auto", spec.calibration != "enough"
-        self._finished: list[int] = []
-        self._steps = self._spared = 0
-        first = {job.joint.layers[index].group: index for index in reversed(self.hidden)}
-        ahead = {index: self._walk.ahead(index) for index in first.values()}
+        self._finished, self._steps, self._spared = list[int](), 0, 0
+        first = {job.joint.layers[index].group: index for index in reversed(self.hidden)}.values()
+        ahead = {index: self._walk.ahead(index) for index in first}
         self._clock = WorkClock(spec, self.network, self.stations, ahead, self.sample.counts)
 
     def checkpoint(self) -> Checkpoint:
