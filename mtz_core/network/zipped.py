@@ -269,9 +269,7 @@ class ZippedNetwork(nn.Module):
     def load(path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
         """Read a file written by `save`.
 
-        Args:
-            path: safetensors file.
-            networks: modules of the architectures that were zipped, in the same order; their weights do not matter.
+        `networks` are modules of the architectures that were zipped, in the same order; their weights do not matter.
 
         Raises:
             CheckpointError: not such a file, damaged, or made from other architectures.
