@@ -308,7 +308,7 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([a, b], [images()])
     with pytest.raises(DataError, match="same images"):
         merge_networks([a, b], [images(), images().view(-1, 1, 4, 16)])
-    with pytest.raises(SpecError, match="same weight layers"):
+    with pytest.raises(SpecError, match="networks of one depth"):
         merge_networks([a, randomised(convolutional(), 1)], [images()] * 2)
     apart = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 3)).double().eval()
     with pytest.raises(SpecError, match="cannot be folded"):

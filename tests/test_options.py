@@ -119,7 +119,7 @@ def outcome(tasks: int, *chosen: str) -> str:
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sufficiency, "FEWEST", 16)
+            patch.setattr(sufficiency, "FEWEST", 8)
             patch.setattr(sufficiency, "FALL", 10.0)
             patch.setattr(sufficiency, "REGRET", 10.0)
             result = zip_networks(networks()[:tasks], images()[:tasks], ZipSpec(**quick | fields), on_event=take)

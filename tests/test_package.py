@@ -99,7 +99,7 @@ def test_an_installed_program_carries_every_file_of_the_app(installed: Path) -> 
 def test_an_installed_program_keeps_nothing_among_its_own_files(installed: Path) -> None:
     code = (
         "import json, os; from mtz_core.system import places; from mtz_core.runs.store import RunStore\n"
-        "from mtz_core.own.uploads import keep, upload_path\n"
+        "from mtz_core.data.uploads import keep, upload_path\n"
         "paths = [RunStore().root, upload_path(keep(b'x')).parent, places.ASSETS, places.APP]\n"
         "print(json.dumps([*map(str, paths), places.child_environment() == dict(os.environ)]))"
     )

@@ -137,7 +137,7 @@ def test_the_frontier_falls_and_contains_nothing_that_is_dominated() -> None:
 
 def test_a_corrected_size_keeps_the_budget() -> None:
     choice = _choice((7, 5, 6), 2)
-    limit = round(1.4 * choice.structures[0].parameters)
+    limit = round(1.4 * choice.smallest)
 
     def count(shares: object) -> int:
         return choice.parameters(shares) + 13  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_a_corrected_size_keeps_the_budget() -> None:
 
 def test_room_that_the_true_size_leaves_is_used() -> None:
     choice = _pair(1e-3, 1.0)
-    limit = round(1.5 * choice.structures[0].parameters)
+    limit = round(1.5 * choice.smallest)
 
     def count(shares: Mapping[str, int]) -> int:
         """Smaller than expected where the groups' shares are alike, so that expected sizes never agree."""

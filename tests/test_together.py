@@ -142,7 +142,7 @@ def test_settings_of_operations_without_parameters_must_agree() -> None:
 
     one, alike, other = pooled(), pooled(count_include_pad=True), pooled(count_include_pad=False)
     for second, name in ((alike, "2"), (other, "0")):
-        assert trunks(structures([one, second], [images(9)] * 2))[-1].name == name
+        assert trunks(joined(structures([one, second], [images(9)] * 2)))[-1].name == name
 
 
 @pytest.mark.parametrize("name", ["perceptron", "residual", "mobile"])
