@@ -62,7 +62,7 @@ zip:
     steps: 300                     # in the whole run
     targets: distill               # distill (the parents' outputs) or labels
     optimizer: adam                # adam or sgd
-    learning_rate: 0.0003          # of each weight's size in a step, at the start
+    learning_rate: 0.001           # of each weight's size in a step, at the start
     batch_size: 64
     weight_decay: 0.0
     temperature: 2.0               # of distillation

@@ -64,7 +64,7 @@ class RetrainSpec(_Strict):
     steps: int = Field(default=300, ge=1, le=1_000_000)
     targets: Literal["labels", "distill"] = "distill"
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(default=3e-4, gt=0.0, le=10.0)
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
     batch_size: int = Field(default=64, ge=1, le=65_536)
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
     temperature: float = Field(default=2.0, gt=0.0, le=100.0)
