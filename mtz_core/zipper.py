@@ -59,8 +59,7 @@ class Zipper:
             a tuple, the first element is used). They should be shuffled or cover all classes.
         spec: how to zip.
         evaluation: per task labelled inputs `(images, labels)`, or `None`; only used to report errors.
-        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted. Those of them that are
-            held back to judge retraining then do not calibrate.
+        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
         live_images: at most this many evaluation images are used for reports before the final one.
 
     Raises:
@@ -112,14 +111,12 @@ class Zipper:
         self.retraining = self._retraining_data(retraining, dtypes) if spec.retrain is not None else []
         if self.retraining:
             check_shapes(self.images, [data.images for data in self.retraining], "retraining")
-        self._chosen = [torch.arange(len(images)) for images in self.images]
-        if self.retraining and retraining is None:  # what judges retraining must not calibrate
-            self._narrow([data.learnt for data in self.retraining])
         self._teachers = [self._teacher(t) for t in range(len(networks))]
         self._halves = [self._split(t) for t in range(len(networks))]
         self._finished: list[int] = []
         self._planned = spec.share != "auto"
         self._settled: int | None = None if spec.calibration == "enough" else max(map(len, self.images))
+        self._chosen = [torch.arange(len(images)) for images in self.images]
         self._decided: dict[int, list[set[int]]] = {}
         self.loop = LayerLoop(self.network, spec, self.alphas, self.shares, self._halves, self._decided)
         self.hidden = self.loop.hidden()
@@ -296,14 +293,11 @@ class Zipper:
 
     def _settle(self, count: int) -> None:
         """Calibrate on at most so many images of every task."""
-        self._narrow([order[:count].sort().values for order in self._orders()])
+        for t, order in enumerate(self._orders()):
+            self._chosen[t] = order[:count].sort().values
+        self.images = [images[chosen] for images, chosen in zip(self.images, self._chosen, strict=True)]
         self._halves[:] = [self._split(t) for t in range(len(self.images))]
         self._settled = count
-
-    def _narrow(self, chosen: Sequence[Tensor]) -> None:
-        """Calibrate on these of the images only."""
-        self._chosen = [known[new] for known, new in zip(self._chosen, chosen, strict=True)]
-        self.images = [images[new] for images, new in zip(self.images, chosen, strict=True)]
 
     def _plan(self) -> Iterator[ev.Event]:
         """Choose all shares under the budget."""
