@@ -68,8 +68,7 @@ def zip_networks(
         calibration: per task unlabelled inputs, a tensor (N, ...) or an iterable of batches.
         spec: how to zip; `ZipSpec()` shares every hidden layer fully and does not retrain.
         evaluation: per task `(images, labels)`, only to report errors.
-        retraining: per task inputs or `(images, labels)`; the calibration inputs if omitted, of which a fifth is then
-            held back to judge retraining and does not calibrate.
+        retraining: per task inputs or `(images, labels)`; the calibration inputs if omitted.
         on_event: called with every event as it happens.
 
     Raises:

@@ -57,7 +57,7 @@ class RetrainSpec(_Strict):
     `learning_rate` is relative to the size of each weight: `"adam"` moves a weight by about that part of its size in
     a step, `"sgd"` by at most that. It grows over the first ten steps of a portion, then falls to zero along half a
     cosine. A fifth of each task's images (at most 400) is held back to judge the network: the best state is kept, and
-    where the judged loss rises, the rate is halved or the portion ends early (see `mtz_core.retraining`).
+    where the judged loss rises, the rate is halved or the portion ends early (see `mtz_core.zipping.retraining`).
     """
 
     schedule: Literal["layerwise", "final"] = Field(
@@ -69,7 +69,7 @@ class RetrainSpec(_Strict):
     )
     optimizer: Literal["adam", "sgd"] = Field(default="adam", description="adam, or sgd (momentum 0.9)")
     learning_rate: float = Field(
-        default=3e-4, gt=0.0, le=10.0, description="part of its own size that a weight moves in a step, at most"
+        default=1e-3, gt=0.0, le=10.0, description="part of its own size that a weight moves in a step, at most"
     )
     batch_size: int = Field(default=64, ge=1, le=65_536, description="images per task and step")
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="of the optimiser")

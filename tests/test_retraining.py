@@ -131,31 +131,36 @@ def _fully_shared(parents: list[nn.Module]) -> ZippedNetwork:
 
 
 @pytest.mark.parametrize("make", [*FAMILIES.values(), Banks])
-def test_every_stored_number_has_the_size_of_its_places(make: Callable[[], nn.Module]) -> None:
+def test_every_stored_number_has_the_mean_size_of_its_places(make: Callable[[], nn.Module]) -> None:
+    """Found by asking which places of the tasks' matrices change with a stored number."""
     parents = [randomised(make(), seed) for seed in range(3)]
-    network = zip_networks(parents, [images()] * 3, ZipSpec(share=0.5)).network
+    network = zip_networks(parents, [images()] * 3, ZipSpec(share=0.5, bias="shared", scale="shared")).network
     found = sizes(network)
     parameters = list(network.layers.parameters())
     assert [size.shape for size in found] == [parameter.shape for parameter in parameters]
-    assert all(bool((size > 0).all()) for size in found)
-    for size, parameter in zip(found, parameters, strict=True):
-        parameter.data.copy_(size)
-    alone = ZippedNetwork(parents, network.joint)
-    for size, parameter in zip(sizes(alone), alone.layers.parameters(), strict=True):
-        assert size.shape == parameter.shape
-    for index in range(len(alone.layers)):
-        for t in range(3):
-            before = alone.matrix(index, t).detach().clone()
-            if not isinstance(alone.stored()[index], GroupedLayer):
-                torch.testing.assert_close(sizes_at(alone, index, t), balanced(before))
+    chance = torch.Generator().manual_seed(2)
+    for index, layer in enumerate(network.layers):
+        own = {id(parameter) for parameter in layer.parameters()}
+        members = network.joint.layers[index].members
+        banks = [1 if each.depthwise else each.banks for each in members]
+        wanted = [_in_banks(network.matrix(index, t), banks[t]) for t in range(3)]
+        for size, parameter in zip(found, parameters, strict=True):
+            if id(parameter) not in own or not parameter.numel():
+                continue
+            some = torch.randint(parameter.numel(), (), generator=chance)
+            for k in (0, int(some)):  # what is shared comes first
+                before = [network.matrix(index, t).detach().clone() for t in range(3)]
+                with torch.no_grad():
+                    parameter.view(-1)[k] += 1.0
+                places = [network.matrix(index, t).detach() != before[t] for t in range(3)]
+                with torch.no_grad():
+                    parameter.view(-1)[k] -= 1.0
+                held = torch.cat([w[place] for w, place in zip(wanted, places, strict=True)])
+                torch.testing.assert_close(size.reshape(-1)[k], held.mean(), rtol=1e-6, atol=0)
 
 
-def sizes_at(network: ZippedNetwork, index: int, task: int) -> Tensor:
-    """Sizes in the places of a task's matrix, by putting them where the weights were."""
-    twin = copy.deepcopy(network)
-    for size, parameter in zip(sizes(network), twin.layers.parameters(), strict=True):
-        parameter.data.copy_(size)
-    return twin.matrix(index, task).detach()
+def _in_banks(matrix: Tensor, banks: int) -> Tensor:
+    return torch.cat([balanced(part) for part in matrix.detach().chunk(banks)])
 
 
 def test_zeros_of_pruned_layers_do_not_move() -> None:
@@ -254,18 +259,6 @@ def test_images_that_did_not_calibrate_are_held_back_first() -> None:
     assert held_back(x, 1, x).tolist() == held_back(x, 1).tolist()
 
 
-def test_what_judges_does_not_calibrate_where_there_is_nothing_else() -> None:
-    """A zip of the images that are left, without retraining, is where retraining starts."""
-    x = images(100, 3)
-    spec = ZipSpec(ridge=1e-3, retrain=RetrainSpec(schedule="final", steps=40, learning_rate=10.0))
-    result = zip_networks(_twins(), [x] * 2, spec)
-    assert result.images == (80, 80)
-    left = [RetrainingData(x, None, held_back(x, t)).learnt for t in (0, 1)]
-    plain = zip_networks(_twins(), [x[chosen] for chosen in left], spec.model_copy(update={"retrain": None}))
-    for name, value in _state(result.network).items():
-        torch.testing.assert_close(value, plain.network.state_dict()[name])
-
-
 def test_the_best_state_is_kept_though_later_ones_are_worse() -> None:
     """A run of twice the steps at a rate that does not fall so soon passes its best state, and keeps it."""
     kept = [_Watched(RetrainSpec(steps=steps, learning_rate=0.2)).outcome for steps in (100, 200)]
@@ -297,11 +290,23 @@ def test_gradient_descent_is_never_worse_even_at_an_absurd_rate() -> None:
     assert found == pytest.approx(watched.outcome.after, rel=1e-6)
 
 
-def test_a_high_rate_is_halved_until_it_helps() -> None:
-    outcome = _Watched(RetrainSpec(steps=150, learning_rate=0.6)).outcome
+def test_a_high_rate_is_halved_until_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    take = RelativeSteps.take
+
+    def note(self: RelativeSteps, rate: float) -> None:
+        rates.append(rate)
+        take(self, rate)
+
+    monkeypatch.setattr(RelativeSteps, "take", note)
+    outcome = _Watched(RetrainSpec(steps=150, learning_rate=2.0)).outcome
     assert outcome.returns > 0
     assert outcome.kept > 0
     assert outcome.after < 0.9 * outcome.before
+    falling = [1 + math.cos(math.pi * step / 150) for step in range(150)]
+    halved = np.round(np.log2(np.array(falling) / np.array(rates)), 6)
+    assert set(halved) == set(map(float, range(outcome.returns + 1)))
+    assert (np.diff(halved) >= 0).all()
 
 
 def test_layer_by_layer_nothing_gets_worse_and_an_interrupted_run_resumes_to_the_same() -> None:
@@ -319,6 +324,7 @@ def test_layer_by_layer_nothing_gets_worse_and_an_interrupted_run_resumes_to_the
     again = Zipper(_twins(), [images(100)] * 2, spec)
     events = list(again.run(resume=checkpoint))
     assert abs(events[0].fraction - fraction) < 0.3
+    assert checkpoint.meta["steps"] + checkpoint.meta["spared"] == 30
     assert _equal(_state(again.network), _state(whole.network))
     steps = [event.step for event in events if isinstance(event, ev.RetrainStep)]
     assert steps == list(range(ended[0].taken + 1, ended[0].taken + ended[1].taken + 1))

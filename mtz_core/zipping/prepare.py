@@ -142,9 +142,6 @@ def prepare(
     learnt = () if spec.retrain is None else _retraining(spec.retrain, spec.seed, retraining, images, dtypes)
     if learnt:
         check_shapes(images, [data.images for data in learnt], "retraining")
-    sample = Sample.of(images)
-    if learnt and retraining is None:  # what judges retraining must not calibrate
-        sample = sample.narrowed([data.learnt for data in learnt])
     return Job(
         spec=spec,
         device=device,
@@ -154,7 +151,7 @@ def prepare(
         trunk=trunk,
         shares=shares,
         blocked=tuple(name for name, count in asked.items() if count > shares[name]),
-        sample=sample,
+        sample=Sample.of(images),
         evaluation=tested,
         live=tuple(None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in tested),
         retraining=learnt,

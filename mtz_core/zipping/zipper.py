@@ -44,8 +44,7 @@ class Zipper:
             a tuple, the first element is used). They should be shuffled or cover all classes.
         spec: how to zip.
         evaluation: per task labelled inputs `(images, labels)`, or `None`; only used to report errors.
-        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted. Those of them that are
-            held back to judge retraining then do not calibrate.
+        retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
         live_images: at most this many evaluation images are used for reports before the final one.
 
     Raises:
