@@ -68,7 +68,8 @@ class Aten:
 
     `function` is called with the arguments as they are written, with the sizes of the result, or with a slice.
     Where an operation can be exported for training, argument number `training` says so. If the result may share
-    memory with the input (`views`), writing to one changes the other.
+    memory with the input (`views`), writing to one changes the other. Of `results`, `function` returns the first; a
+    program that reads another is refused.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Aten:
     takes: Literal["arguments", "sizes", "slice"] = "arguments"
     training: int | None = None
     views: bool = False
+    results: int = 1
 
 
 @dataclass(frozen=True)
