@@ -238,6 +238,48 @@ def test_exported_forms_mean_what_the_others_mean(tmp_path: Path) -> None:
     assert dict(zip(chosen.values(), answers, strict=True)) == {key: plain()[key] for key in chosen.values()}
 
 
+def test_results_that_share_memory_are_marked_as_torch_itself_marks_them() -> None:
+    """torch's schemas say which results are views; dropout gives back its input without saying so."""
+    silent = set()
+    for operation in records():
+        for aten in operation.exported:
+            name, _, overload = aten.name.partition(".")
+            schema = getattr(getattr(torch.ops.aten, name), overload or "default")._schema
+            views = any(result.alias_info is not None for result in schema.returns)
+            assert aten.views or not views, aten.name
+            if aten.views and not views:
+                silent.add(aten.name)
+    assert silent == {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "_unsafe_view"}
+
+
+IN_PLACE = [(o, f) for o in records() for f in o.in_place if f.__name__.endswith("_")]
+
+
+class Overwritten(nn.Module):
+    """A value that is overwritten, and read again."""
+
+    def __init__(self, function: Callable[..., Tensor], given: Sequence[Any]) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(64, 8), nn.Linear(8, 3)
+        self.function, self.given = function, tuple(given)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.abs(self.a(x.flatten(1))) + 0.5
+        z = self.function(y, *self.given)
+        return self.head(y + 2.0 * z)
+
+
+@pytest.mark.parametrize(("operation", "function"), IN_PLACE, ids=[f.__name__ for _, f in IN_PLACE])
+def test_what_is_overwritten_reads_as_the_result(operation: Operation, function: Callable[..., Tensor]) -> None:
+    network, x = Overwritten(function, SETTINGS.get(operation.name, ())).eval(), torch.rand(5, 1, 8, 8)
+    traced = channel_graph(network, x).network.module
+    called = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert function not in called
+    assert operation.functions[0] in called
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), network(x))
+
+
 # What a layer's output may meet
 
 

@@ -248,7 +248,7 @@ register(
     ),
     Operation(
         "matrix product", Carries.PRODUCT, functions=(operator.matmul, torch.matmul, torch.bmm),
-        in_place=(operator.imatmul,), methods=("matmul", "bmm"), exported=(Aten("matmul", torch.matmul),),
+        methods=("matmul", "bmm"), exported=(Aten("matmul", torch.matmul),),
     ),
     Operation("attention", Carries.ATTENTION, (Heads,), (F.scaled_dot_product_attention,)),
     Operation(

@@ -166,10 +166,10 @@ _BY_FORM: dict[tuple[str, Any], Operation] = {}
 def register(*operations: Operation) -> None:
     """Make operations known. Raises `ValueError` if two claim one form."""
     for operation in operations:
-        for form in operation.forms():
-            if _BY_FORM.get(form, operation) is not operation:  # one function may go by two names
-                raise ValueError(f"{operation.name} and {_BY_FORM[form].name} both claim the {form[0]} {form[1]}")
-            _BY_FORM[form] = operation
+        forms = dict.fromkeys(operation.forms(), operation)  # one function may go by two names
+        for kind, form in forms.keys() & _BY_FORM.keys():
+            raise ValueError(f"{operation.name} and {_BY_FORM[kind, form].name} both claim the {kind} {form}")
+        _BY_FORM.update(forms)
         _RECORDS.append(operation)
 
 
