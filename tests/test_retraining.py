@@ -18,7 +18,6 @@ from mtz_core import events as ev
 from mtz_core.errors import DataError
 from mtz_core.graph import channel_graph
 from mtz_core.graph.correspondence import correspond
-from mtz_core.network.grouped import GroupedLayer
 from mtz_core.zipping.relative import RelativeSteps, balanced, sizes
 from mtz_core.zipping.retraining import Retrained, RetrainingData, held_back, retrain
 from tests.networks import FAMILIES, Perceptron, images, randomised

@@ -108,7 +108,7 @@ class LayerSamples:
     @property
     def bounded(self) -> bool:
         """Whether the outputs meet an activation that ignores a part of their range."""
-        return self.floor is not None and self.twin.parent is not None
+        return (self.floor is not None or self.ceiling is not None) and self.twin.parent is not None
 
     def renew(self, matrix: Tensor) -> None:
         """Aim anew, given the weights `matrix` (n, d) that the layer is to have.

@@ -112,11 +112,11 @@ register(
     _pointwise("SiLU", F.silu, modules=(nn.SiLU,), exported=(Aten("silu", F.silu),)),
     _pointwise("Mish", F.mish, modules=(nn.Mish,), exported=(Aten("mish", F.mish),)),
     _pointwise(
-        "hardswish", F.hardswish, modules=(nn.Hardswish,), methods=("hardswish",),
+        "hardswish", F.hardswish, modules=(nn.Hardswish,),
         exported=(Aten("hardswish", F.hardswish),),
     ),
     _pointwise(
-        "hardsigmoid", F.hardsigmoid, modules=(nn.Hardsigmoid,), methods=("hardsigmoid",),
+        "hardsigmoid", F.hardsigmoid, modules=(nn.Hardsigmoid,),
         exported=(Aten("hardsigmoid", F.hardsigmoid),),
     ),
     _pointwise(
@@ -187,14 +187,14 @@ register(
         methods=("log_softmax",), exported=(Aten("log_softmax.int", torch.log_softmax),), alike=rules.late_axis,
     ),
     Operation(
-        "max pool", Carries.PASSES, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-        (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
+        "max pool", Carries.PASSES, (nn.MaxPool1d, nn.MaxPool2d),
+        (F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d),
         exported=(Aten("max_pool1d", F.max_pool1d), Aten("max_pool2d", F.max_pool2d)), largest=True,
     ),
     Operation(
         "max pool to a size", Carries.PASSES, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
         (F.adaptive_max_pool1d, F.adaptive_max_pool2d),
-        exported=(Aten("adaptive_max_pool2d", F.adaptive_max_pool2d),), largest=True,
+        exported=(Aten("adaptive_max_pool2d", F.adaptive_max_pool2d, results=2),), largest=True,
     ),
     Operation(
         "mean pool", Carries.PASSES, (nn.AvgPool1d, nn.AvgPool2d), (F.avg_pool1d, F.avg_pool2d),
@@ -208,7 +208,7 @@ register(
         ),
     ),
     Operation("power pool", Carries.PASSES, (nn.LPPool1d, nn.LPPool2d), (F.lp_pool1d, F.lp_pool2d)),
-    Operation("resize", Carries.PASSES, (nn.Upsample,), (F.interpolate, F.upsample)),
+    Operation("resize", Carries.PASSES, (nn.Upsample,), (F.interpolate,)),
     Operation(
         "pad (module)", Carries.PASSES,
         (
@@ -248,7 +248,7 @@ register(
     ),
     Operation(
         "matrix product", Carries.PRODUCT, functions=(operator.matmul, torch.matmul, torch.bmm),
-        in_place=(operator.imatmul,), methods=("matmul", "bmm"), exported=(Aten("matmul", torch.matmul),),
+        methods=("matmul", "bmm"), exported=(Aten("matmul", torch.matmul),),
     ),
     Operation("attention", Carries.ATTENTION, (Heads,), (F.scaled_dot_product_attention,)),
     Operation(

@@ -68,7 +68,8 @@ class Aten:
 
     `function` is called with the arguments as they are written, with the sizes of the result, or with a slice.
     Where an operation can be exported for training, argument number `training` says so. If the result may share
-    memory with the input (`views`), writing to one changes the other.
+    memory with the input (`views`), writing to one changes the other. Of `results`, `function` returns the first; a
+    program that reads another is refused.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Aten:
     takes: Literal["arguments", "sizes", "slice"] = "arguments"
     training: int | None = None
     views: bool = False
+    results: int = 1
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,10 @@ _BY_FORM: dict[tuple[str, Any], Operation] = {}
 def register(*operations: Operation) -> None:
     """Make operations known. Raises `ValueError` if two claim one form."""
     for operation in operations:
-        for form in operation.forms():
-            if _BY_FORM.get(form, operation) is not operation:  # one function may go by two names
-                raise ValueError(f"{operation.name} and {_BY_FORM[form].name} both claim the {form[0]} {form[1]}")
-            _BY_FORM[form] = operation
+        forms = dict.fromkeys(operation.forms(), operation)  # one function may go by two names
+        for kind, form in forms.keys() & _BY_FORM.keys():
+            raise ValueError(f"{operation.name} and {_BY_FORM[kind, form].name} both claim the {kind} {form}")
+        _BY_FORM.update(forms)
         _RECORDS.append(operation)
 
 

@@ -19,9 +19,9 @@ from mtz_core.graph.record import Call, Carries, Operation, call_of
 class Sequel:
     """`summand` is the node whose value, times `sign`, is added to the output.
 
-    Of values of the output (with the summand) below `floor` or above `ceiling` it does not matter how far below or
-    above they are. Where the output is subtracted from the summand, all this is said of the difference the other way
-    round, which has the same use: a layer that aims at z⁰ - y⁰ with z - y aims at y⁰ - z⁰ with y - z.
+    Of values of that sum below `floor` or above `ceiling` it does not matter how far below or above they are. A layer
+    that is subtracted from the summand is looked at with both signs turned: where a ReLU cuts off z - y below 0, y - z
+    is cut off above 0.
     """
 
     summand: fx.Node | None = None

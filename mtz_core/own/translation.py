@@ -52,9 +52,9 @@ class Translation:
     def _step(self, k: int, node: Mapping[str, Any]) -> list[Step]:
         """Translate one operation; an operation that only asks for a size becomes no step."""
         aten, in_place = self._operation(node["target"])
-        (made,) = node["outputs"] if len(node["outputs"]) == 1 else (None,)
-        if made is None:
+        if len(node["outputs"]) != aten.results:
             raise self.refused(f"{aten.name} has {len(node['outputs'])} results")
+        made = node["outputs"][0]
         if aten.function is None:
             return []
         positional = [self._argument(a["arg"]) for a in node["inputs"] if a.get("kind", 1) != 2]
