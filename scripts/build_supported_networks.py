@@ -1,6 +1,6 @@
-"""Write `docs/architectures.md`: what of torchvision's networks can be zipped, with the self-checks.
+"""Write `docs/supported-networks.md`: what of torchvision's networks can be zipped, with the self-checks.
 
-    python scripts/build_architectures_table.py [--examine-only] [NAME …]
+    python scripts/build_supported_networks.py [--examine-only] [NAME …]
 
 Every network gets random weights, with normalisation statistics as if it had been trained. It is examined at its own
 input size, then zipped with itself and with a differently seeded twin, fully shared, on a few small random images.
@@ -36,13 +36,13 @@ NAMES = (
     *("mobilenet_v3_small", "efficientnet_b0", "densenet121", "squeezenet1_1", "shufflenet_v2_x1_0"),
     *("regnet_y_400mf", "convnext_tiny", "googlenet", "vit_b_16"),
 )
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "supported-networks.md"
 CLASSES, IMAGES, SMALL = 10, 16, 64
 
-HEADING = """# Architectures
+HEADING = """# Supported networks
 
 What `mtz_core.preflight` says of torchvision's networks, and what happens when they are zipped. Written by
-`scripts/build_architectures_table.py`; weights are random, with normalisation statistics as after training.
+`scripts/build_supported_networks.py`; weights are random, with normalisation statistics as after training.
 
 - *Shareable*: part of the hidden layers' parameters that two networks of this architecture can share. Task heads are
   never shared and don't count.
