@@ -1,7 +1,7 @@
 """Where the program's own files lie, and where it keeps what it makes (no torch here).
 
 In a checkout, `assets/`, `app.py`, `pages/` and `.streamlit/` lie beside `mtz_core/`. An installed package carries them
-under the same names in `mtz_core/program/`, where `pyproject.toml` puts them; nothing else may ask where they are.
+under the same names in its folder `program/`, where `pyproject.toml` puts them; nothing else may ask where they are.
 """
 
 from __future__ import annotations
