@@ -24,7 +24,9 @@ from scripts.build_operations_table import PAGE, page
 FORMS = [(operation, *form) for operation in records() for form in operation.forms()]
 
 
-@pytest.mark.parametrize(("operation", "kind", "form"), FORMS, ids=[f"{o.name}: {k} {f}" for o, k, f in FORMS])
+@pytest.mark.parametrize(
+    ("operation", "kind", "form"), FORMS, ids=[f"{o.name}: {k} {getattr(f, '__name__', f)}" for o, k, f in FORMS]
+)
 def test_every_form_exists_and_leads_to_its_record(operation: Operation, kind: str, form: Any) -> None:
     if kind == "exported":
         known = exported(form)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import DenseGram, Gram, RowGram, add, to_dense
+from mtz_core.algebra.gram import DenseGram, Gram, RowGram, add, precise, to_dense
 from mtz_core.errors import DataError
 
 Source = Literal["half 0", "half 1", "calibration", "evaluation"]
@@ -49,7 +49,7 @@ class Accumulator:
                 raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
         self.count += len(rows)
         if residuals is not None:
-            squares = residuals.to(_sum_dtype(rows.device)).square().sum(0)
+            squares = residuals.to(precise(rows.device)).square().sum(0)
             self._power = squares if self._power is None else self._power + squares
         if self._rows is not None:
             self._rows.append(rows)
@@ -58,7 +58,7 @@ class Accumulator:
                 return
             pending, self._rows = self._rows, None
             kept, self._residuals = self._residuals, []
-            dtype = _sum_dtype(rows.device)
+            dtype = precise(rows.device)
             self._matrix = torch.zeros(self.dimension, self.dimension, dtype=dtype, device=rows.device)
             if residuals is not None:
                 self._cross = torch.zeros(residuals.shape[1], self.dimension, dtype=dtype, device=rows.device)
@@ -87,7 +87,7 @@ class Accumulator:
 
     def add_residuals(self, rows: Tensor, residuals: Tensor) -> None:
         """Add residuals (m, n) of rows (m, d) that the Gram holds already."""
-        squares = residuals.to(_sum_dtype(rows.device)).square().sum(0)
+        squares = residuals.to(precise(rows.device)).square().sum(0)
         self._power = squares if self._power is None else self._power + squares
         if self._matrix is None:
             self._residuals.append(residuals)
@@ -120,10 +120,6 @@ class Accumulator:
         self._residuals = [torch.cat(self._residuals)] if self._residuals else []
         gram = RowGram(self._rows[0], 1.0 / self.count)
         return Moment(gram, self._residuals[0] if self._residuals else None, None, power)
-
-
-def _sum_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class LayerMoments(ABC):
@@ -196,7 +192,7 @@ class GroupedMoments(LayerMoments):
         for values in (rows, residuals):
             if values is not None and not bool(torch.isfinite(values).all()):
                 raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
-        exact = rows.permute(1, 0, 2).to(_sum_dtype(rows.device))
+        exact = rows.permute(1, 0, 2).to(precise(rows.device))
         sums: tuple[Tensor, ...] = (exact.mT @ exact,)
         if residuals is not None:
             sums = (*sums, *_crossed(exact, residuals))

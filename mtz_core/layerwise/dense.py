@@ -93,7 +93,7 @@ class DenseProblem(LayerProblem):
     def _sum(self, t: int, moments: Moments) -> DenseGram:
         """Task t's Gram of both halves, given those of each."""
         grams = []
-        for source, part in zip((FITTED, JUDGING), moments.parts, strict=False):
+        for source, part in zip((FITTED, JUDGING), moments.parts[:2], strict=True):  # the third is evaluation
             objective = self.objectives[source][t]
             assert isinstance(objective, DenseObjective)
             grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
