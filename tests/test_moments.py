@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from mtz_core.algebra.gram import DenseGram, RowGram
 from mtz_core.calibration.moments import Accumulator
-from mtz_core.calibration.rows import rows_at, sample_places
+from mtz_core.calibration.rows import rows_at, sample_positions
 from mtz_core.errors import DataError
 from mtz_core.graph import WeightLayer, channel_graph
 
 
-def input_rows(layer: WeightLayer, module: nn.Module, x: Tensor, positions: int | None, seed: int = 0) -> Tensor:
-    places = sample_places(layer, module, x, positions, torch.Generator().manual_seed(seed))
-    return rows_at(layer, module, x, places)
+def input_rows(layer: WeightLayer, module: nn.Module, x: Tensor, count: int | None, seed: int = 0) -> Tensor:
+    positions = sample_positions(layer, module, x, count, torch.Generator().manual_seed(seed))
+    return rows_at(layer, module, x, positions)
 
 
 @pytest.mark.parametrize(

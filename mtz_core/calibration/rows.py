@@ -13,32 +13,32 @@ from mtz_core.graph.channels import WeightLayer
 from mtz_core.graph.recurrent import Recurrence
 
 
-def sample_places(
-    layer: WeightLayer, module: nn.Module, x: Tensor, positions: int | None, generator: torch.Generator
+def sample_positions(
+    layer: WeightLayer, module: nn.Module, x: Tensor, count: int | None, generator: torch.Generator
 ) -> Tensor | None:
     """Choose output positions of a layer that reads `x`: (N, P) numbers, or `None` for all of a Linear layer.
 
     Args:
         layer: the weight layer, `module` its Linear or convolution (for stride, padding, dilation).
         x: the activation that it reads, (N, C, *space) for a convolution, (N, ..., d) for a Linear layer.
-        positions: how many to sample per image, without replacement; `None` takes all.
+        count: how many to sample per image, without replacement; `None` takes all.
         generator: source of the sample, on the CPU.
     """
     if isinstance(module, nn.Linear | Recurrence):
         total = x[0].numel() // x.shape[-1] if isinstance(module, nn.Linear) else math.prod(x.shape[1:-1])
-        if positions is None or total <= positions:
+        if count is None or total <= count:
             return None
-        return _sample(len(x), total, positions, generator).to(x.device)
+        return _sample(len(x), total, count, generator).to(x.device)
     total = math.prod(output_space(module, x))
-    if positions is None or positions >= total:
+    if count is None or count >= total:
         return torch.arange(total, device=x.device).expand(len(x), -1)
-    return _sample(len(x), total, positions, generator).to(x.device)
+    return _sample(len(x), total, count, generator).to(x.device)
 
 
 def rows_at(
-    layer: WeightLayer, module: nn.Module, x: Tensor, places: Tensor | None, matrix: Tensor | None = None
+    layer: WeightLayer, module: nn.Module, x: Tensor, positions: Tensor | None, matrix: Tensor | None = None
 ) -> Tensor:
-    """Return the layer's input rows at `places`, (N, P, d), or (N, P, groups, d) for a grouped convolution.
+    """Return the layer's input rows at `positions`, (N, P, d), or (N, P, groups, d) for a grouped convolution.
 
     `matrix` are the weights of the recurrent part of an LSTM or GRU, which make its own inputs.
     """
@@ -47,24 +47,24 @@ def rows_at(
         x = module.run(x, matrix, layer.bias)[1]
     if isinstance(module, nn.Linear | Recurrence):
         rows = x.reshape(len(x), -1, x.shape[-1])
-        if places is not None:
-            rows = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
+        if positions is not None:
+            rows = rows.gather(1, positions[:, :, None].expand(-1, -1, rows.shape[2]))
     else:
-        assert places is not None
-        rows = _receptive_fields(module, x, places)
+        assert positions is not None
+        rows = _receptive_fields(module, x, positions)
     if layer.banks > 1:
         rows = rows.reshape(*rows.shape[:2], layer.banks, -1)
         return torch.cat([rows, rows.new_ones((*rows.shape[:3], 1))], dim=3) if layer.bias else rows
     return torch.cat([rows, rows.new_ones((*rows.shape[:2], 1))], dim=2) if layer.bias else rows
 
 
-def values_at(module: nn.Module, values: Tensor, places: Tensor | None) -> Tensor:
-    """Return what has the shape of a layer's output, (N, n, *space) or (N, ..., n), at `places`: (N, P, n)."""
+def values_at(module: nn.Module, values: Tensor, positions: Tensor | None) -> Tensor:
+    """Return what has the shape of a layer's output, (N, n, *space) or (N, ..., n), at `positions`: (N, P, n)."""
     if isinstance(module, nn.Linear | Recurrence):
         rows = values.reshape(len(values), -1, values.shape[-1])
     else:
         rows = values.flatten(2).mT
-    return rows if places is None else rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
+    return rows if positions is None else rows.gather(1, positions[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
 def _sample(images: int, total: int, count: int, generator: torch.Generator) -> Tensor:
@@ -90,7 +90,7 @@ def output_space(module: nn.Module, x: Tensor) -> tuple[int, int]:
     return down, (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
 
 
-def _receptive_fields(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
+def _receptive_fields(module: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
     convolution = cast(Any, module)
     mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
     padded = F.pad(x, convolution._reversed_padding_repeated_twice, mode=mode)
@@ -98,12 +98,12 @@ def _receptive_fields(module: nn.Module, x: Tensor, places: Tensor) -> Tensor:
     across = output_space(module, x)[1]
     padded = padded[:, :, None, :] if padded.ndim == 3 else padded
     n = len(padded)
-    y = (places // across * stride[0])[:, :, None, None] + (torch.arange(kernel[0], device=x.device) * dilation[0])[
+    y = (positions // across * stride[0])[:, :, None, None] + (torch.arange(kernel[0], device=x.device) * dilation[0])[
         :, None
     ]
-    z = (places % across * stride[1])[:, :, None, None] + (torch.arange(kernel[1], device=x.device) * dilation[1])[
+    z = (positions % across * stride[1])[:, :, None, None] + (torch.arange(kernel[1], device=x.device) * dilation[1])[
         None, :
     ]
     image = torch.arange(n, device=x.device)[:, None, None, None]
     fields = padded.permute(0, 2, 3, 1)[image, y, z]
-    return fields.permute(0, 1, 4, 2, 3).reshape(n, places.shape[1], -1)
+    return fields.permute(0, 1, 4, 2, 3).reshape(n, positions.shape[1], -1)

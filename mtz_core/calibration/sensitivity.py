@@ -116,7 +116,7 @@ def sensitivities(
         outputs, answer, held = _forward(program, some, matrices, order)
         if not answer.requires_grad:
             return {}
-        places = Places(seed + 1_000_003 * first, len(some))
+        drawn = DrawnPositions(seed + 1_000_003 * first, len(some))
         alone = all(output[0].numel() == wanted[node].width for node, output in zip(order, outputs, strict=True))
         pulls = _pulls(answer.detach(), seed + 1_000_003 * first, SAMPLES if alone else 1)
         for number, pull in enumerate(pulls, start=1):
@@ -127,7 +127,7 @@ def sensitivities(
                 layer = wanted[node]
                 if gradient is None:
                     continue
-                rows = places.some_of(values_at(program.module.get_submodule(layer.name), gradient, None))
+                rows = drawn.some_of(values_at(program.module.get_submodule(layer.name), gradient, None))
                 if rows.shape[2] == layer.width:
                     empty = rows.new_zeros(layer.width, layer.width, dtype=precise(device))
                     found.setdefault(layer.name, Scatter(empty)).add(rows)
@@ -137,7 +137,7 @@ def sensitivities(
     return {name: shrunk for name, scatter in found.items() if (shrunk := scatter.shrunk()) is not None}
 
 
-class Places:
+class DrawnPositions:
     """The same random positions for all layers of one size; what is drawn for an image depends on its seed alone."""
 
     def __init__(self, seed: int, images: int) -> None:
