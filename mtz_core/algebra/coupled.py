@@ -1,7 +1,7 @@
 """Merging a layer's neurons together, when it matters in which direction their errors point.
 
 Merged on its own, every neuron has the least squared error. What the rest of the network notices is rᵀ F r of the
-errors r of all neurons (see `sensitivity`), which couples them: a neuron may take back what another does wrong. With
+errors r of all neurons (see `calibration.sensitivity`): a neuron may take back what another does wrong. With
 V_t the weights of task t, B_t those it would like to have, P_t the Gram of its inputs and F_t what its outputs weigh,
 
     minimise  Σ_t ½ tr F_t (V_t - B_t) P_t (V_t - B_t)ᵀ

@@ -53,7 +53,7 @@ def merge_partial(
 
 
 def _from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram], places: Sequence[Tensor], size: int) -> Tensor:
-    """As `merging._merge_from_rows`, with a ridge that differs from input to input."""
+    """As the merge from rows in `algebra.merging`, with a ridge that differs from input to input."""
     total = RowSum(grams, places, size)
     base = weights[0].new_zeros(len(weights[0]), size)
     for w, ridge, place in zip(weights, total.ridges, places, strict=True):

@@ -114,9 +114,9 @@ def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Ch
 def _sources(ids: Layout, order: Layout) -> Layout:
     """For every position the one whose content it gets when channel c becomes channel `order[c]`; ids < 0 stay."""
     ids = ids.reshape(-1)
-    place: dict[int, list[int]] = {}
+    positions: dict[int, list[int]] = {}
     for position, channel in enumerate(ids):
-        place.setdefault(int(channel), []).append(position)
+        positions.setdefault(int(channel), []).append(position)
     seen: dict[int, int] = {}
     result = np.arange(len(ids))
     for position, channel in enumerate(ids):
@@ -124,7 +124,7 @@ def _sources(ids: Layout, order: Layout) -> Layout:
             continue
         nth = seen.get(int(channel), 0)
         seen[int(channel)] = nth + 1
-        there = place.get(int(order[channel]), [])
+        there = positions.get(int(order[channel]), [])
         if nth < len(there):
             result[position] = there[nth]
     return result

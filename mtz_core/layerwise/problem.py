@@ -56,7 +56,7 @@ class Given:
 
     `matrices` (n_t, d_t) and `masks` are all tasks' weights now and where they may differ from zero; `inputs` (U, T)
     the columns that take part, `entries[t]` (n_t, d_t) what every weight reads; `outputs[t]` (n_t, n_t) what errors of
-    its outputs weigh (see `sensitivity`), for the tasks of which it is known.
+    its outputs weigh (see `calibration.sensitivity`), for the tasks of which it is known.
     """
 
     tasks: Members

@@ -1,6 +1,6 @@
 """One weight layer of several tasks, every shared number stored once.
 
-Rows and columns have slot tables (see `slots`). Slots with the same set of tasks form a band; where a band of rows
+Rows and columns have slot tables (see `pairing.slots`). Slots of the same tasks form a band; where a band of rows
 meets a band of columns lies a block, which belongs to the tasks that both have in common. With two tasks these are
 the blocks of the paper (§3.2): shared→shared once, and per task specific→shared, shared→specific, specific→specific.
 """

@@ -40,42 +40,42 @@ class GroupedLayer(StoredLayer):
         super().__init__()
         self.tasks = len(matrices)
         self.masked = masks is not None
-        places = _places(rows, entries)
-        size = 1 + max((int(p.max()) for p in places if p.size), default=-1)
+        numbers = _value_numbers(rows, entries)
+        size = 1 + max((int(p.max()) for p in numbers if p.size), default=-1)
         first = next(m for m in matrices if m.numel())
         values = first.new_zeros(size)
         owners = np.zeros((size, self.tasks), dtype=bool)
         for t in reversed(range(self.tasks)):
-            index = torch.as_tensor(places[t], device=matrices[t].device)
+            index = torch.as_tensor(numbers[t], device=matrices[t].device)
             values[index.reshape(-1)] = matrices[t].detach().reshape(-1).to(values)
-            owners[places[t].reshape(-1), t] = True
-            self.register_buffer(f"place_{t}", index, persistent=False)
+            owners[numbers[t].reshape(-1), t] = True
+            self.register_buffer(f"numbers_{t}", index, persistent=False)
         self.values = nn.Parameter(values)
         self._owners = owners
         kept = torch.ones(size, dtype=torch.bool, device=values.device)
         if masks is not None:
             kept.zero_()
             for t, mask in enumerate(masks):
-                kept[self._place(t)[mask]] = True
+                kept[self._numbers(t)[mask]] = True
         self.register_buffer("kept", kept, persistent=False)
 
-    def _place(self, task: int) -> Tensor:
-        place = getattr(self, f"place_{task}")
-        assert isinstance(place, Tensor)
-        return place
+    def _numbers(self, task: int) -> Tensor:
+        numbers = getattr(self, f"numbers_{task}")
+        assert isinstance(numbers, Tensor)
+        return numbers
 
     def matrix(self, task: int) -> Tensor:
-        return self.values[self._place(task)]
+        return self.values[self._numbers(task)]
 
     def mask(self, task: int) -> Tensor | None:
-        return self.kept[self._place(task)] if self.masked else None
+        return self.kept[self._numbers(task)] if self.masked else None
 
     def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         total, count = torch.zeros_like(self.values), torch.zeros_like(self.values)
         for t, matrix in enumerate(matrices):
-            place = self._place(t).reshape(-1)
-            total.index_add_(0, place, matrix.reshape(-1))
-            count.index_add_(0, place, torch.ones_like(matrix).reshape(-1))
+            numbers = self._numbers(t).reshape(-1)
+            total.index_add_(0, numbers, matrix.reshape(-1))
+            count.index_add_(0, numbers, torch.ones_like(matrix).reshape(-1))
         return [total / count.clamp_min(1)]
 
     def counts(self) -> tuple[int, list[int]]:
@@ -84,7 +84,7 @@ class GroupedLayer(StoredLayer):
         return int(several.sum()), [int((owners[:, t] & ~several).sum()) for t in range(self.tasks)]
 
 
-def _places(rows: Sequence[Table], entries: Sequence[Table]) -> list[NDArray[np.int64]]:
+def _value_numbers(rows: Sequence[Table], entries: Sequence[Table]) -> list[NDArray[np.int64]]:
     """Number of the stored value at every place of every task's matrix."""
     keys = [
         np.stack([np.repeat(r, e.shape[1]), e.reshape(-1)], axis=1) if e.size else np.empty((0, 2), dtype=np.int64)
@@ -99,9 +99,9 @@ def _places(rows: Sequence[Table], entries: Sequence[Table]) -> list[NDArray[np.
     inverse = inverse.reshape(-1)
     wanted = np.array([readers.get(int(r), 0) if r >= 0 and e >= 0 else 0 for r, e in stacked])
     shared = (wanted > 1) & (counts[inverse] == wanted)
-    places = np.empty(len(stacked), dtype=np.int64)
+    numbers = np.empty(len(stacked), dtype=np.int64)
     kept = np.unique(inverse[shared])
-    places[shared] = np.searchsorted(kept, inverse[shared])
-    places[~shared] = len(kept) + np.arange(int((~shared).sum()))
+    numbers[shared] = np.searchsorted(kept, inverse[shared])
+    numbers[~shared] = len(kept) + np.arange(int((~shared).sum()))
     cuts = np.cumsum([len(k) for k in keys])[:-1]
-    return [p.reshape(e.shape) for p, e in zip(np.split(places, cuts), entries, strict=True)]
+    return [p.reshape(e.shape) for p, e in zip(np.split(numbers, cuts), entries, strict=True)]

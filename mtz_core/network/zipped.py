@@ -41,7 +41,7 @@ class ZippedNetwork(nn.Module):
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
         own_bias: whether every task keeps a bias of its own for shared neurons.
-        trunk: how many layers, from the first on, are to be computed once for all tasks (see `trunks.Trunk`).
+        trunk: how many layers, from the first on, are to be computed once for all tasks (see `structure.trunks.Trunk`).
     """
 
     def __init__(

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 Members = dict[int, int]
-"""Task → index of what stands at one place of the common order in this task's network."""
+"""Task → index of what stands at one position of the common order in this task's network."""
 SAME_NAME = 0.01
 """What equal names add to the score of one corresponding layer."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Candidate:
     """A weight layer, as far as it matters here: `role` is equal for layers that may correspond."""
 
     name: str
@@ -45,11 +45,11 @@ class Alignment:
         return next(g for g, members in enumerate(self.groups) if members.get(task) == own)
 
 
-def align(networks: Sequence[Sequence[Place]], groups: Sequence[int]) -> Alignment:
+def align(networks: Sequence[Sequence[Candidate]], groups: Sequence[int]) -> Alignment:
     """Align networks, given as their weight layers in order of execution and how many channel groups they have.
 
-    >>> shallow = [Place("a", "dense", 0), Place("out", "dense", 1, head=True)]
-    >>> deep = [Place("a", "dense", 0), Place("b", "dense", 1), Place("out", "dense", 2, head=True)]
+    >>> shallow = [Candidate("a", "dense", 0), Candidate("out", "dense", 1, head=True)]
+    >>> deep = [Candidate("a", "dense", 0), Candidate("b", "dense", 1), Candidate("out", "dense", 2, head=True)]
     >>> align([shallow, deep], [2, 3]).layers
     ({0: 0, 1: 0}, {1: 1}, {0: 1, 1: 2})
     """
@@ -65,14 +65,14 @@ def align(networks: Sequence[Sequence[Place]], groups: Sequence[int]) -> Alignme
 
 
 def _fold(
-    networks: Sequence[Sequence[Place]], layers: list[Members], groups: list[Members], t: int, own_groups: int
+    networks: Sequence[Sequence[Candidate]], layers: list[Members], groups: list[Members], t: int, own_groups: int
 ) -> list[Members]:
     """Add task t's layers and groups to the common order; `groups` is extended in place."""
     mine = networks[t]
     known = [min(members.items()) for members in layers]
 
-    def group_of(place: tuple[int, int]) -> int:
-        u, k = place
+    def group_of(member: tuple[int, int]) -> int:
+        u, k = member
         return next(g for g, members in enumerate(groups) if members.get(u) == networks[u][k].group)
 
     matched = _longest([networks[u][k] for u, k in known], mine)
@@ -101,10 +101,10 @@ def _fold(
     return order
 
 
-def _longest(a: Sequence[Place], b: Sequence[Place]) -> list[tuple[int | None, int | None]]:
+def _longest(a: Sequence[Candidate], b: Sequence[Candidate]) -> list[tuple[int | None, int | None]]:
     """The alignment of two sequences of layers with the most corresponding pairs, early ones first."""
 
-    def gain(x: Place, y: Place) -> float:
+    def gain(x: Candidate, y: Candidate) -> float:
         alike = x.head and y.head if x.head or y.head else x.role == y.role
         return (1.0 + SAME_NAME * (x.name == y.name)) if alike else -math.inf
 

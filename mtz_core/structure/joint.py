@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mtz_core.structure.alignment import Alignment, Place, align
+from mtz_core.structure.alignment import Alignment, Candidate, align
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 
 NO_PARTNER = "no other network has layers that correspond"
@@ -50,7 +50,7 @@ class JointStructure:
     groups: tuple[JointGroup, ...]
     layers: tuple[JointLayer, ...]
     positions: tuple[tuple[int, ...], ...]
-    """Per network, the place of each of its layers in the common order."""
+    """Per network, the position of each of its layers in the common order."""
     alignment: Alignment
     """The common order of all layers and groups, task heads and those that one network has alone among them."""
 
@@ -83,21 +83,21 @@ def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
     """Align networks. Those whose layers carry no roles are aligned by kind and kernel."""
     networks = _all_in_colour(networks)
     known = all(layer.role for network in networks for layer in network.layers)
-    places = [_places(network, known) for network in networks]
-    counts = [max([len(n.groups), *(p.group + 1 for p in own)]) for n, own in zip(networks, places, strict=True)]
-    found = align(places, counts)
+    candidates = [_candidates(network, known) for network in networks]
+    counts = [max([len(n.groups), *(p.group + 1 for p in own)]) for n, own in zip(networks, candidates, strict=True)]
+    found = align(candidates, counts)
     numbers = {g: k for k, g in enumerate(g for g in range(len(found.groups)) if _exists(networks, found, g))}
     layers, positions = [], [[-1] * len(network.layers) for network in networks]
     alone: list[set[int]] = [set() for _ in networks]
-    for place, members in enumerate(found.layers):
+    for position, members in enumerate(found.layers):
         for t, k in members.items():
-            positions[t][k] = place
+            positions[t][k] = position
         u, first = min(members.items())
         if len(members) == 1:
             alone[u].add(first)
-        elif not places[u][first].head:
+        elif not candidates[u][first].head:
             own = {t: networks[t].layers[k] for t, k in members.items()}
-            layers.append(JointLayer(own, numbers[found.group_of(u, places[u][first].group)]))
+            layers.append(JointLayer(own, numbers[found.group_of(u, candidates[u][first].group)]))
     marked = tuple(
         replace(network, layers=tuple(replace(x, alone=x.alone or k in own) for k, x in enumerate(network.layers)))
         for network, own in zip(networks, alone, strict=True)
@@ -126,17 +126,17 @@ def _read_copies(network: NetworkStructure, copies: int) -> NetworkStructure:
     return replace(network, layers=tuple(map(widened, network.layers)))
 
 
-def _places(network: NetworkStructure, roles: bool) -> list[Place]:
+def _candidates(network: NetworkStructure, roles: bool) -> list[Candidate]:
     """A head that no group names is one of its own."""
     writes = {name: g for g, group in enumerate(network.groups) for name in group.producers}
     numbers = {group.name: g for g, group in enumerate(network.groups)}
-    places = []
+    candidates = []
     for layer in network.layers:
         own = len(network.groups) if layer.group is None else numbers[layer.group]
         group = writes.get(layer.name, own) if layer.group is None else own
         role = layer.role if roles else (layer.kind, layer.kernel)
-        places.append(Place(layer.name, role, group, layer.group is None))
-    return places
+        candidates.append(Candidate(layer.name, role, group, layer.group is None))
+    return candidates
 
 
 def _exists(networks: Sequence[NetworkStructure], found: Alignment, group: int) -> bool:

@@ -298,7 +298,7 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
 
 
 def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:
-    """Estimated cost of all slots (see `matching`)."""
+    """Estimated cost of all slots (see `pairing.subsets`)."""
     place = {t: {int(c): k for k, c in enumerate(channels)} for t, channels in fresh.items()}
     total = 0.0
     for slot in slots:
