@@ -128,6 +128,27 @@ def test_no_private_name_is_used_across_modules() -> None:
     assert found == []
 
 
+def test_kinds_of_layers_are_told_apart_in_their_own_package_only() -> None:
+    """Elsewhere a layer's problem, its moments and what is stored of it are asked, not looked through."""
+    kinds = {"network": ("DenseLayer", "GroupedLayer"), "calibration": ("Moments", "GroupedMoments")}
+    kinds |= {"layerwise": ("DenseProblem", "GroupedProblem", "DenseObjective", "GroupedObjective")}
+    found = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                asked = ast.unparse(node.args[1]).replace(" ", "").split("|")
+                home = name.split(".")[0]
+                found += [f"{name}: {kind}" for k, own in kinds.items() if k != home for kind in own if kind in asked]
+    print(f"isinstance of kinds of layers outside their package: {len(found)}")
+    assert found == []
+
+
+def test_the_first_network_is_singled_out_by_the_joint_graph_alone() -> None:
+    found = [n for n, path in modules().items() if "graphs[0]" in path.read_text(encoding="utf-8")]
+    print(f"modules with graphs[0]: {found}")
+    assert found == ["graph.correspondence"]
+
+
 @pytest.mark.parametrize("banned", ["torch", "streamlit", "plotly"])
 def test_modules_that_need_none_of_these_import_none(banned: str) -> None:
     """All modules of a package in one fresh interpreter, so that none hides behind another."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class DenseProblem(LayerProblem):
         return problem
 
     def objective(self, source: Source, t: int, moments: LayerMoments) -> Objective | None:
-        assert isinstance(moments, Moments)
+        moments = cast(Moments, moments)
         base, before = self.base[t], self.objectives.get(source, {}).get(t)
         if isinstance(before, DenseObjective) and isinstance(before.moment.gram, DenseGram):
             moment = moments.mean(source, before.moment.gram)
@@ -278,8 +279,7 @@ class _Held:
 
 def _halves(moments: LayerMoments) -> list[Gram]:
     """Grams of the two halves."""
-    assert isinstance(moments, Moments)
-    return [moments.parts[k].gram() for k in range(2)]
+    return [cast(Moments, moments).parts[k].gram() for k in range(2)]
 
 
 def _solved_masked(problem: DenseProblem, part: Part, source: Source, ridge: float, best: Sequence[Tensor]) -> Solution:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class GroupedProblem(LayerProblem):
         return problem
 
     def objective(self, source: Source, t: int, moments: LayerMoments) -> Objective | None:
-        assert isinstance(moments, GroupedMoments)
-        values, base = moments.mean(source), self.base[t]
+        values, base = cast(GroupedMoments, moments).mean(source), self.base[t]
         if values is None:
             return None
         gram, *rest = (value.to(base.device, base.dtype) for value in values)
