@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtz_core import pair_neurons
 from mtz_core.algebra.gram import DenseGram
 from mtz_core.errors import NumericalError, SpecError
-from mtz_core.pairing import assignment as pairing
+from mtz_core.methods.pairing import optimal
 from mtz_core.pairing.folding import pair_tasks
 from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
 
@@ -54,7 +54,7 @@ def test_optimal_pairs_cost_the_least_of_all_choices_of_k(seed: int, k: int, row
 
 
 def test_very_large_problems_are_never_dearer_than_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing, "LARGEST_PADDED", 10)
+    monkeypatch.setattr(optimal, "LARGEST_PADDED", 10)
     costs = np.random.default_rng(0).random((40, 40))
     for k in (5, 20, 35):
         cut, greedy = (pair_neurons(costs, k, method) for method in ("optimal", "greedy"))
