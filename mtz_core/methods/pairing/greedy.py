@@ -12,7 +12,7 @@ from mtz_core.methods.kinds import Pairs, pairing_method
 
 @pairing_method(
     "greedy",
-    text="the paper's rule: take the cheapest pair whose neurons are both free, again and again",
+    text="the paper's rule, the cheapest pair whose neurons are both free, again and again",
     source="He, Zhou, Thiele, *Multi-Task Zipping via Layer-wise Neuron Sharing*, NeurIPS 2018, Algorithm 1",
     joins=True,
 )
