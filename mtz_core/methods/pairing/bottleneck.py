@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from mtz_core.methods.kinds import Pairs, pairing_method
 from mtz_core.methods.pairing.optimal import optimal
@@ -25,6 +23,9 @@ def bottleneck(costs: NDArray[Any], k: int, seed: int = 0) -> Pairs:
     The least limit below which k pairs can be found is searched by halving; dearer entries then cost more than any
     k pairs below it, so that the optimal assignment takes none.
     """
+    from scipy.sparse import csr_array  # slow to import, and a specification needs only the name
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     if k == 0:
         return np.empty((0, 2), dtype=np.int64)
     limits = np.unique(costs)

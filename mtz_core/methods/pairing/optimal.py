@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from mtz_core.methods.kinds import Pairs, pairing_method
 from mtz_core.methods.pairing.greedy import greedy
@@ -30,6 +29,8 @@ def optimal(costs: NDArray[Any], k: int, seed: int = 0) -> Pairs:
     never meets padding, so that exactly k real pairs remain. Very large problems are cut after all, unless the greedy
     rule is cheaper.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and a specification needs only the name
+
     n, m = costs.shape
     if k == min(n, m):
         return np.stack(linear_sum_assignment(costs), axis=1)
