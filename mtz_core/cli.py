@@ -12,11 +12,12 @@ import runpy
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
-from mtz_core.own.registered import register
+from mtz_core.own.registered import import_registered, register
 from mtz_core.runs.example import example_text
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads.settle(options.threads)
         if getattr(options, "models", None):
             register(options.models)
+        if "threads" in options and options.command is not _worker:
+            import_registered()
         code: int = options.command(options)
         return code
     except MTZError as error:
@@ -112,6 +115,8 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
 def _worker(options: argparse.Namespace) -> int:
     from mtz_core.runs.worker import EXIT_CODES, execute
 
+    with suppress(SpecError):  # a run that needs the module fails by itself, with a message in the store
+        import_registered()
     return EXIT_CODES[execute(_store(options), options.run, launcher=options.launcher, own_process=True)]
 
 

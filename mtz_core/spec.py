@@ -8,21 +8,47 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mtz_core.errors import SpecError
+from mtz_core.methods.kinds import METRICS, PAIRING
+from mtz_core.system.registry import Registry
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Pairing = Literal["optimal", "greedy", "random"]
-Metric = Literal["functional", "euclidean"]
 MAX_SPEC_BYTES = 256 * 1024
 
+
+def _among(registry: Registry[Any]) -> Callable[[str], str]:
+    """Check that a name is registered; whoever imports a module of their own may use what it registers."""
+
+    def check(name: str) -> str:
+        return str(registry.find(name).name)
+
+    return check
+
+
+def _listed(registry: Registry[Any]) -> Callable[[dict[str, Any]], None]:
+    """Name the choices in a JSON schema."""
+    return lambda schema: schema.update(enum=registry.names)
+
+
+Pairing = Annotated[str, AfterValidator(_among(PAIRING)), Field(json_schema_extra=_listed(PAIRING))]
+Metric = Annotated[str, AfterValidator(_among(METRICS)), Field(json_schema_extra=_listed(METRICS))]
 
 _nested: ContextVar[bool] = ContextVar("_nested", default=False)
 
@@ -134,11 +160,15 @@ _WITHOUT_COMPENSATION = {
     "relu_rounds": 0,
 }
 _AT_RANDOM = {"metric": "functional", "sharing": "all", "streams": "first"}
-_IMPLIED: tuple[tuple[str, Any, Mapping[str, Any], str], ...] = (
-    ("compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"),
-    ("pairing", "random", _AT_RANDOM, "pairs are drawn for all tasks and compared by nothing; leave it out"),
-)
-"""Field, value, what other fields are then, and why nothing else would have an effect."""
+
+
+def _implied() -> Iterator[tuple[str, Any, Mapping[str, Any], str]]:
+    """Field, value, what other fields are then, and why nothing else would have an effect."""
+    yield "compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"
+    for method in PAIRING:
+        if method.random:
+            why = "pairs are drawn for all tasks and compared by nothing; leave it out"
+            yield "pairing", method.name, _AT_RANDOM, why
 
 
 class ZipSpec(_Strict):
@@ -163,14 +193,8 @@ class ZipSpec(_Strict):
     alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
         default=None, description="task weights, e.g. [2, 1]; normalised to sum to one. null: equal weights"
     )
-    pairing: Pairing = Field(
-        default="optimal", description="optimal assignment, the paper's greedy rule, or random pairs (a baseline)"
-    )
-    metric: Metric = Field(
-        default="functional",
-        description="what pairing compares: the functional difference, or the euclidean distance of the incoming "
-        "weights (a baseline)",
-    )
+    pairing: Pairing = Field(default="optimal", description=f"which neurons become one. {PAIRING.told()}")
+    metric: Metric = Field(default="functional", description=f"what pairing compares. {METRICS.told()}")
     sharing: Literal["subsets", "all"] = Field(
         default="subsets",
         description="with three or more tasks, whether a neuron may be shared by any subsets of them, or by all or "
@@ -256,7 +280,7 @@ class ZipSpec(_Strict):
         if not isinstance(given, Mapping):
             return given
         filled = dict(given)
-        for field, value, implied, why in _IMPLIED:
+        for field, value, implied, why in _implied():
             if _means(filled.get(field), value):
                 for name, only in implied.items():
                     if not _means(filled.setdefault(name, only), only):

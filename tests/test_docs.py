@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from mtz_core.cli import command_parser
 from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, TransformSpec, ZipSpec
+from scripts import build_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,6 +123,16 @@ def test_every_field_of_the_specification_is_described_with_its_default(model: t
         else:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             assert (yaml.safe_load(said.strip("`")) if said != "empty" else "") == default, name
+
+
+def test_tables_of_what_is_registered_are_up_to_date() -> None:
+    """Each stands on some page, and is what `python -m scripts.build_tables` writes there."""
+    shown = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown += [found[2] for found in build_tables.PLACE.finditer(text)]
+        assert build_tables.filled(text) == text, page.name
+    assert sorted(shown) == sorted(build_tables.TABLES)
 
 
 def test_every_command_is_described() -> None:

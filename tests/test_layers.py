@@ -14,12 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "mtz_core"
 ORDER: tuple[str, ...] = (
-    *("errors", "system", "spec", "structure", "events"),
+    *("errors", "system", "methods", "spec", "structure", "events"),
     *("algebra", "pairing", "graph", "network", "calibration", "layerwise", "budget", "checking", "zipping"),
     *("baselines", "data", "zoo", "own", "api", "runs", "figures", "cli", "__main__"),
 )
 """Packages and modules of the root, each of which may import those before it, and itself."""
-TORCH_FREE = ("errors", "system", "spec", "structure", "events", "budget", "figures", "cli")
+TORCH_FREE = ("errors", "system", "methods", "spec", "structure", "events", "budget", "figures", "cli")
 """Packages of which no module imports torch, not even by another one."""
 TORCH_FREE_MODULES = (
     *("runs.store", "runs.reader", "runs.records", "runs.progress", "runs.launch", "runs.worker"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtz_core import pair_neurons
 from mtz_core.algebra.gram import DenseGram
 from mtz_core.errors import NumericalError, SpecError
-from mtz_core.pairing import assignment as pairing
+from mtz_core.methods.pairing import optimal
 from mtz_core.pairing.folding import pair_tasks
 from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
 
@@ -54,7 +54,7 @@ def test_optimal_pairs_cost_the_least_of_all_choices_of_k(seed: int, k: int, row
 
 
 def test_very_large_problems_are_never_dearer_than_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing, "LARGEST_PADDED", 10)
+    monkeypatch.setattr(optimal, "LARGEST_PADDED", 10)
     costs = np.random.default_rng(0).random((40, 40))
     for k in (5, 20, 35):
         cut, greedy = (pair_neurons(costs, k, method) for method in ("optimal", "greedy"))
@@ -81,14 +81,14 @@ def test_bad_requests_are_refused() -> None:
         pair_neurons(np.ones(3), 1)
 
 
-def _tasks(seed: int, widths: tuple[int, ...], d: int = 5) -> tuple[list[torch.Tensor], list[DenseGram]]:
+def tasks_of(seed: int, widths: tuple[int, ...], d: int = 5) -> tuple[list[torch.Tensor], list[DenseGram]]:
     rng = np.random.default_rng(seed)
     weights = [torch.tensor(rng.normal(size=(n, d))) for n in widths]
     return weights, [DenseGram(torch.tensor(random_gram(rng, d, 60)), 1 / len(widths)) for _ in widths]
 
 
 def test_slots_of_three_tasks_cost_what_brute_force_says() -> None:
-    weights, grams = _tasks(0, (4, 5, 6))
+    weights, grams = tasks_of(0, (4, 5, 6))
     slots, costs = pair_tasks(weights, grams, 3)
     assert slots.shape == (3, 3)
     for slot, cost in zip(slots, costs, strict=True):
@@ -100,7 +100,7 @@ def test_slots_of_three_tasks_cost_what_brute_force_says() -> None:
 
 
 def test_two_tasks_by_folding_agree_with_pairing() -> None:
-    weights, grams = _tasks(1, (6, 8))
+    weights, grams = tasks_of(1, (6, 8))
     from mtz_core.algebra.difference import pairwise_difference
 
     for method in ("optimal", "greedy"):
@@ -111,7 +111,7 @@ def test_two_tasks_by_folding_agree_with_pairing() -> None:
 
 def test_a_third_copy_of_a_task_joins_the_slot_of_its_twin() -> None:
     """T = 3 with a repeated parent must pair the twin neurons and cost what T = 2 costs with the doubled weight."""
-    weights, grams = _tasks(2, (5, 5))
+    weights, grams = tasks_of(2, (5, 5))
     three, costs3 = pair_tasks([*weights, weights[1]], [*grams, grams[1]], 5)
     assert (three[:, 1] == three[:, 2]).all()
     two, costs2 = pair_tasks(weights, [grams[0], grams[1].scaled(2.0)], 5)
@@ -120,7 +120,7 @@ def test_a_third_copy_of_a_task_joins_the_slot_of_its_twin() -> None:
 
 
 def test_rematching_finds_the_permutation_of_three_twins() -> None:
-    weights, grams = _tasks(3, (9,))
+    weights, grams = tasks_of(3, (9,))
     rng = np.random.default_rng(4)
     orders = [rng.permutation(9) for _ in range(3)]
     slots, costs = pair_tasks([weights[0][o] for o in orders], grams * 3, 9)

@@ -135,7 +135,7 @@ def _half_squared_distances(norm_a: Tensor, norm_b: Tensor, cross: Tensor) -> Te
     return cross.mul_(-1.0).add_(norm_a[:, None], alpha=0.5).add_(norm_b[None, :], alpha=0.5).clamp_(min=0.0)
 
 
-def euclidean_gram(gram: Gram, weight: float) -> Gram:
-    """A Gram under which the functional difference is plain Euclidean distance (times a constant): a baseline."""
+def identity_gram(gram: Gram, weight: float) -> Gram:
+    """A Gram like `gram` under which the functional difference is the squared distance (times a constant)."""
     kind = gram.matrix if isinstance(gram, DenseGram) else gram.rows if isinstance(gram, RowGram) else torch.empty(0)
     return RowGram(kind.new_zeros((0, gram.dimension)), 1.0, weight)

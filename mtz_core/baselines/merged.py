@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtz_core.baselines.features import Slots
+from mtz_core.baselines.kinds import Slots
 from mtz_core.baselines.lockstep import Lockstep, channel_axis
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import PRIVATE, WeightLayer

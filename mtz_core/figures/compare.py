@@ -13,6 +13,7 @@ from mtz_core.figures.palette import Mode, Palette, palette
 from mtz_core.figures.pareto import pareto_front
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 from mtz_core.figures.theme import empty_figure, template
+from mtz_core.spec import ZipSpec
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
@@ -74,7 +75,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
         errors=_numbers(errors),
         parent_errors=_numbers(summary.get("parent_errors") or [None] * len(errors)),
         share=share_text(record.spec.zip.share),
-        pairing=record.spec.zip.pairing + (", Euclidean" if record.spec.zip.metric == "euclidean" else ""),
+        pairing=pairing_text(record.spec.zip),
         retraining=retraining_text(record.spec),
         seconds=float(summary.get("seconds") or 0.0),
     )
@@ -90,6 +91,15 @@ def share_text(share: float | Mapping[str, float | int] | Literal["auto"]) -> st
         parts = [f"{name} {s if isinstance(s, int) else percent_text(s)}" for name, s in share.items()]
         return ", ".join(parts) or "none"
     return "planned" if isinstance(share, str) else percent_text(share)
+
+
+def pairing_text(spec: ZipSpec) -> str:
+    """Say how neurons were paired, and by which metric unless it is the usual one.
+
+    >>> pairing_text(ZipSpec(metric="euclidean"))
+    'optimal, euclidean'
+    """
+    return spec.pairing if spec.metric == ZipSpec().metric else f"{spec.pairing}, {spec.metric}"
 
 
 def retraining_text(spec: RunSpec) -> str:

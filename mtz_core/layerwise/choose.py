@@ -11,6 +11,7 @@ from mtz_core.graph.correspondence import JointGraph
 from mtz_core.layerwise.allowed import allowed
 from mtz_core.layerwise.ledger import Fresh
 from mtz_core.layerwise.problem import LayerProblem
+from mtz_core.methods.kinds import PAIRING
 from mtz_core.pairing.blocks import match_two
 from mtz_core.pairing.slots import Members, Table
 from mtz_core.pairing.subsets import Costs, match_subsets
@@ -44,17 +45,17 @@ def choose_slots(
     tasks = tuple(fresh)
     if wanted == 0:
         return np.full((0, joint.tasks), -1, dtype=np.int64)
-    method = spec.pairing
+    method, random = spec.pairing, PAIRING.find(spec.pairing).random
     permitted = allowed(joint, joint.group_of(index), costs, fresh, tables)
     free = all(bool(np.isfinite(cost).all()) for cost in permitted.values())
-    if method == "random" and not free:  # the best pairs by costs that are drawn, within what is allowed
-        chance, method = np.random.default_rng(spec.seed), "optimal"
+    if random and not free:  # the best pairs by costs that are drawn, within what is allowed
+        chance, method, random = np.random.default_rng(spec.seed), "optimal", False
         permitted = {p: np.where(np.isfinite(c), chance.random(c.shape), np.inf) for p, c in permitted.items()}
     if len(tasks) == 2:
         local = match_two(permitted[tasks[0], tasks[1]], wanted, method, spec.seed)
     else:
         exact = None
-        if free and (method == "random" or (alone and spec.sharing == "all")):
+        if free and (random or (alone and spec.sharing == "all")):
             rows = {t: first_rows(joint.layers[index].members[t], fresh[t]) for t in tasks}
             exact = problem.exact_slots(rows, wanted, method, spec.seed)
         local = _slots_of_several(spec, method, wanted, permitted, fresh, problem) if exact is None else exact
@@ -72,7 +73,7 @@ def _slots_of_several(
     """Slots of three or more tasks, by places among their fresh channels."""
     tasks = tuple(fresh)
     widths = [len(fresh[t]) for t in tasks]
-    if method == "random":
+    if PAIRING.find(method).random:
         chance = np.random.default_rng(spec.seed)
         return np.stack([chance.permutation(width)[:wanted] for width in widths], axis=1)
     numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in costs.items()}

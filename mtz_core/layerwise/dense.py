@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.algebra.difference import euclidean_gram, pairwise_difference
+from mtz_core.algebra.difference import identity_gram, pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, to_dense
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
 from mtz_core.algebra.scaling import ScaledMerge
@@ -19,6 +19,7 @@ from mtz_core.calibration.moments import LayerMoments, Moment, Moments, Source
 from mtz_core.layerwise.coupling import coupled_solutions
 from mtz_core.layerwise.objective import DenseObjective, Objective
 from mtz_core.layerwise.problem import FITTED, JUDGING, Given, LayerProblem, Part, Solution
+from mtz_core.methods.kinds import METRICS
 from mtz_core.pairing.assignment import pair_neurons
 from mtz_core.pairing.folding import pair_tasks
 from mtz_core.pairing.slots import Members, Table, shared_rows
@@ -118,26 +119,27 @@ class DenseProblem(LayerProblem):
         return None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
-        """Weights and Gram of task t over `chosen` inputs, all its other weights free to follow."""
+        """What is compared of task t over `chosen` inputs, and its Gram: all its other weights are free to follow."""
         inside, weights = self.inside(t, chosen), self.best("calibration", t)
         gram = self.gram("calibration", t, self.ridge)
         if inside is not None:
             weights = weights[:, inside]
             gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
-        return weights, euclidean_gram(gram, self.alphas[t]) if self.spec.metric == "euclidean" else gram
+        metric = METRICS.find(self.spec.metric)
+        return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
         both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
         found = pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
-        if self.spec.metric == "functional" and t in self.outputs and u in self.outputs:
+        if METRICS.find(self.spec.metric).of_outputs and t in self.outputs and u in self.outputs:
             mine, theirs = self.outputs[t].diagonal()[:, None], self.outputs[u].diagonal()
             found *= (2 * mine * theirs / (mine + theirs)).to(found)
         return found
 
     def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
-        """Weights and weighted Grams of `tasks` over the columns that all of them share."""
+        """What is compared of `tasks`, and their weighted Grams, over the columns that all of them share."""
         everywhere: NDArray[np.bool_] = np.all(self.inputs[:, tasks] >= 0, axis=1)
         found = {t: self._over(t, everywhere) for t in tasks}
         return {t: w for t, (w, _) in found.items()}, {t: gram for t, (_, gram) in found.items()}

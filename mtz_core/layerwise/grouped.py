@@ -22,6 +22,7 @@ from mtz_core.algebra.ridge import START
 from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Source
 from mtz_core.layerwise.objective import GroupedObjective, Objective
 from mtz_core.layerwise.problem import Given, LayerProblem, Part, Solution
+from mtz_core.methods.kinds import METRICS
 from mtz_core.pairing.slots import Members, Table
 
 
@@ -78,9 +79,10 @@ class GroupedProblem(LayerProblem):
 
     def difference(self, t: int, u: int) -> Tensor:
         p, q = self._compared_under(t, u)
+        compared = METRICS.find(self.spec.metric).of
         w_t, w_u = self.best("calibration", t), self.best("calibration", u)
         if self.depthwise:
-            return _depthwise_difference(w_t, w_u, p, q)
+            return _depthwise_difference(compared(w_t), compared(w_u), p, q)
         result = w_t.new_full((len(w_t), len(w_u)), torch.inf)
         banks = [np.arange(len(w)) // max(1, len(w) // len(gram)) for w, gram in ((w_t, p), (w_u, q))]
         for g in range(len(p)):
@@ -92,7 +94,7 @@ class GroupedProblem(LayerProblem):
                 a, b = a[common >= 0], b[common >= 0]
                 if not (common[common >= 0] != np.iinfo(np.int64).max).any():
                     continue  # nothing in common but the bias
-                w_a, w_b = w_t[mine][:, a], w_u[theirs][:, b]
+                w_a, w_b = compared(w_t[mine][:, a]), compared(w_u[theirs][:, b])
                 block = pairwise_difference(w_a, w_b, self._cut(p[g], a), self._cut(q[h], b))
                 result[np.ix_(mine, theirs)] = block
         return result
@@ -102,7 +104,7 @@ class GroupedProblem(LayerProblem):
         total = self.alphas[t] + self.alphas[u]
         mine, theirs = self.alphas[t] / total, self.alphas[u] / total
         p, q = (self._of("calibration", x).ridged(self.ridge) for x in (t, u))
-        if self.spec.metric == "euclidean":
+        if not METRICS.find(self.spec.metric).of_outputs:
             # Of equal Grams c I the difference is ¼ c |Δ|²; with c = 2 a b it is that of a I and b I.
             p, q = (torch.eye(x.shape[1]).to(x).expand_as(x) * (2.0 * mine * theirs) for x in (p, q))
             return p, q

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mtz_core.layerwise.choose import choose_slots
 from mtz_core.layerwise.ledger import Fresh, Ledger
+from mtz_core.methods.kinds import PAIRING
 from mtz_core.pairing.slots import Table, shared_rows
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import ZipSpec
@@ -46,7 +47,7 @@ class LayerWalk:
 
     def ahead(self, index: int) -> list[int]:
         """Layers through which images are sent ahead before the channels of layer `index` are paired."""
-        if not self.spec.looks_ahead or self.spec.pairing == "random":
+        if not self.spec.looks_ahead or PAIRING.find(self.spec.pairing).random:
             return []
         hidden, layers = self.ledger.hidden(), self.network.joint.layers
         later = [k for k in hidden if k > index and layers[k].group == layers[index].group]

@@ -15,7 +15,8 @@ from torch import Tensor
 from mtz_core.algebra.difference import pairwise_difference
 from mtz_core.algebra.gram import Gram, add
 from mtz_core.algebra.merging import merge, merge_loss
-from mtz_core.pairing.assignment import Pairs, pair_neurons
+from mtz_core.methods.kinds import PAIRING, Pairs
+from mtz_core.pairing.assignment import pair_neurons
 
 Match = Callable[[Tensor, int], Pairs]
 MAX_SWEEPS = 20
@@ -30,9 +31,9 @@ def pair_tasks(
         weights: one (n_t, d) matrix per task over the same inputs.
         grams: one Gram per task, carrying task weight and ridge.
         k: number of slots, at most the narrowest n_t.
-        method: see `pair_neurons`. With `"optimal"` each task is matched anew against the merge of the others until
-            the total cost stops falling; for three or more tasks the result is a good matching, not always the best.
-        seed: of the random method.
+        method: see `pair_neurons`. If it improves, each task is matched anew, optimally, against the merge of the
+            others until the total cost stops falling: for three or more tasks a good matching, not always the best.
+        seed: of methods that draw.
 
     Returns:
         Neuron indices (k, T) and the cost of every slot (k,): the least Σ_t ½ (w - w_t)ᵀ P_t (w - w_t).
@@ -40,6 +41,7 @@ def pair_tasks(
     if len(weights) == 2:
         pairs = pair_neurons(pairwise_difference(weights[0], weights[1], grams[0], grams[1]), k, method, seed)
         return pairs, _slot_costs(pairs, [0, 1], weights, grams)
+    kind = PAIRING.find(method)
     order = sorted(range(len(weights)), key=lambda t: len(weights[t]))
     slots = np.full((len(weights[order[0]]), len(weights)), -1, dtype=np.int64)
     slots[:, order[0]] = np.arange(len(slots))
@@ -47,12 +49,12 @@ def pair_tasks(
         _match_task(slots, order[:position], t, weights, grams, lambda d, n: pair_neurons(d, n, method, seed))
     tasks = list(range(len(weights)))
     costs = _slot_costs(slots, tasks, weights, grams)
-    if method == "random":
+    if kind.random:
         slots, costs = slots[:k], costs[:k]
-    if method == "optimal" and len(weights) > 2:
+    if kind.improves and len(weights) > 2:
         slots, costs = _rematch(slots, costs, weights, grams)
     slots, costs = _cheapest(slots, costs, k)
-    if method == "optimal" and 0 < k < min(len(w) for w in weights):
+    if kind.improves and 0 < k < min(len(w) for w in weights):
         # Fewer slots than neurons: those left out may serve a slot better than those in it.
         slots, costs = _cheapest(*_rematch(slots, costs, weights, grams), k)
     return slots, costs

@@ -16,12 +16,13 @@ and the least price is looked for that brings this about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtz_core.methods.kinds import PAIRING
 from mtz_core.pairing.assignment import pair_neurons
 from mtz_core.pairing.slots import Table, complete, private_table, sharing_of
 from mtz_core.structure.savings import saved
@@ -81,25 +82,27 @@ def match_subsets(
         full: only slots of all tasks.
         worth: weights that a slot saves, by the tasks in it (see `worth_of`); slots are to save `savings` of these,
             too. `None`: that does not matter.
-        method: `"greedy"` joins the cheapest channel and slot that are still free, again and again, and changes
-            nothing afterwards; `"optimal"` goes on from there.
+        method: name of a pairing method that compares; `PairingMethod` says what is made of its rule here.
 
     Returns:
-        Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. If `"optimal"`, a local
+        Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. If it improves, a local
         optimum: every task's channels are placed optimally given those of all others, and no membership can move to a
         cheaper slot, both at the price that saved weights were given.
     """
-    tasks = len(widths)
+    tasks, kind = len(widths), PAIRING.find(method)
     problem = _Problem(costs, tuple(alphas), tasks)
     slots = problem.complete_slots(widths, method)
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
-        return slots if method == "greedy" else problem.rematched(slots, widths, full=True)
+        return problem.rematched(slots, widths, full=True) if kind.improves else slots
     problem.worth = worth
     problem.unit = float(problem.slot_costs(slots).sum()) / max(1, len(slots) * (tasks - 1))
-    found = problem.greedy(widths, savings) if method == "greedy" else problem.optimal(slots, widths, savings)
+    if kind.joins:
+        found = problem.joined(widths, savings)
+    else:
+        found = problem.optimal(slots, widths, savings) if kind.improves else problem.folded(slots, widths, savings)
     problem.price = 0.0
-    if not found or (worth is not None and method == "optimal"):
+    if not found or (worth is not None and kind.improves):
         found.append(match_subsets(costs, widths, alphas, savings, full=True, method=method))
     slots = min(found, key=lambda each: float(problem.slot_costs(each).sum()))
     slots = slots[(slots >= 0).sum(1) > 1]
@@ -201,13 +204,22 @@ class _Problem:
                 return found
         return []
 
-    def greedy(self, widths: Sequence[int], savings: int) -> list[Table]:
+    def joined(self, widths: Sequence[int], savings: int) -> list[Table]:
         """Slots that save enough, joined one by one, at the least price that brings this about."""
+        return self._cheaply(savings, lambda: self.grown(widths, savings))
+
+    def folded(self, whole: Table, widths: Sequence[int], savings: int) -> list[Table]:
+        """The slots `whole` without their dearest memberships, at the least price at which these save enough."""
+        everything = complete(whole, widths)
+        return self._cheaply(savings, lambda: self.thinned(everything, savings))
+
+    def _cheaply(self, savings: int, make: Callable[[], Table | None]) -> list[Table]:
+        """What is made at the least price at which it saves enough."""
         for price in PRICES if self.worth is not None else PRICES[:1]:
             self.price = price * self.unit
-            grown = self.grown(widths, savings)
-            if grown is not None and self.saved(grown) >= savings:
-                return [grown]
+            made = make()
+            if made is not None and self.saved(made) >= savings:
+                return [made]
         return []
 
     def complete_slots(self, widths: Sequence[int], method: str) -> Table:

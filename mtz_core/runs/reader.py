@@ -116,7 +116,10 @@ class RunReader:
             fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
             fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
         except (ValueError, SpecError) as error:
-            raise RunError(f"run {row['id']} cannot be read: {error}; it was written by another version") from error
+            raise RunError(
+                f"run {row['id']} cannot be read: {error}; it was written by another version, or with "
+                "a method that this process does not know"
+            ) from error
         record = RunRecord(**fields)
         claimed = record.status is RunStatus.RUNNING or (record.status is RunStatus.QUEUED and record.pid is not None)
         if claimed and not is_alive(record):

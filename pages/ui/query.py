@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtz_core.methods.kinds import PAIRING
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import BudgetSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import joined
@@ -14,8 +15,6 @@ from mtz_core.zoo.structures import structures
 
 PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip=ZipSpec(retrain=RetrainSpec()))
 DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
-DRAWN = ZipSpec(pairing="random")
-"""What is in force where pairs are drawn at random."""
 MOST_PARENTS = 6
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
@@ -56,7 +55,7 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
         "images": spec.calibration.images,
         "enough": "true" if zipping.calibration == "enough" else None,
         "pairing": zipping.pairing,
-        "metric": zipping.metric if zipping.pairing != "random" else None,
+        "metric": None if PAIRING.find(zipping.pairing).random else zipping.metric,
         "sharing": _unless(zipping.sharing, ZipSpec(pairing=zipping.pairing).sharing),
         "compensate": None if zipping.compensate else "false",
         "ridge": zipping.ridge if zipping.ridge == "auto" else number_text(zipping.ridge, RIDGES[1:]),

@@ -11,17 +11,18 @@ from pydantic import ValidationError
 from mtz_core.budget.plan import multiplications_text
 from mtz_core.figures import names
 from mtz_core.figures.text import percent_text, sentence
+from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import NO_PARTNER, JointGroup, JointStructure
 from mtz_core.structure.networks import HEAD, NetworkStructure
 from mtz_core.structure.sizes import shared_count
 from mtz_core.structure.trunks import Trunk, trunks
+from mtz_core.system.registry import Registry
 from mtz_core.zoo.catalog import catalog
 from pages.ui.query import (
     CARRIED,
     DEFAULTS,
-    DRAWN,
     MOST_PARENTS,
     PLAIN,
     RATES,
@@ -273,24 +274,23 @@ def _choose_pairing(tasks: int) -> dict[str, Any]:
     """What is compared, and by how many tasks a neuron may be shared, does not matter to random pairs."""
     pairing = st.segmented_control(
         "Pairing",
-        ["optimal", "greedy", "random"],
-        default="optimal",
+        PAIRING.names,
+        default=DEFAULTS.pairing,
         required=True,
         key="pairing",
         bind="query-params",
-        help="Optimal: the assignment of least total difference. Greedy: the paper's rule. Random: a baseline.",
+        help=_listed("Which neurons become one.", PAIRING),
     )
-    random = pairing == "random"
+    random = PAIRING.find(pairing).random
     metric = st.segmented_control(
         "What is compared",
-        ["functional", "euclidean"],
-        default="functional",
+        METRICS.names,
+        default=DEFAULTS.metric,
         required=True,
         key="metric",
         bind="query-params",
         disabled=random,
-        help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone. "
-        "Random pairs are compared by nothing.",
+        help=_listed("What decides how alike two neurons are. Random pairs are compared by nothing.", METRICS),
     )
     sharing = DEFAULTS.sharing
     if tasks > 2:
@@ -306,8 +306,14 @@ def _choose_pairing(tasks: int) -> dict[str, Any]:
             "random pairs.",
         )
     if random:
-        return {"pairing": pairing, "metric": DRAWN.metric, "sharing": DRAWN.sharing}
+        drawn = ZipSpec(pairing=pairing)
+        return {"pairing": pairing, "metric": drawn.metric, "sharing": drawn.sharing}
     return {"pairing": pairing, "metric": metric, "sharing": sharing}
+
+
+def _listed(question: str, registry: Registry[Any]) -> str:
+    """Help for a menu of what is registered."""
+    return "\n".join([f"{question}\n", *(f"- {entry.name}: {entry.text}" for entry in registry)])
 
 
 def choose_retraining() -> RetrainSpec | None:
