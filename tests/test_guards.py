@@ -18,6 +18,7 @@ from mtz_core import ZipSpec, functional_difference, merge_weights, pair_neurons
 from mtz_core.algebra import merging
 from mtz_core.algebra.gram import DenseGram, Gram, RowGram
 from mtz_core.algebra.merging import merge, merge_loss
+from mtz_core.algebra.partial import merge_partial
 from mtz_core.budget import search
 from mtz_core.budget.choice import Choice, Curve
 from mtz_core.budget.search import frontier, smallest_error, smallest_size
@@ -73,6 +74,28 @@ def test_rows_without_a_ridge_merge_and_compare_as_matrices_do(repeated: int) ->
     seen = _span(x, y)
     blind = torch.eye(30, dtype=torch.float64) - seen @ seen.mT
     torch.testing.assert_close(merged @ blind, (a + b) / 2 @ blind, rtol=1e-6, atol=1e-6)
+
+
+def test_partly_shared_rows_without_a_ridge_leave_both_tasks_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task lacks some of the inputs, and there are few rows: some weights answer both tasks as before."""
+    monkeypatch.setattr("mtz_core.algebra.partial.DENSE_UP_TO", 0)
+    places = [torch.arange(0, 25), torch.arange(5, 30)]
+    weights, rows = [_rows(t, 4, 25) for t in (0, 1)], [_rows(t, 5, 25) for t in (2, 3)]
+    merged = merge_partial(weights, [RowGram(x, 0.2) for x in rows], places, 30)
+    for w, x, place in zip(weights, rows, places, strict=True):
+        torch.testing.assert_close(merged[:, place] @ x.mT, w @ x.mT, rtol=1e-4, atol=1e-4)
+
+
+def test_a_ridge_too_small_to_be_felt_does_not_decide_between_tasks() -> None:
+    """Where no row looks, ridges decide; of ridges that rounding would drown neither counts for more."""
+    a, b = _rows(0, 4, 30), _rows(1, 4, 30)
+    x, y = _rows(2, 5, 30), _rows(3, 4, 30)
+    blind = torch.eye(30, dtype=torch.float64) - _span(x, y) @ _span(x, y).mT
+    for ridges in ((0.0, 1e-30), (1e-30, 1e-40), (0.0, 0.0)):
+        merged = merge([a, b], [RowGram(x, 0.2, ridges[0]), RowGram(y, 0.25, ridges[1])])
+        torch.testing.assert_close(merged @ blind, (a + b) / 2 @ blind, rtol=1e-6, atol=1e-6)
+    felt = merge([a, b], [RowGram(x, 0.2, 1e-3), RowGram(y, 0.25, 3e-3)])
+    torch.testing.assert_close(felt @ blind, (a + 3 * b) / 4 @ blind, rtol=1e-6, atol=1e-6)
 
 
 def _span(*rows: Tensor) -> Tensor:
@@ -352,6 +375,24 @@ def test_planned_sizes_count_every_tasks_scales_and_a_trunk_that_has_none(
         small = smallest_size(choice, error)
         assert choice.error(small.divergence) <= error * (1 + 1e-9)
         assert small.parameters <= 1.01 * min(s for s, d in every if choice.error(d) <= error * (1 + 1e-9))
+
+
+@pytest.mark.parametrize(("trunk", "own_scale", "tasks"), [(0, False, 2), (0, True, 3), (2, False, 2), (2, True, 3)])
+def test_the_integer_program_itself_knows_every_size(trunk: int, own_scale: bool, tasks: int) -> None:
+    """What it finds needs no repair: within the size to the number, and the best of all."""
+    choice = _choice(tasks, trunk, own_scale)
+    every = _every(choice)
+    sizes = [size for size, _ in every]
+    for part in (0.1, 0.3, 0.5, 0.7):
+        limit = round(min(sizes) + part * (max(sizes) - min(sizes)))
+        found = search.Program(choice).solve(size=limit)
+        assert _size(choice, tuple(found.values())) <= limit
+        least = min(d for size, d in every if size <= limit)
+        assert choice.divergence(found) == pytest.approx(least, rel=1e-3)
+        small = search.Program(choice).solve(divergence=least - choice.base + 1e-6)
+        best = min(size for size, d in every if d <= least + 1e-6)
+        assert best <= _size(choice, tuple(small.values())) <= 1.002 * best
+        assert choice.divergence(small) <= least + 1e-5
 
 
 @pytest.mark.parametrize("seed", range(3))
