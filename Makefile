@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: app test check unit browser bench format lock package chromium clean
+.PHONY: app test check unit browser bench mutants format lock package chromium clean
 
 app: $(VENV)/.app
 	$(BIN)/python -m mtz_core app
@@ -25,6 +25,11 @@ browser: $(VENV)/.dev chromium
 
 bench: $(VENV)/.app
 	$(BIN)/python -m benchmarks
+
+# Breaks the engine on purpose (docs/testing.md); PATHS=mtz_core/pairing, SAMPLE=400, SEED=0, AGAIN=1 narrow it.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m scripts.mutants $(if $(PATHS),--paths $(PATHS)) $(if $(SAMPLE),--sample $(SAMPLE)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(AGAIN),--again)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -53,4 +58,4 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache mutants

@@ -14,7 +14,9 @@ from mtz_core import pair_neurons
 from mtz_core.algebra.gram import DenseGram
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.methods.pairing import optimal
+from mtz_core.pairing.blocks import block_partners, match_two, within_blocks
 from mtz_core.pairing.folding import pair_tasks
+from mtz_core.pairing.slots import by_members, complete, private_table, shared_rows, sharing_of, slot_of
 from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
 
 
@@ -127,3 +129,62 @@ def test_rematching_finds_the_permutation_of_three_twins() -> None:
     assert float(costs.sum()) < 1e-12
     original = np.stack([o[slots[:, t]] for t, o in enumerate(orders)], axis=1)
     assert (original == original[:, :1]).all()
+
+
+SLOTS = np.array([[2, 0, -1], [0, -1, 1], [1, 2, 0], [-1, 1, -1], [3, -1, -1], [-1, -1, 2]])
+"""Channels of three tasks with widths 4, 3 and 3: every one stands somewhere, once."""
+
+
+def test_a_slot_table_says_who_shares_what() -> None:
+    assert shared_rows(SLOTS).tolist() == SLOTS[:3].tolist()
+    assert complete(SLOTS[:3], (4, 3, 3)).tolist() == [*SLOTS[:3].tolist(), [3, -1, -1], [-1, 1, -1], [-1, -1, 2]]
+    assert private_table((2, 1)).tolist() == [[0, -1], [1, -1], [-1, 0]]
+    for t, width in enumerate((4, 3, 3)):
+        found = slot_of(SLOTS, t, width)
+        assert [int(SLOTS[s, t]) for s in found] == list(range(width))
+    assert slot_of(SLOTS[:1], 0, 4).tolist() == [-1, -1, 0, -1]
+    grouped = {members: slots.tolist() for members, slots in by_members(SLOTS)}
+    assert grouped == {(0, 1): [0], (0, 2): [1], (0, 1, 2): [2], (1,): [3], (0,): [4], (2,): [5]}
+    assert sharing_of(np.concatenate([SLOTS, SLOTS[:2]])) == {(0, 1): 2.0, (0, 2): 2.0, (0, 1, 2): 1.0}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_that_are_not_allowed_are_left_out_and_cost_nothing_to_avoid(seed: int) -> None:
+    """As many allowed pairs as there can be, and of those the cheapest."""
+    rng = np.random.default_rng(seed)
+    costs = np.where(rng.random((4, 5)) < 0.6, rng.random((4, 5)) * 100, np.inf)
+    for k in (1, 2, 3, 4, 9):
+        found = match_two(costs, k, "optimal", 0)
+        best = (0, 0.0)
+        for size in range(1, min(k, 4) + 1):
+            for rows in itertools.combinations(range(4), size):
+                for columns in itertools.permutations(range(5), size):
+                    total = float(costs[list(rows), list(columns)].sum())
+                    if np.isfinite(total) and (size > best[0] or total < best[1]):
+                        best = (size, total)
+        total = float(costs[found[:, 0], found[:, 1]].sum())
+        assert (len(found), pytest.approx(total)) == best
+        assert len(set(found[:, 0])) == len(set(found[:, 1])) == len(found)
+    assert len(match_two(np.full((2, 3), np.inf), 2, "optimal", 0)) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_are_paired_at_the_least_cost_of_what_is_within(seed: int) -> None:
+    """Blocks of two channels, in any order: all assignments of blocks and of channels are tried."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.array([4, 1, 4, 1]), np.array([0, 2, 2, 5, 0, 5])
+    costs = rng.random((4, 6))
+    costs[0, 1] = np.inf
+
+    def within(r: int, c: int) -> float:
+        block = costs[np.ix_(rows == r, columns == c)]
+        both = (block[0, 0] + block[1, 1], block[0, 1] + block[1, 0])
+        return float(min(both))
+
+    found = block_partners(costs, rows, columns)
+    least = min(within(1, a) + within(4, b) for a, b in itertools.permutations((0, 2, 5), 2))
+    assert sorted(found) == [1, 4]
+    assert within(1, found[1]) + within(4, found[4]) == pytest.approx(least)
+    limited = within_blocks(costs, rows, columns, {1: 2})
+    allowed = (rows[:, None] == 1) & (columns[None] == 2)
+    np.testing.assert_array_equal(limited, np.where(allowed, costs, np.inf))
