@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.errors import SpecError
+from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.spec import NetworkSpec
 from mtz_core.zipping import sufficiency
 from tests.networks import randomised
@@ -22,8 +23,8 @@ from tests.networks import randomised
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "share": (0.75,),
     "alpha": ("unequal",),
-    "pairing": ("greedy", "random"),
-    "metric": ("euclidean",),
+    "pairing": tuple(name for name in PAIRING.names if name != "optimal"),
+    "metric": tuple(name for name in METRICS.names if name != "functional"),
     "sharing": ("all",),
     "streams": ("all",),
     "ridge": (0.3,),
@@ -54,7 +55,11 @@ SETTLED = {
     for name in settled
 }
 """Pairs of which one decides the other, which is in force already; another value of it is refused."""
-REFUSED = ({"pairing=random", "metric"}, {"pairing=random", "streams"}, {"compensate", "relu_rounds"})
+REFUSED = (
+    *({"pairing=random", f"metric={name}"} for name in ALTERNATIVES["metric"]),
+    {"pairing=random", "streams"},
+    {"compensate", "relu_rounds"},
+)
 """Pairs of which one would have no effect."""
 
 
