@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: app test check unit browser bench format chromium clean
+.PHONY: app test check unit browser bench mutants format lock package chromium clean
 
 app: $(VENV)/.app
-	$(BIN)/streamlit run app.py --server.headless=false
+	$(BIN)/python -m mtz_core app
 
 test: check unit browser
 
@@ -26,9 +26,21 @@ browser: $(VENV)/.dev chromium
 bench: $(VENV)/.app
 	$(BIN)/python -m benchmarks
 
+# Breaks the engine on purpose (docs/testing.md); PATHS=mtz_core/pairing, SAMPLE=400, SEED=0, AGAIN=1 narrow it.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m scripts.mutants $(if $(PATHS),--paths $(PATHS)) $(if $(SAMPLE),--sample $(SAMPLE)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(AGAIN),--again)
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Exact versions of all that the ranges in pyproject.toml lead to; UPGRADE=--upgrade takes the newest.
+lock: $(VENV)/.dev
+	$(BIN)/python -m scripts.lock $(UPGRADE)
+
+package:
+	scripts/check_package.sh $(PYTHON)
 
 # Browser tests need Chromium; it is installed where that is possible without asking.
 chromium:
@@ -46,4 +58,4 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache mutants

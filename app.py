@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from mtz_core.errors import MTZError
-from mtz_core.text import error_text, percent_text
+from mtz_core.figures.text import error_text, percent_text
 from pages.ui import frame, landing
 from pages.ui.presets import PRESETS
 

@@ -13,8 +13,9 @@ from benchmarks.planner import IMAGES, SETS, SHARES, changed_answers
 from benchmarks.quality import Task, calibration_images, load_task, task_errors
 from benchmarks.subsets import precise
 from mtz_core import ZipSpec, zip_networks
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.structure import plan_counts
+from mtz_core.structure.sizes import plan_counts
 
 LAYERS, WIDTHS = ("fc1", "fc2"), (300, 100)
 SECOND = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
@@ -33,11 +34,11 @@ def least_count(size: Callable[[int], int], limit: int, width: int) -> int:
 def plans(tasks: list[Task], share: float) -> list[tuple[int, int, int]]:
     """Shared neurons of both layers, and the size, for plans at most as large as with one share for both."""
     graphs = channel_graphs([task.module for task in tasks], [task.train[0][:2] for task in tasks])
-    structures = [graph.structure() for graph in graphs]
+    joint = correspond(graphs).structure
 
     def size(first: int, second: int) -> int:
-        counts = plan_counts(structures, dict(zip(LAYERS, (first, second), strict=True)), own_bias=True, own_scale=True)
-        return counts.total
+        shares = dict(zip(LAYERS, (first, second), strict=True))
+        return plan_counts(joint, shares, own_bias=True, own_scale=True).total
 
     limit = size(round(share * WIDTHS[0]), round(share * WIDTHS[1]))
     found = []

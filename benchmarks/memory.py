@@ -40,7 +40,7 @@ def _measure(name: str, count: int, side: int, compensate: bool) -> None:
     from torch import nn
 
     from mtz_core import ZipSpec, zip_networks
-    from mtz_core.torchvision_compat import import_torchvision
+    from mtz_core.data.torchvision import import_torchvision
 
     models = import_torchvision().models
     generator = torch.Generator().manual_seed(0)

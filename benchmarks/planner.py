@@ -17,12 +17,14 @@ from benchmarks.machine import table
 from benchmarks.quality import CPU, Task, calibration_images, load_task, parents_errors, task_errors
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.api import ZipResult
-from mtz_core.budgets import Choice, Count, Point, resolve
-from mtz_core.evaluation import error_rate
+from mtz_core.budget.choice import Choice, Count, Point
+from mtz_core.budget.search import resolve
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.planning import Forecast, Measuring
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.zipping.evaluation import error_rate
+from mtz_core.zipping.forecast import Forecast, Measuring
 
 SETS = (("mnist-0", "mnist-1"), ("mnist-0", "fashion-0"), ("mnist-0", "fashion-0", "letters-0"))
 SHARES = (0.8, 0.5)
@@ -45,8 +47,8 @@ class Planner:
         """Measure the curves."""
         start = time.perf_counter()
         spec = ZipSpec(seed=seed)
-        graphs = channel_graphs(networks, [images[:2] for images in calibration])
-        network = ZippedNetwork(networks, graphs, spec.sparse, spec.own_bias)
+        joint = correspond(channel_graphs(networks, [images[:2] for images in calibration]))
+        network = ZippedNetwork(networks, joint, spec.sparse, spec.own_bias)
         forecast = Forecast(network, spec, spec.task_weights(len(networks)), calibration, CPU)
         choice = next(item for item in forecast.choice() if not isinstance(item, Measuring))
         seconds = time.perf_counter() - start

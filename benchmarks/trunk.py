@@ -13,8 +13,9 @@ from torch import Tensor
 from benchmarks.machine import table
 from benchmarks.quality import calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import Together, ZipSpec, zip_networks
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
-from mtz_core.trunks import trunks
+from mtz_core.structure.trunks import trunks
 
 NAMES = ("mnist-0", "fashion-0")
 MOST = 5
@@ -34,10 +35,11 @@ def run(
         tasks = [load_task(f"{architecture}-{name}", root) for name in NAMES]
         modules = [task.module for task in tasks]
         calibration = [calibration_images(tasks, images, seed) for seed in range(draws)]
-        structures = [graph.structure() for graph in channel_graphs(modules, [x[:2] for x in calibration[0]])]
+        joint = correspond(channel_graphs(modules, [x[:2] for x in calibration[0]])).structure
+        structures = joint.networks
         single = min(structure.multiplications for structure in structures)
         parents = statistics.fmean(parents_errors(tasks))
-        possible = trunks(structures)
+        possible = trunks(joint)
         places = sorted({round(k * (len(possible) - 1) / (MOST - 1)) for k in range(MOST)})
         for trunk in (None, *(possible[k] for k in places)):
             name = None if trunk is None else trunk.name

@@ -28,7 +28,7 @@ def _measure() -> None:
     import torch
 
     from mtz_core import functional_difference, merge_weights, pair_neurons
-    from mtz_core.linalg import RowGram
+    from mtz_core.algebra.gram import RowGram
 
     generator = torch.Generator().manual_seed(0)
     weights = [torch.empty(N, D).normal_(std=0.01, generator=generator) for _ in range(2)]

@@ -49,7 +49,7 @@ COMPENSATED: Mapping[str, Any] = {
     "weighting": "equal",
 }
 """Compensation without what else the default adds to it."""
-LABELLED = RetrainSpec(steps=500, targets="labels", schedule="layerwise", learning_rate=2e-3, batch_size=64)
+LABELLED = RetrainSpec(steps=500, targets="labels", schedule="layerwise", learning_rate=3e-3, batch_size=64)
 DISTILLED = RetrainSpec(steps=100, targets="distill", schedule="final", learning_rate=3e-4, batch_size=64)
 
 

@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mtz_core.algebra.difference import functional_difference
+    from mtz_core.algebra.merging import merge_weights
     from mtz_core.api import LayerResult, ZipResult, zip_networks
+    from mtz_core.checking.report import Preflight, preflight
     from mtz_core.data import load_data
-    from mtz_core.difference import functional_difference
     from mtz_core.errors import MTZError
-    from mtz_core.merging import merge_weights
-    from mtz_core.pairing import pair_neurons
-    from mtz_core.selfcheck import Preflight, preflight
+    from mtz_core.network.together import Together
+    from mtz_core.network.zipped import ZippedNetwork
+    from mtz_core.pairing.assignment import pair_neurons
     from mtz_core.spec import RetrainSpec, RunSpec, ZipSpec
-    from mtz_core.together import Together
-    from mtz_core.zipped import ZippedNetwork
-    from mtz_core.zipper import Zipper
+    from mtz_core.zipping.zipper import Zipper
     from mtz_core.zoo.parents import load_parent
 
 _HOME = {
@@ -27,18 +27,18 @@ _HOME = {
     "ZipResult": "api",
     "zip_networks": "api",
     "load_data": "data",
-    "functional_difference": "difference",
+    "functional_difference": "algebra.difference",
     "MTZError": "errors",
-    "merge_weights": "merging",
-    "pair_neurons": "pairing",
-    "Preflight": "selfcheck",
-    "preflight": "selfcheck",
+    "merge_weights": "algebra.merging",
+    "pair_neurons": "pairing.assignment",
+    "Preflight": "checking.report",
+    "preflight": "checking.report",
     "RetrainSpec": "spec",
     "RunSpec": "spec",
     "ZipSpec": "spec",
-    "Together": "together",
-    "ZippedNetwork": "zipped",
-    "Zipper": "zipper",
+    "Together": "network.together",
+    "ZippedNetwork": "network.zipped",
+    "Zipper": "zipping.zipper",
     "load_parent": "zoo.parents",
 }
 

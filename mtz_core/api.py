@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtz_core import events as ev
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import ZipSpec
-from mtz_core.structure import ParameterCounts
-from mtz_core.zipped import ZippedNetwork
-from mtz_core.zipper import Zipper
+from mtz_core.structure.sizes import ParameterCounts
+from mtz_core.zipping.zipper import Zipper
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class ZipResult:
     warnings: tuple[str, ...]
     images: tuple[int, ...] = ()
     """Calibration images of every task that were used."""
+    notes: tuple[str, ...] = ()
+    """What retraining came to, a sentence for each layer after which there was some."""
 
 
 def zip_networks(
@@ -85,6 +87,7 @@ def zip_networks(
     layers: list[LayerResult] = []
     warnings: tuple[str, ...] = ()
     images: tuple[int, ...] = ()
+    notes: list[str] = []
     finished: ev.Finished | None = None
     for event in zipper.run():
         if on_event is not None:
@@ -95,19 +98,13 @@ def zip_networks(
             differences[event.layer] = event
         elif isinstance(event, ev.LayerZipped):
             layers.append(_layer_result(differences[event.layer], event))
+        elif isinstance(event, ev.RetrainEnded):
+            notes.append(event.text)
         elif isinstance(event, ev.Finished):
             finished = event
     assert finished is not None
-    return ZipResult(
-        zipper.network,
-        tuple(layers),
-        finished.counts,
-        finished.errors,
-        finished.parent_errors,
-        finished.seconds,
-        warnings,
-        images,
-    )
+    final = (finished.counts, finished.errors, finished.parent_errors, finished.seconds)
+    return ZipResult(zipper.network, tuple(layers), *final, warnings, images, tuple(notes))
 
 
 def _layer_result(difference: ev.DifferenceComputed, zipped: ev.LayerZipped) -> LayerResult:

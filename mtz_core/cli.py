@@ -8,77 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
-from mtz_core.own.registered import register
+from mtz_core.own.registered import import_registered, register
+from mtz_core.runs.example import example_text
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 from mtz_core.system import threads
-
-EXAMPLE = """\
-# Zip two or more networks into one. Start it with:  python -m mtz_core zip THIS-FILE.yaml
-# Every field except `networks` may be left out; what is written here are the defaults unless noted.
-
-title: "Two digit networks"        # default: empty
-
-networks:                          # two or more, of one architecture
-  - parent: lenet300-mnist-0       # a bundled network (python -m mtz_core parents lists them)
-  - parent: lenet300-mnist-1
-# - architecture: lenet300         # or your own weights: lenet300, lenet5, resnet14, torchvision:NAME, exported (.pt2)
-#   weights: my-network.safetensors  # safetensors, a state dict of torch.save, a program of torch.export.save
-#   classes: 10                    # default: as many as the file's last layer has
-#   data: fashion                  # mnist, fashion, letters, a folder with one subfolder of images per class, or .npz
-#   transform: {size: 28, channels: 1, crop: 1.0, mean: [0.0], std: [1.0]}  # default: as the architecture expects
-
-calibration:
-  images: 500                      # unlabelled images per task that the zip may look at
-
-evaluation:
-  images: null                     # labelled test images per task; null: all, 0: none
-  live_images: 1000                # a subset for the evaluations during retraining
-
-# data_root: /path/to/data         # full MNIST / Fashion-MNIST (default: $MTZ_DATA, else the bundled images)
-
-zip:
-  share: 1.0                       # share ratio of every hidden layer, or one per layer:  {fc1: 0.8, fc2: 50}; or auto
-# budget: {size: 1.5}              # with share: auto; size × smallest parent, or parameters, or error (% of answers)
-# trunk: fc1                       # tasks that see the same images: layers up to here are computed once for all
-  alpha: null                      # task weights, e.g. [2, 1]; null: equal
-  pairing: optimal                 # optimal, greedy (the paper's rule) or random
-  metric: functional               # functional difference, or euclidean distance of weights
-  ridge: auto                      # relative to the mean diagonal of each Gram; auto: cross-validated
-  positions: 16                    # sampled output positions per image of a convolution; null: all
-  sparse: auto                     # keep the parents' zeros: auto, yes or no
-  batch_size: 128
-  device: cpu                      # cpu, cuda, cuda:1 or mps
-  seed: 0
-  retrain:                         # default: null (no retraining)
-    schedule: layerwise            # layerwise (the paper) or final
-    steps: 300                     # in the whole run
-    targets: distill               # distill (the parents' outputs) or labels
-    optimizer: adam                # adam or sgd
-    learning_rate: 0.001
-    batch_size: 64
-    weight_decay: 0.0
-    temperature: 2.0               # of distillation
-    evaluate_every: 50             # steps
-"""
+from mtz_core.system.places import APP, runs_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     try:
         if "threads" in options:  # a command that computes
             threads.settle(options.threads)
         if getattr(options, "models", None):
             register(options.models)
+        if "threads" in options and options.command is not _worker:
+            import_registered()
         code: int = options.command(options)
         return code
     except MTZError as error:
@@ -157,6 +115,8 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
 def _worker(options: argparse.Namespace) -> int:
     from mtz_core.runs.worker import EXIT_CODES, execute
 
+    with suppress(SpecError):  # a run that needs the module fails by itself, with a message in the store
+        import_registered()
     return EXIT_CODES[execute(_store(options), options.run, launcher=options.launcher, own_process=True)]
 
 
@@ -197,9 +157,9 @@ def _parents(options: argparse.Namespace) -> int:
 def _preflight(options: argparse.Namespace) -> int:
     import torch
 
+    from mtz_core.checking.report import preflight
+    from mtz_core.checking.text import report_data, report_text
     from mtz_core.own.networks import build_network
-    from mtz_core.preflights import report_data, report_text
-    from mtz_core.selfcheck import preflight
 
     if options.spec is not None:
         spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
@@ -221,9 +181,9 @@ def _preflight(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from mtz_core.planning import Measuring, plan
-    from mtz_core.plans import choice_data, plan_data, plan_text
+    from mtz_core.budget.plan import choice_data, plan_data, plan_text
     from mtz_core.runs.inputs import gather
+    from mtz_core.zipping.forecast import Measuring, plan
 
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if spec.zip.budget is None:
@@ -256,8 +216,17 @@ def _extract(options: argparse.Namespace) -> int:
     return 0
 
 
+def _app(options: argparse.Namespace) -> int:
+    """Become Streamlit, which finds its configuration beside `app.py`, and ends the process itself."""
+    port = [] if options.port is None else [f"--server.port={options.port}"]
+    headless = str(options.no_browser).lower()
+    sys.argv = ["streamlit", "run", str(APP), f"--server.headless={headless}", *port]
+    runpy.run_module("streamlit", run_name="__main__")
+    return 0
+
+
 def _example_spec(options: argparse.Namespace) -> int:
-    print(EXAMPLE, end="")
+    print(example_text(), end="")
     return 0
 
 
@@ -287,12 +256,21 @@ def _store(options: argparse.Namespace) -> RunStore:
     return RunStore(options.store)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mtz_core", description="Zip several networks into one.")
+def _name() -> str:
+    """How this program was called: by its command, which an installed package has, or as a module."""
+    return "mtz" if Path(sys.argv[0]).stem == "mtz" else "python -m mtz_core"
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `command`, the function that runs it."""
+    parser = argparse.ArgumentParser(prog=_name(), description="Zip several networks into one.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    stored = argparse.ArgumentParser(add_help=False)
-    stored.add_argument("--store", type=Path, help="folder of the runs (default: $MTZ_RUNS, else ./runs)")
-    computing = argparse.ArgumentParser(add_help=False)
+    stored, models, json_output = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    runs = str(runs_folder()).replace("%", "%%")
+    stored.add_argument("--store", type=Path, help=f"folder of the runs (default: {runs})")
+    models.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
+    json_output.add_argument("--json", action="store_true", help="print lines of JSON")
+    computing = argparse.ArgumentParser(add_help=False, parents=[models])
     computing.add_argument(
         "--threads",
         type=int,
@@ -303,45 +281,54 @@ def _parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False, parents=[stored])
     run.add_argument("run", metavar="RUN", help="the run's identifier")
 
-    command = commands.add_parser("zip", parents=[stored, computing], help="zip networks that a YAML file describes")
-    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
-    command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
-    command.set_defaults(command=_zip)
-    command = commands.add_parser("resume", parents=[run, computing], help="continue a lost, cancelled or failed run")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
-    command.set_defaults(command=_resume)
+    command = commands.add_parser("app", parents=[models], help="open the dashboard in the browser; Ctrl-C ends it")
+    command.add_argument("--port", type=int, help="where it listens (default: 8501, or the next that is free)")
+    command.add_argument("--no-browser", action="store_true", help="only listen, and print the address")
+    command.set_defaults(command=_app)
+    _add_zipping(commands, [stored, computing], [run, computing])
+    _add_looking(commands, [computing, json_output])
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")
     command.add_argument("--limit", type=int, default=50)
     command.set_defaults(command=_list)
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
-    command = commands.add_parser(
-        "preflight", parents=[computing], help="say what of given networks can be zipped, and check it on them"
-    )
-    which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
-    which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--json", action="store_true", help="print the report as JSON")
-    command.set_defaults(command=_preflight)
-    command = commands.add_parser(
-        "plan", parents=[computing], help="choose all shares under the budget of a YAML file, and zip nothing"
-    )
-    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--models", metavar="MODULE:FACTORY", help="register the modules that FACTORY() returns")
-    command.add_argument("--json", action="store_true", help="print progress and plan as lines of JSON")
-    command.set_defaults(command=_plan)
     command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
     command.add_argument("--task", required=True, help="number (from 0) or name of the task")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     command.set_defaults(command=_extract)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
-    command = commands.add_parser("worker", parents=[run, computing])  # the dashboard starts it; no help text hides it
+    return parser
+
+
+Parsers = Sequence[argparse.ArgumentParser]
+
+
+def _add_zipping(commands: Any, new: Parsers, known: Parsers) -> None:
+    """Commands that execute runs, new ones or known ones."""
+    command = commands.add_parser("zip", parents=new, help="zip networks that a YAML file describes")
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
+    command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_zip)
+    command = commands.add_parser("resume", parents=known, help="continue a lost, cancelled or failed run")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=_resume)
+    command = commands.add_parser("worker", parents=known)  # the dashboard starts it; no help text hides it
     command.add_argument("--launcher", type=int)
     command.set_defaults(command=_worker)
-    return parser
+
+
+def _add_looking(commands: Any, common: Parsers) -> None:
+    """Commands that say what a zip would be."""
+    told = "say what of given networks can be zipped, and check it on them"
+    command = commands.add_parser("preflight", parents=common, help=told)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
+    which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
+    command.set_defaults(command=_preflight)
+    told = "choose all shares under the budget of a YAML file, and zip nothing"
+    command = commands.add_parser("plan", parents=common, help=told)
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.set_defaults(command=_plan)

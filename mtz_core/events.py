@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.structure import NetworkStructure, ParameterCounts
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import ParameterCounts
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -34,7 +35,7 @@ class ImagesTried(Event):
 
     After the last layer, `loss` is the expected one, `fall` the part by which a layer's fell (geometric mean) and
     `regret` that by which pairs got better, with twice as many images; `enough` says that more would change little.
-    See `mtz_core.sufficiency`.
+    See `mtz_core.zipping.sufficiency`.
     """
 
     images: int
@@ -184,6 +185,27 @@ class RetrainStep(Event):
     layer: str | None
     step: int
     losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainEnded(Event):
+    """The steps after `layer` (`None`: after the last one) are over, and the best state is kept.
+
+    Of `wanted` steps `taken` were taken; the state of step `kept` among them is kept, 0 being the one before. `before`
+    and `after` are the judged losses of the first and of the kept state on `images[t]` images of task t that were held
+    back (0: too few to hold any back). So often as `returns` says, the loss rose, the network went back to its best
+    state and the rate was halved. `text` says all this in a sentence, with steps counted through the whole run.
+    """
+
+    layer: str | None
+    wanted: int
+    taken: int
+    kept: int
+    before: float
+    after: float
+    returns: int
+    images: tuple[int, ...]
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)

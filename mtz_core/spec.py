@@ -8,21 +8,47 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mtz_core.errors import SpecError
+from mtz_core.methods.kinds import METRICS, PAIRING
+from mtz_core.system.registry import Registry
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Pairing = Literal["optimal", "greedy", "random"]
-Metric = Literal["functional", "euclidean"]
 MAX_SPEC_BYTES = 256 * 1024
 
+
+def _among(registry: Registry[Any]) -> Callable[[str], str]:
+    """Check that a name is registered; whoever imports a module of their own may use what it registers."""
+
+    def check(name: str) -> str:
+        return str(registry.find(name).name)
+
+    return check
+
+
+def _listed(registry: Registry[Any]) -> Callable[[dict[str, Any]], None]:
+    """Name the choices in a JSON schema."""
+    return lambda schema: schema.update(enum=registry.names)
+
+
+Pairing = Annotated[str, AfterValidator(_among(PAIRING)), Field(json_schema_extra=_listed(PAIRING))]
+Metric = Annotated[str, AfterValidator(_among(METRICS)), Field(json_schema_extra=_listed(METRICS))]
 
 _nested: ContextVar[bool] = ContextVar("_nested", default=False)
 
@@ -53,17 +79,28 @@ class RetrainSpec(_Strict):
     divided evenly among the zipped layers and taken right after each; with `"final"` all follow the last layer.
     One step draws one batch of `batch_size` images for every task. `targets="labels"` needs labelled retraining
     data; `"distill"` learns from the parents' own outputs at `temperature` and needs none.
+
+    `learning_rate` is relative to the size of each weight: `"adam"` moves a weight by about that part of its size in
+    a step, `"sgd"` by at most that. It grows over the first ten steps of a portion, then falls to zero along half a
+    cosine. A fifth of each task's images (at most 400) is held back to judge the network: the best state is kept, and
+    where the judged loss rises, the rate is halved or the portion ends early (see `mtz_core.zipping.retraining`).
     """
 
-    schedule: Literal["layerwise", "final"] = "layerwise"
-    steps: int = Field(default=300, ge=1, le=1_000_000)
-    targets: Literal["labels", "distill"] = "distill"
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
-    batch_size: int = Field(default=64, ge=1, le=65_536)
-    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
-    temperature: float = Field(default=2.0, gt=0.0, le=100.0)
-    evaluate_every: int = Field(default=50, ge=1)
+    schedule: Literal["layerwise", "final"] = Field(
+        default="layerwise", description="layerwise: after each layer (the paper); final: all after the last one"
+    )
+    steps: int = Field(default=300, ge=1, le=1_000_000, description="optimiser steps in the whole run")
+    targets: Literal["labels", "distill"] = Field(
+        default="distill", description="distill: the parents' outputs, which needs no labels; or labels"
+    )
+    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="adam, or sgd (momentum 0.9)")
+    learning_rate: float = Field(
+        default=1e-3, gt=0.0, le=10.0, description="part of its own size that a weight moves in a step, at most"
+    )
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="images per task and step")
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="of the optimiser")
+    temperature: float = Field(default=2.0, gt=0.0, le=100.0, description="of distillation")
+    evaluate_every: int = Field(default=50, ge=1, description="steps between two evaluations")
 
     @model_validator(mode="after")
     def _labels_have_no_temperature(self) -> RetrainSpec:
@@ -75,17 +112,20 @@ class RetrainSpec(_Strict):
 
 
 class BudgetSpec(_Strict):
-    """What a zipped network may cost when the shares of its layers are planned: one limit, or `macs` and one more.
+    """What a zipped network may cost when the shares of its layers are planned: one limit, or `macs` and one more."""
 
-    `size` counts in the size of the smallest parent, `parameters` in stored numbers; `error` limits the answers that
-    are predicted to change, in % of all. `macs` is for tasks that see the same images: it limits the multiplications
-    that all their answers to one image take, in those of the parent with the fewest.
-    """
-
-    size: float | None = Field(default=None, gt=0.0, le=1000.0)
-    parameters: int | None = Field(default=None, ge=1)
-    error: float | None = Field(default=None, ge=0.0, le=100.0)
-    macs: float | None = Field(default=None, gt=0.0, le=1000.0)
+    size: float | None = Field(default=None, gt=0.0, le=1000.0, description="times the size of the smallest parent")
+    parameters: int | None = Field(default=None, ge=1, description="stored numbers")
+    error: float | None = Field(
+        default=None, ge=0.0, le=100.0, description="answers that are predicted to change, in % of all"
+    )
+    macs: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1000.0,
+        description="for tasks that see the same images: multiplications that all answers to one image take, in those "
+        "of the parent with the fewest",
+    )
 
     @model_validator(mode="after")
     def _one_limit_beside_macs(self) -> BudgetSpec:
@@ -120,78 +160,118 @@ _WITHOUT_COMPENSATION = {
     "relu_rounds": 0,
 }
 _AT_RANDOM = {"metric": "functional", "sharing": "all", "streams": "first"}
-_IMPLIED: tuple[tuple[str, Any, Mapping[str, Any], str], ...] = (
-    ("compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"),
-    ("pairing", "random", _AT_RANDOM, "pairs are drawn for all tasks and compared by nothing; leave it out"),
-)
-"""Field, value, what other fields are then, and why nothing else would have an effect."""
+
+
+def _implied() -> Iterator[tuple[str, Any, Mapping[str, Any], str]]:
+    """Field, value, what other fields are then, and why nothing else would have an effect."""
+    yield "compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"
+    for method in PAIRING:
+        if method.random:
+            why = "pairs are drawn for all tasks and compared by nothing; leave it out"
+            yield "pairing", method.name, _AT_RANDOM, why
 
 
 class ZipSpec(_Strict):
     """How two or more networks are zipped.
 
-    A field that would have no effect beside the others is refused; left out, it says what is done.
-
-    Attributes:
-        share: share ratio of every hidden layer (shared neurons divided by the narrowest parent's width), or a
-            mapping from layer name to a ratio (float in [0, 1]) or a count (int). Layers that a mapping does not
-            name are not shared. `"auto"`: planned for the `budget`.
-        budget: with `share="auto"`, the limit under which all shares are planned at once (see `BudgetSpec`).
-        alpha: task weights, one per task, positive; normalised to sum to one. `None`: equal weights.
-        pairing: `"optimal"` assignment, the paper's `"greedy"` rule, or `"random"` (a baseline).
-        metric: what pairing compares: the `"functional"` difference or plain `"euclidean"` distance of the
-            incoming weights (a baseline).
-        sharing: with three or more tasks, whether a neuron may be shared by any `"subsets"` of them, or by `"all"` or
-            none. A share ratio then stands for the neurons saved: as many as if that share had all tasks in it.
-        streams: channels that several layers write (a residual stream, the channels around a depthwise convolution)
-            are paired by the differences of `"all"` these layers, or of the `"first"` one only; `"auto"` is `"first"`
-            with compensation, where looking ahead cost more error than it saved, and `"all"` without.
-        ridge: added to every Gram's diagonal, relative to its mean diagonal; `"auto"` chooses it per layer by
-            cross-validation between two halves of the calibration set.
-        compensate: aim at what each layer puts out in its own parent, so that merged weights, private weights and
-            heads make up for the merges before them; without it (the paper) only shared weights change.
-        bias: with compensation, whether every task keeps its `"own"` bias for shared neurons (one number per neuron and
-            task), or it is `"shared"` like the other weights.
-        scale: with compensation, whether every task multiplies a shared neuron's weights with its `"own"` scale (one
-            number per neuron and further task), or `"shared"` weights are the same for all.
-        normalise: with compensation, count each task's loss in a layer relative to the variance of its outputs there.
-        weighting: with compensation, errors of a layer's outputs count as far as they change the network's answer
-            (`"fisher"`, from the parents' own predictions; see `mtz_core.sensitivity`), or all alike (`"equal"`).
-        trunk: for tasks that see the same images: all layers up to this one (of the first network) are computed once
-            for all tasks. Their neurons are shared fully, whatever `share` says; all but the last have one bias and
-            scale for all tasks (see `mtz_core.together`).
-        relu_rounds: how often, where a ReLU follows, the targets of compensation are renewed: how negative a
-            negative value is does not matter.
-        positions: how many output positions of a convolution are sampled per image; `None` takes all.
-        calibration: use `"all"` images that are given, or only as many as are `"enough"`: until twice as many would
-            change pairing and predicted loss little (see `mtz_core.sufficiency`).
-        sparse: keep the parents' zeros (`"auto"`: where more than 1 % of a weight's entries are exactly zero).
-        retrain: `None` never retrains.
+    A field that would have no effect beside the others is refused; left out, it says what is done. More of
+    `weighting` is in `mtz_core.calibration.sensitivity`, of `trunk` in `mtz_core.network.together`, and of
+    `calibration` in `mtz_core.zipping.sufficiency`.
     """
 
-    share: Literal["auto"] | Ratio | dict[str, Annotated[float | int, Field(ge=0)]] = 1.0
-    budget: BudgetSpec | None = None
-    alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None
-    pairing: Pairing = "optimal"
-    metric: Metric = "functional"
-    sharing: Literal["subsets", "all"] = "subsets"
-    streams: Literal["auto", "all", "first"] = "auto"
-    ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
-    compensate: bool = True
-    bias: Literal["own", "shared"] = "own"
-    scale: Literal["own", "shared"] = "own"
-    normalise: bool = True
-    weighting: Literal["fisher", "equal"] = "fisher"
-    trunk: str | None = Field(default=None, max_length=1000)
-    relu_rounds: int = Field(default=5, ge=0, le=100)
-    positions: Annotated[int, Field(ge=1)] | None = 16
-    calibration: Literal["all", "enough"] = "all"
-    sparse: Literal["auto", "yes", "no"] = "auto"
-    retrain: RetrainSpec | None = None
-    batch_size: int = Field(default=128, ge=1, le=65_536)
-    activation_budget: int = Field(default=2 * 2**30, ge=0, description="bytes of live activations to keep")
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$")
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    share: Literal["auto"] | Ratio | dict[str, Annotated[float | int, Field(ge=0)]] = Field(
+        default=1.0,
+        description="share ratio of every hidden layer: shared neurons divided by the narrowest parent's width. Or "
+        "layer by layer, {fc1: 0.8, fc2: 50}: a number with a point is a ratio, a whole one a count; layers that are "
+        "left out share nothing. auto: planned for the budget",
+    )
+    budget: BudgetSpec | None = Field(
+        default=None,
+        description="with share: auto, the limit under which all shares are planned at once: one of size, parameters "
+        "and error, or macs, alone or beside one of them",
+    )
+    alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
+        default=None, description="task weights, e.g. [2, 1]; normalised to sum to one. null: equal weights"
+    )
+    pairing: Pairing = Field(default="optimal", description=f"which neurons become one. {PAIRING.told()}")
+    metric: Metric = Field(default="functional", description=f"what pairing compares. {METRICS.told()}")
+    sharing: Literal["subsets", "all"] = Field(
+        default="subsets",
+        description="with three or more tasks, whether a neuron may be shared by any subsets of them, or by all or "
+        "none. A share ratio then stands for the neurons saved: as many as if that share had all tasks in it",
+    )
+    streams: Literal["auto", "all", "first"] = Field(
+        default="auto",
+        description="channels that several layers write (a residual stream, the channels around a depthwise "
+        "convolution) are paired by the differences of all these layers, or of the first one only. auto: first with "
+        "compensation, where looking ahead cost more error than it saved, and all without",
+    )
+    ridge: Literal["auto"] | Annotated[float, Field(ge=0.0)] = Field(
+        default="auto",
+        description="added to every Gram's diagonal, relative to its mean diagonal. auto: chosen per layer by "
+        "cross-validation between two halves of the calibration set",
+    )
+    compensate: bool = Field(
+        default=True,
+        description="aim at what each layer puts out in its own parent, so that merged weights, private weights and "
+        "heads make up for the merges before them. false: only shared weights change (the paper)",
+    )
+    bias: Literal["own", "shared"] = Field(
+        default="own",
+        description="with compensation, whether every task keeps its own bias for shared neurons (one number per "
+        "neuron and task), or it is shared like the other weights",
+    )
+    scale: Literal["own", "shared"] = Field(
+        default="own",
+        description="with compensation, whether every task multiplies a shared neuron's weights with its own scale "
+        "(one number per neuron and further task), or shared weights are the same for all",
+    )
+    normalise: bool = Field(
+        default=True,
+        description="with compensation, count each task's loss in a layer relative to the variance of its "
+        "outputs there",
+    )
+    weighting: Literal["fisher", "equal"] = Field(
+        default="fisher",
+        description="with compensation, errors of a layer's outputs count as far as they change the network's answer "
+        "(fisher, from the parents' own predictions), or all alike (equal)",
+    )
+    trunk: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="for tasks that see the same images: layers up to this one (of the first network) are computed "
+        "once for all tasks. They are shared fully, whatever share says, and all but the last have one bias and scale",
+    )
+    relu_rounds: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="with compensation, how often the targets before a ReLU are renewed: how negative a negative "
+        "value is does not matter",
+    )
+    positions: Annotated[int, Field(ge=1)] | None = Field(
+        default=16, description="output positions of a convolution that are sampled per image. null: all"
+    )
+    calibration: Literal["all", "enough"] = Field(
+        default="all",
+        description="use all calibration images, or only as many as are enough: until twice as many would change "
+        "pairing and predicted loss little",
+    )
+    sparse: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="keep the parents' zeros: yes, no, or auto, where more than 1 % of a weight's entries are zero",
+    )
+    retrain: RetrainSpec | None = Field(default=None, description="how to retrain. null: never")
+    batch_size: int = Field(default=128, ge=1, le=65_536, description="images per batch while calibrating")
+    activation_budget: int = Field(
+        default=2 * 2**30,
+        ge=0,
+        description="bytes of activations that may be kept between two layers, for all tasks together",
+    )
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:1 (and so on) or mps"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of everything that is drawn at random")
 
     @model_validator(mode="before")
     @classmethod
@@ -200,7 +280,7 @@ class ZipSpec(_Strict):
         if not isinstance(given, Mapping):
             return given
         filled = dict(given)
-        for field, value, implied, why in _IMPLIED:
+        for field, value, implied, why in _implied():
             if _means(filled.get(field), value):
                 for name, only in implied.items():
                     if not _means(filled.setdefault(name, only), only):
@@ -284,11 +364,17 @@ class TransformSpec(_Strict):
     `channels`; then `mean` is subtracted and divided by `std`, one number for all channels or one for each.
     """
 
-    size: int = Field(default=28, ge=4, le=1024)
-    channels: Literal[1, 3] = 1
-    crop: float = Field(default=1.0, gt=0.0, le=1.0)
-    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0.0, le=1000)], ...] = (1.0,)
+    size: int = Field(default=28, ge=4, le=1024, description="width and height of the network's input")
+    channels: Literal[1, 3] = Field(default=1, description="1: grey, 3: RGB")
+    crop: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="part of an image's shorter side that is kept, as a central square"
+    )
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = Field(
+        default=(0.0,), description="subtracted from values between 0 and 1; one number, or one per channel"
+    )
+    std: tuple[Annotated[float, Field(gt=0.0, le=1000)], ...] = Field(
+        default=(1.0,), description="then divides them; one number, or one per channel"
+    )
 
     @model_validator(mode="after")
     def _one_number_per_channel(self) -> TransformSpec:
@@ -314,22 +400,31 @@ EXPORTED = "exported"
 class NetworkSpec(_Strict):
     """One parent: a bundled network, weights for an architecture, an exported program, or a registered module."""
 
-    parent: str | None = None
-    architecture: str | None = Field(default=None, max_length=200)
+    parent: str | None = Field(default=None, description="a bundled network; `python -m mtz_core parents` lists them")
+    architecture: str | None = Field(
+        default=None,
+        max_length=200,
+        description="what weights are for: lenet300, lenet5, resnet14, torchvision:NAME, or exported for a .pt2 file",
+    )
     weights: str | None = Field(
         default=None,
         max_length=4096,
-        description="a file, upload:HASH, or the name of torchvision's published weights",
+        description="a file (safetensors, a state dict of torch.save, a program of torch.export.save), upload:HASH, or "
+        "the name of torchvision's published weights",
     )
     model: str | None = Field(default=None, max_length=200, description="a module that --models registers")
-    classes: int | None = Field(default=None, ge=1, le=100_000)
+    classes: int | None = Field(
+        default=None, ge=1, le=100_000, description="number of outputs. null: as many as the file's last layer has"
+    )
     data: str | None = Field(
         default=None,
         max_length=4096,
-        description="mnist, fashion, letters, a folder of images, an .npz file, upload:HASH, or torchvision:NAME; "
-        "a bundled parent knows its own",
+        description="mnist, fashion, letters, a folder of images, an .npz file, upload:HASH, or torchvision:NAME. "
+        "null: a bundled parent knows its own",
     )
-    transform: TransformSpec | None = Field(default=None, description="None: as the architecture expects its images")
+    transform: TransformSpec | None = Field(
+        default=None, description="how images are prepared. null: as the architecture expects them"
+    )
 
     @field_validator("weights", mode="before")
     @classmethod
@@ -380,25 +475,33 @@ class NetworkSpec(_Strict):
 class CalibrationSpec(_Strict):
     """How many unlabelled images per task the zip may look at."""
 
-    images: int = Field(default=500, ge=2, le=1_000_000)
+    images: int = Field(
+        default=500, ge=2, le=1_000_000, description="unlabelled images per task that the zip may look at"
+    )
 
 
 class EvaluationSpec(_Strict):
     """How many labelled test images per task are used to report errors; `None` takes all, 0 none."""
 
-    images: int | None = Field(default=None, ge=0)
-    live_images: int = Field(default=1000, ge=1, description="a subset for the evaluations during retraining")
+    images: int | None = Field(
+        default=None, ge=0, description="labelled test images per task, only to report errors. null: all, 0: none"
+    )
+    live_images: int = Field(default=1000, ge=1, description="how many of them are used before the final report")
 
 
 class RunSpec(_Strict):
     """Everything that a run needs: networks, data, and how to zip. The YAML file has these fields."""
 
-    title: str = Field(default="", max_length=200)
-    networks: tuple[NetworkSpec, ...] = Field(min_length=2, max_length=32)
-    calibration: CalibrationSpec = CalibrationSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
-    zip: ZipSpec = ZipSpec()
-    data_root: Path | None = None
+    title: str = Field(default="", max_length=200, description="how lists and pictures call the run")
+    networks: tuple[NetworkSpec, ...] = Field(
+        min_length=2, max_length=32, description="two to 32 networks, one per task"
+    )
+    calibration: CalibrationSpec = Field(default=CalibrationSpec(), description="images on which networks are compared")
+    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="images on which errors are measured")
+    zip: ZipSpec = Field(default=ZipSpec(), description="how the networks are zipped")
+    data_root: Path | None = Field(
+        default=None, description="folder of full data sets. null: $MTZ_DATA, else the bundled images"
+    )
     download: bool = Field(default=False, description="let torchvision fetch its data sets into data_root")
 
     @model_validator(mode="after")

@@ -6,12 +6,12 @@ import streamlit as st
 
 from mtz_core.data.bundled import bundled_images, class_names
 from mtz_core.figures.network import layer_label, network_drawing
+from mtz_core.figures.text import bytes_text, count_text, error_text
 from mtz_core.own.registry import own_networks
-from mtz_core.structure import joined
-from mtz_core.text import bytes_text, count_text, error_text
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import bring, frame, preflight, samples, setup
+from pages.ui import bring, frame, preflight, query, samples, setup
 
 TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "letters": "letters A to J"}
 
@@ -21,7 +21,7 @@ frame.page(
 )
 
 with frame.problems():
-    known, infos, own = setup.known_networks(), catalog(), own_networks()
+    known, infos, own = query.known_networks(), catalog(), own_networks()
     parents = setup.choose_parents(known)
     bring.area(parents)
 if not parents:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import streamlit as st
 from pydantic import ValidationError
 
+from mtz_core.budget.plan import multiplications_text
 from mtz_core.errors import RunError
 from mtz_core.figures.network import network_drawing
 from mtz_core.figures.size import size_bars
-from mtz_core.plans import multiplications_text
+from mtz_core.figures.text import bytes_text, count_text, percent_text, sentence, times_text
 from mtz_core.spec import explain
-from mtz_core.structure import effective_shares, joined, plan_counts, plan_range, shared_count
-from mtz_core.text import bytes_text, count_text, percent_text, sentence, times_text
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import frame, jobs, plan, running, setup
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import effective_shares, plan_counts, plan_range, shared_count, why_not_zippable
+from pages.ui import frame, jobs, plan, query, running, setup
 
 run_id = st.query_params.get("run")
 frame.page(
@@ -31,7 +31,7 @@ if run_id is not None:
     st.stop()
 
 with frame.problems():
-    known = setup.known_networks()
+    known = query.known_networks()
     parents = setup.choose_parents(known)
 
 networks = [known[name] for name in parents]
@@ -50,7 +50,7 @@ with inputs:
     planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
     sliders = st.container()
     with st.expander("The same images for all tasks", icon=":material/join:"):
-        trunk = setup.choose_trunk(networks)
+        trunk = setup.choose_trunk(joint)
         if trunk is None:
             st.caption(
                 "Tasks that see the same images can have their first layers in common, if the networks are alike."
@@ -67,18 +67,18 @@ with inputs:
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 
 wish = plan.specification(parents, weights, method, advanced)
-choice = None if wish is None else plan.known(wish, networks)
+choice = None if wish is None else plan.known(wish, joint)
 with sliders:
     fixed = {} if trunk is None else trunk.groups
     shares = setup.choose_shares(joint, tasks, plan.curves(choice), fixed)
 with planning:
-    plan.area(wish, networks)
+    plan.area(wish, joint)
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
-effective = shared | effective_shares(networks, shared)
+effective = shared | effective_shares(joint, shared)
 own = (method["compensate"], method["compensate"], () if trunk is None else trunk.common)
-counts = plan_counts(networks, shared, *own)
-low, high = plan_range(networks, shared, *own) if method["sharing"] == "subsets" else (counts.total, counts.total)
+counts = plan_counts(joint, shared, *own)
+low, high = plan_range(joint, shared, *own) if method["sharing"] == "subsets" else (counts.total, counts.total)
 about = "≈ " if low < high else ""
 
 with numbers:

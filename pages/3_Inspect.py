@@ -16,8 +16,8 @@ import streamlit as st
 from mtz_core.figures import inspect as draw
 from mtz_core.figures import pooling
 from mtz_core.figures.names import task_labels
-from mtz_core.figures.theme import GLYPHS
-from mtz_core.text import percent_text
+from mtz_core.figures.palette import GLYPHS
+from mtz_core.figures.text import percent_text
 from pages.ui import address, frame
 from pages.ui.heatmap import LIMIT, heatmap
 
@@ -275,13 +275,16 @@ def show_weights(
         if any(private)
         else ""
     )
-    factors = ""
-    if pair is not None and f"scales_{t}" in arrays:
-        own_scales = [float(arrays[f"scales_{x}"][n]) for x, n in ((t, i), (u, j))]
-        factors = (
-            f" {labels[t]} uses the merged weights {own_scales[0]:.3g} times, {labels[u]} {own_scales[1]:.3g} times."
-        )
+    factors = "" if pair is None else _factors(arrays, couple, cell, labels)
     st.caption(f"{what} {biases}.{factors}{own}")
+
+
+def _factors(arrays: Any, couple: tuple[int, int], cell: tuple[int, int], labels: list[str]) -> str:
+    """How many times the merged weights each task uses, where every task has a scale of its own."""
+    if f"scales_{couple[0]}" not in arrays:
+        return ""
+    a, b = (float(arrays[f"scales_{task}"][neuron]) for task, neuron in zip(couple, cell, strict=True))
+    return f" {labels[couple[0]]} uses the merged weights {a:.3g} times, {labels[couple[1]]} {b:.3g} times."
 
 
 def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int, int], labels: list[str]) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from mtz_core.figures import compare
 from mtz_core.figures.names import task_labels
-from mtz_core.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 from pages.ui import address, frame
 
 NUMBERS = {"parameters": "localized"}

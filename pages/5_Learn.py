@@ -11,11 +11,18 @@ from mtz_core.figures import lesson_figures as draw
 from mtz_core.figures import lessons
 from mtz_core.figures.names import display_name
 from mtz_core.figures.pooling import colour_range
-from mtz_core.text import count_text, percent_text
+from mtz_core.figures.text import count_text, percent_text
 from pages.ui import address, frame
 from pages.ui.heatmap import heatmap
 
 CORNER = 5  # there the optimum is a fifth cheaper than greedy
+WAYS = {
+    "greedy": "The paper takes the cheapest cell, strikes out its row and column, and goes on. What is left at the end "
+    "can be dear.",
+    "optimal": "The optimal assignment looks at all six pairs together: it may skip the cheapest cell to spare a dear "
+    "one.",
+    "your own": "Click cells to pair: one in every row and column. Can you get below the optimal total?",
+}
 STEPS = {
     "1": "Two bowls",
     "2": "The compromise",
@@ -225,23 +232,14 @@ def pairing(tasks: list[str]) -> None:
             width=170,
             help="Which six neurons of each network are drawn.",
         )
-        way = address.choice(
-            st.segmented_control, "Pairing", ["greedy", "optimal", "your own"], name="pairing", required=True
-        )
+        way = address.choice(st.segmented_control, "Pairing", list(WAYS), name="pairing", required=True)
     rows, columns = lessons.corner(functional, seed)
     cost = functional[np.ix_(rows, columns)]
     greedy, best = lessons.greedy_pairs(cost), lessons.optimal_pairs(cost)
+    st.markdown(WAYS[way])
     if way == "your own":
-        st.markdown("Click cells to pair: one in every row and column. Can you get below the optimal total?")
         pairs = own_pairs(seed)
     else:
-        text = {
-            "greedy": "The paper takes the cheapest cell, strikes out its row and column, and goes on. What is left at "
-            "the end can be dear.",
-            "optimal": "The optimal assignment looks at all six pairs together: it may skip the cheapest cell "
-            "to spare a dear one.",
-        }
-        st.markdown(text[way])
         steps = address.number(st.slider, "Pairs taken", name="taken", low=0, high=6, step=1, default=6)
         pairs = (greedy if way == "greedy" else best)[:steps]
     left, right = st.columns([6, 5], gap="large")
@@ -258,41 +256,42 @@ def pairing(tasks: list[str]) -> None:
             on_cell=(lambda i, j: remember(seed, i, j)) if way == "your own" else None,
         )
     with right:
+        mine, total_greedy, total_best = (lessons.total_cost(cost, p) for p in (pairs, greedy, best))
         terms = "+".join(number(cost[pair]) for pair in pairs) or "0"
-        latex(rf"{_wrapped(terms)}={number(lessons.total_cost(cost, pairs))}")
-        total_greedy, total_best = (lessons.total_cost(cost, p) for p in (greedy, best))
+        latex(rf"{_wrapped(terms)}={number(mine)}")
         with st.container(horizontal=True):
             st.metric("Greedy total", number(total_greedy))
             st.metric("Optimal total", number(total_best))
             if way == "your own":
-                st.metric(
-                    "Your total",
-                    number(lessons.total_cost(cost, pairs)),
-                    f"{len(pairs)} of 6 pairs",
-                    delta_color="off",
-                    delta_arrow="off",
-                )
+                st.metric("Your total", number(mine), f"{len(pairs)} of 6 pairs", delta_color="off", delta_arrow="off")
         if way == "your own" and len(pairs) == 6:
-            mine = lessons.total_cost(cost, pairs)
-            if mine <= total_best + 1e-9:
-                st.success("That is the optimum: nothing is cheaper.", icon=":material/trophy:")
-            elif mine < total_greedy - 1e-9:
-                st.info("Better than greedy, not yet the optimum.", icon=":material/trending_down:")
-            else:
-                st.info("Not better than greedy yet.", icon=":material/info:")
+            judge(mine, total_greedy, total_best)
         saved = 1 - total_best / total_greedy
         st.markdown(
             f"On this corner the optimum is {percent_text(saved, 1)} cheaper than greedy."
             if saved > 1e-9
             else "On this corner greedy is already optimal. Try another corner."
         )
-        whole = [
-            lessons.total_cost(functional, find(functional)) for find in (lessons.greedy_pairs, lessons.optimal_pairs)
-        ]
-        st.caption(
-            f"On the whole layer ({functional.shape[0]} pairs): greedy {number(whole[0])}, optimal {number(whole[1])}, "
-            f"{percent_text(1 - whole[1] / whole[0], 1)} less."
-        )
+        say_whole_layer(functional)
+
+
+def judge(mine: float, greedy: float, best: float) -> None:
+    """Say how good the learner's own pairs are, from the totals."""
+    if mine <= best + 1e-9:
+        st.success("That is the optimum: nothing is cheaper.", icon=":material/trophy:")
+    elif mine < greedy - 1e-9:
+        st.info("Better than greedy, not yet the optimum.", icon=":material/trending_down:")
+    else:
+        st.info("Not better than greedy yet.", icon=":material/info:")
+
+
+def say_whole_layer(functional: Any) -> None:
+    """Say what greedy and optimal pairing come to on all pairs of the layer."""
+    whole = [lessons.total_cost(functional, find(functional)) for find in (lessons.greedy_pairs, lessons.optimal_pairs)]
+    st.caption(
+        f"On the whole layer ({functional.shape[0]} pairs): greedy {number(whole[0])}, optimal {number(whole[1])}, "
+        f"{percent_text(1 - whole[1] / whole[0], 1)} less."
+    )
 
 
 def _wrapped(terms: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mtz_core.own.architectures import BUNDLED, TORCHVISION, build_empty, torchvision_names, torchvision_transform
-from mtz_core.own.matching import FILE
+from mtz_core.own.recognition import FILE
 
 CLASSES = (1000, 1001)
 

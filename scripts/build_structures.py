@@ -14,10 +14,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mtz_core.graph.propagation import channel_graph
+from mtz_core.structure.networks import structure_to_json
 from mtz_core.zoo.architectures import input_shape
 from mtz_core.zoo.catalog import catalog
 from mtz_core.zoo.parents import load_parent
-from mtz_core.zoo.structures import FILE, structure_to_json
+from mtz_core.zoo.structures import FILE
 
 
 def main() -> None:

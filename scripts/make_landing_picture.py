@@ -15,8 +15,9 @@ from typing import Any
 from mtz_core.errors import RunError
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.system.places import ASSETS
 
-TARGET = Path(__file__).resolve().parents[1] / "assets" / "example" / "landing.json"
+TARGET = ASSETS / "example" / "landing.json"
 
 
 def landing_data(store: RunStore, run_ids: list[str], tasks: list[str] | None = None) -> dict[str, Any]:

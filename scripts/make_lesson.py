@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mtz_core.data.loading import load_data
+from mtz_core.system.places import ASSETS
 from mtz_core.zoo.parents import Parent, load_parent
 
-TARGET = Path(__file__).resolve().parents[1] / "assets" / "example" / "lesson.npz"
+TARGET = ASSETS / "example" / "lesson.npz"
 IMAGES = 1000
 RIDGE = 1e-3  # relative to the mean diagonal
 

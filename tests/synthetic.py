@@ -23,13 +23,16 @@ from mtz_core.events import (
     LayerCalibrated,
     LayerFinished,
     LayerZipped,
+    RetrainEnded,
     RetrainStep,
     Started,
 )
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import RunSpec, parse_run_spec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import plan_counts
 
 TASKS = ("mnist", "fashion", "letters")
 CLASSES = {"mnist": 10, "fashion": 10, "letters": 26}
@@ -88,12 +91,12 @@ def synthetic_events(
 ) -> Iterator[Event]:
     """Yield the events of a complete run, in the engine's order."""
     rng = np.random.default_rng(seed)
-    clock = _Clock(total=2.0 + len(layers) * 36.0)
+    clock = _Clock(total=2.0 + len(layers) * 37.0)
     names = [TASKS[t % 3] for t in range(tasks)]
     structures = tuple(structure(layers, CLASSES[name], bias) for name in names)
     shared = {layer.name: round(share * layer.width) for layer in layers}
     alphas = (1.0 / tasks,) * tasks
-    nothing = plan_counts(structures, {})
+    nothing = plan_counts(joined(structures), {})
     parent_errors = tuple(round(1.5 + 4.0 * t + 0.1 * float(rng.random()), 2) for t in range(tasks))
     yield Started(
         **clock(), layers=tuple(layer.name for layer in layers), structures=structures, shared=shared, alphas=alphas,
@@ -115,7 +118,7 @@ def synthetic_events(
         differences = _differences(rng, layer.width, tasks)
         yield DifferenceComputed(**clock(), layer=layer.name, differences=differences, ridge=1e-3)
         zipped[layer.name] = shared[layer.name]
-        counts = plan_counts(structures, zipped)
+        counts = plan_counts(joined(structures), zipped)
         columns = next(item.columns for item in structures[0].layers if item.name == layer.name)
         event = _zipped(rng, clock, layer.name, differences, shared[layer.name], columns, tasks, images, counts)
         yield event
@@ -129,6 +132,10 @@ def synthetic_events(
             if step % 10 == 0:
                 yield evaluated("retraining", layer.name, step, rest + (loss - rest) * (0.1 + 0.9 * left), counts)
         rest += 0.1 * (loss - rest)
+        yield RetrainEnded(
+            **clock(), layer=layer.name, wanted=30, taken=30, kept=30, before=0.2, after=0.1, returns=0,
+            images=(100,) * tasks, text=f"Retraining after {layer.name} went on to step {step}",
+        )  # fmt: skip
         yield evaluated("retrained", layer.name, step, rest, counts)
         yield LayerFinished(**clock(), layer=layer.name)
     final = evaluated("final", None, step, rest, counts, 2000)

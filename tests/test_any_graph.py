@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtz_core import ZippedNetwork, ZipSpec, load_data, load_parent, preflight, zip_networks
+from mtz_core.checking.checks import permutation_check
 from mtz_core.events import Event, LookedAhead
 from mtz_core.graph import channel_graph
-from mtz_core.selfcheck import permutation_check
 
 
 class Excite(nn.Module):

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core.baselines import merge_networks
+from mtz_core.baselines.features import by_index
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.matching import by_index, permute, zipped
 from mtz_core.baselines.merge import channel_kinds
+from mtz_core.baselines.methods.permute import permute
+from mtz_core.baselines.methods.zip import zipped
 from mtz_core.baselines.observation import observe
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph import ChannelGraph, channel_graph
@@ -93,7 +95,7 @@ def test_a_network_merged_with_its_permuted_copies_answers_as_before(family: str
 @pytest.mark.parametrize("reset", [False, True])
 def test_averaging_a_network_with_itself_is_the_identity(family: str, reset: bool) -> None:
     network = randomised(FAMILIES[family](), 0)
-    result = merge_networks([network, network], [images(20)] * 2, "average", reset=reset, rescale=reset)
+    result = merge_networks([network, network], [images(20)] * 2, "average", reset=reset)
     torch.testing.assert_close(result.network(images(5, 3), task=1), network(images(5, 3)))
 
 
@@ -229,18 +231,6 @@ def _features(network: Any, x: Tensor) -> list[tuple[Any, Any]]:
     return found
 
 
-def test_rescaling_reaches_layers_without_batchnorm() -> None:
-    parents = [randomised(Perceptron(), seed) for seed in (0, 1)]
-    x = images(40)
-    spread = [
-        _features(merge_networks(parents, [x, x], "permute", rescale=flag).network, x)[0][1].mean()
-        for flag in (False, True)
-    ]
-    own = [parent.fc1(x.flatten(1)).std(0, correction=0).mean().item() for parent in parents]
-    assert spread[0] < 0.95 * sum(own) / 2
-    assert spread[1] == pytest.approx(sum(own) / 2)
-
-
 def test_zip_merges_the_closest_first_within_and_across() -> None:
     """Three networks' features along given directions, in an order that can be followed by hand."""
     angles = np.deg2rad([0.0, 3.0, 90.0, 91.0, 200.0, 206.0])
@@ -297,18 +287,24 @@ def test_pruned_zeros_are_not_counted() -> None:
 def test_what_these_methods_cannot_do_is_refused() -> None:
     a, b = (randomised(Perceptron(), seed) for seed in (0, 1))
     with pytest.raises(SpecError, match="'rebasin'"):
-        merge_networks([a, b], [images()] * 2, "rebasin")  # type: ignore[arg-type]
+        merge_networks([a, b], [images()] * 2, "rebasin")
     with pytest.raises(SpecError, match="share is 1"):
         merge_networks([a, b], [images()] * 2, share=1.5)
     with pytest.raises(SpecError, match="place is 'between'"):
         merge_networks([a, b], [images()] * 2, place="between")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="'average' compares nothing"):
+        merge_networks([a, b], [images()] * 2, "average", place="read")
+    with pytest.raises(SpecError, match="'permute' has no setting 'within'; it has none"):
+        merge_networks([a, b], [images()] * 2, "permute", within=0.5)
+    with pytest.raises(SpecError, match="linkage is 'most'"):
+        merge_networks([a, b], [images()] * 2, "zip", linkage="most")
     with pytest.raises(SpecError, match="two or more"):
         merge_networks([a], [images()])
     with pytest.raises(DataError, match="1 tasks for 2"):
         merge_networks([a, b], [images()])
     with pytest.raises(DataError, match="same images"):
         merge_networks([a, b], [images(), images().view(-1, 1, 4, 16)])
-    with pytest.raises(SpecError, match="same weight layers"):
+    with pytest.raises(SpecError, match="networks of one depth"):
         merge_networks([a, randomised(convolutional(), 1)], [images()] * 2)
     apart = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 3)).double().eval()
     with pytest.raises(SpecError, match="cannot be folded"):

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import difference, landscape, linear, memory, steps, streams, subsets, trunk, zipping
 from benchmarks.machine import describe, table
-from mtz_core import ZipSpec
+from mtz_core import RetrainSpec, ZipSpec
 
 
 def test_difference_benchmark_prints_its_table(
@@ -114,10 +114,13 @@ def test_landscape_benchmark_compares_plans_of_one_size(
 
 def test_steps_benchmark_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(steps, "STEPS", (0, 2))
+    monkeypatch.setattr(steps, "DEFAULTS", (RetrainSpec(steps=4),))
     steps.run(None, 1, architectures=["lenet300"], images=40)
     rows = _header(capsys.readouterr().out)
     assert rows[0] == ["network", "zip", "0 steps", "2 steps"]
-    assert [row[1] for row in rows[2:]] == ["ours", "paper"]
+    assert [row[1] for row in rows[2:4]] == ["ours", "paper"]
+    assert rows[-1][:3] == ["lenet300", "layerwise", "4"]
+    assert all(" → " in cell for cell in rows[-1][3:])
 
 
 def test_linear_benchmark_prints_three_tables(capsys: pytest.CaptureFixture[str]) -> None:

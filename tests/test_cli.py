@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from mtz_core import cli
 from mtz_core.cli import main
 from mtz_core.errors import RunError
-from mtz_core.events import RetrainStep
-from mtz_core.runs.launch import is_alive, start_worker
+from mtz_core.events import RetrainEnded, RetrainStep
+from mtz_core.runs.alive import is_alive
+from mtz_core.runs.example import PARENTS
+from mtz_core.runs.launch import start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
@@ -189,15 +191,12 @@ def test_list_show_and_extract(store: RunStore, tmp_path: Path, capsys: pytest.C
     assert main(["cancel", run.id]) == 2
 
 
-def test_the_example_is_a_valid_specification_and_its_defaults_are_true(
+def test_the_example_is_a_valid_specification_and_all_of_it_is_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["example-spec"]) == 0
     spec = load_run_spec(Path(write(tmp_path / "spec.yaml", capsys.readouterr().out)))
-    assert spec.zip.retrain is not None
-    default = RunSpec(networks=spec.networks)
-    assert spec.zip.retrain == type(spec.zip.retrain)()
-    assert spec.model_copy(update={"title": "", "zip": spec.zip.model_copy(update={"retrain": None})}) == default
+    assert spec == RunSpec(networks=[{"parent": name} for name in PARENTS])
 
 
 def test_paths_are_relative_to_the_specification(tmp_path: Path) -> None:
@@ -231,6 +230,18 @@ def test_a_terminal_gets_one_line_that_is_written_over() -> None:
     assert " 50%  fc1: retraining, step 3, loss 0.750" in text
     assert "\n" not in text
     assert text.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_retraining_came_to_stays_on_the_screen(live: bool) -> None:
+    import io
+
+    stream = io.StringIO()
+    stream.isatty = lambda: live  # type: ignore[method-assign]
+    line = ProgressLine(stream)
+    told = {"wanted": 30, "taken": 15, "kept": 5, "before": 0.2, "after": 0.1, "returns": 3, "images": (9, 9)}
+    line(RetrainEnded(fraction=0.5, seconds=1.0, layer="fc1", **told, text="Retraining after fc1 stopped"))
+    assert stream.getvalue().endswith("Retraining after fc1 stopped\n")
 
 
 def test_the_command_line_and_the_store_import_neither_torch_nor_streamlit_nor_plotly() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from torch import Tensor, nn
 
 from mtz_core import RetrainSpec, ZippedNetwork, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.bankwork import BankWork
-from mtz_core.blocks import BlockLayer
+from mtz_core.algebra.gram import DenseGram, RowGram, to_dense
+from mtz_core.algebra.scaling import ScaledMerge
+from mtz_core.calibration.moments import GroupedMoments, Moments
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
-from mtz_core.layerwork import LayerWork
-from mtz_core.linalg import DenseGram, RowGram, to_dense
-from mtz_core.moments import BankMoments, Moments
-from mtz_core.objective import LayerObjective
-from mtz_core.scaling import ScaledMerge
-from mtz_core.work import parts_of
+from mtz_core.layerwise.dense import DenseProblem
+from mtz_core.layerwise.grouped import GroupedProblem
+from mtz_core.layerwise.objective import DenseObjective
+from mtz_core.layerwise.outcome import merged
+from mtz_core.layerwise.problem import Given, parts_of
+from mtz_core.network.dense import DenseLayer
 from tests.networks import Perceptron, Tower, images, randomised
 
 ALPHAS = (0.3, 0.7)
@@ -53,13 +55,13 @@ def test_a_task_alone_is_fitted_to_its_targets(rows: int) -> None:
     found = moments(x, y - x @ base.mT).mean("calibration")
     assert found is not None
     assert isinstance(found.gram, RowGram if rows < 20 else DenseGram)
-    objective = LayerObjective(found, base)
+    objective = DenseObjective(found, base)
     fitted = objective.fit(1e-3)
     torch.testing.assert_close(fitted, least_squares(x, y, base, 1e-3))
     every = torch.arange(4)
     torch.testing.assert_close(objective.loss(fitted, every), 0.5 * (y - x @ fitted.mT).square().mean(0))
     torch.testing.assert_close(objective.loss(torch.zeros_like(base), every), 0.5 * y.square().mean(0))
-    again = LayerObjective(found.dense(), base)
+    again = DenseObjective(found.dense(), base)
     torch.testing.assert_close(again.fit(1e-3), fitted)
     torch.testing.assert_close(again.loss(base, every), objective.loss(base, every))
 
@@ -69,7 +71,7 @@ def test_a_pruned_task_keeps_its_zeros() -> None:
     mask = torch.rand(3, 6, generator=torch.Generator().manual_seed(3)) > 0.4
     found = moments(x, y - x @ (base * mask).mT).mean("calibration")
     assert found is not None
-    fitted = LayerObjective(found, base * mask).fit(0.0, mask)
+    fitted = DenseObjective(found, base * mask).fit(0.0, mask)
     assert not bool((fitted[~mask] != 0).any())
     for i in range(3):
         alone = torch.linalg.lstsq(x[:, mask[i]], y[:, i : i + 1]).solution[:, 0]
@@ -91,12 +93,26 @@ def test_eliminated_weights_are_where_the_loss_is_least(rows: int) -> None:
     torch.testing.assert_close(found.gram.loss(delta), 0.5 * (slope * moved).sum(1))
 
 
-def _work(spec: ZipSpec, inputs: np.ndarray, x: list[Tensor], y: list[Tensor], base: list[Tensor]) -> LayerWork:
+def _work(spec: ZipSpec, inputs: np.ndarray, x: list[Tensor], y: list[Tensor], base: list[Tensor]) -> DenseProblem:
     found = {}
     for t in range(2):
         own = torch.as_tensor(inputs[inputs[:, t] >= 0, t])
         found[t] = moments(x[t][:, own], y[t] - x[t] @ base[t].mT)
-    return LayerWork.prepare((0, 1), base, [None, None], inputs, found, ALPHAS, spec)
+    return DenseProblem.of(given(base, found, spec, inputs=inputs))
+
+
+def given(base: list[Tensor], found: Any, spec: ZipSpec, **more: Any) -> Given:
+    """Of two dense layers without sparsity."""
+    nothing: dict[str, Any] = {"inputs": np.empty((0, 2), dtype=np.int64), "entries": (), "depthwise": False}
+    fields = {
+        "tasks": (0, 1),
+        "matrices": base,
+        "masks": [None, None],
+        "moments": found,
+        "alphas": ALPHAS,
+        "spec": spec,
+    }
+    return Given(**fields | nothing | more)
 
 
 def test_partly_shared_neurons_are_joint_least_squares() -> None:
@@ -108,7 +124,7 @@ def test_partly_shared_neurons_are_joint_least_squares() -> None:
     work = _work(ZipSpec(ridge=1e-9, scale="shared"), inputs, x, y, base)
     work.compensate()
     work.choose_ridge(np.array([[0, 1]]))
-    outcome = work.merge(np.array([[0, 1]]))
+    outcome = merged(work, np.array([[0, 1]]))
     # Unknowns: two shared weights, then for each task a private weight and a bias.
     design = torch.zeros(160, 6, dtype=torch.float64)
     design[:80, [0, 1, 2, 3]] = x[0][:, [0, 2, 1, 3]]
@@ -180,7 +196,7 @@ def test_layers_store_scales_beside_shared_weights() -> None:
     rows, columns = np.array([[0, 1], [1, -1], [-1, 0]]), np.array([[0, 0], [1, -1], [-1, 1]])
     first, second = torch.randn(2, 2), torch.randn(2, 2)
     second[1, 0] = 3.0 * first[0, 0]
-    block = BlockLayer([first, second], rows, columns, None, [torch.ones(2), torch.tensor([1.0, 3.0])])
+    block = DenseLayer([first, second], rows, columns, None, [torch.ones(2), torch.tensor([1.0, 3.0])])
     torch.testing.assert_close(block.matrix(0), first)
     torch.testing.assert_close(block.matrix(1), second)
     assert block.counts() == (1, [3, 4])
@@ -192,15 +208,15 @@ def test_a_grouped_convolution_follows_like_single_systems() -> None:
     x = [draws(60, 2, 3, seed=t) for t in range(2)]
     base = [draws(4, 3, seed=5 + t) for t in range(2)]
     goal = [draws(60, 4, seed=7 + t) + 2 * x[t].repeat_interleave(2, 1)[:, :, 0] for t in range(2)]
-    found = {t: BankMoments() for t in range(2)}
+    found = {t: GroupedMoments() for t in range(2)}
     for t in range(2):
         now = torch.einsum("mbd,bkd->mbk", x[t], base[t].reshape(2, 2, 3)).flatten(1)
         for half in range(2):
             found[t].add(half, x[t][half::2], (goal[t] - now)[half::2])
     entries = [np.array([[0, 1, -1]] * 2 + [[2, 3, -1]] * 2)] * 2
-    work = BankWork.prepare((0, 1), base, entries, False, found, ALPHAS, ZipSpec(ridge=1e-9))
+    work = GroupedProblem.of(given(base, found, ZipSpec(ridge=1e-9), entries=entries))
     work.own_ridge = {0: 1e-9, 1: 1e-9}
-    outcome = work.merge(np.array([[1, 0]]))
+    outcome = merged(work, np.array([[1, 0]]))
     design = torch.zeros(120, 4, dtype=torch.float64)
     design[:60, [0, 1, 2]], design[60:, [0, 1, 3]] = x[0][:, 0], x[1][:, 0]
     weight = torch.tensor(ALPHAS, dtype=torch.float64).sqrt().repeat_interleave(60)[:, None]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtz_core import functional_difference, merge_weights
+from mtz_core.algebra.gram import DenseGram, RowGram
 from mtz_core.errors import NumericalError, SpecError
-from mtz_core.linalg import DenseGram, RowGram
 from tests.oracles import minimum, random_gram
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,11 +16,19 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from mtz_core.cli import _parser
+from mtz_core.cli import command_parser
 from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, TransformSpec, ZipSpec
+from scripts import build_tables
+from scripts.build_package_map import PAGE, written
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+CODE = [path for top in ("mtz_core", "pages", "tests", "scripts", "benchmarks") for path in (ROOT / top).rglob("*.py")]
+NOW = [page for page in (*PAGES, *CODE) if page.name != "CHANGELOG.md"]
+"""Where nothing is spoken of that is gone."""
 PICTURE = "docs/images/inspect.png"
 
 
@@ -93,6 +102,42 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), f"{page.name} links to {link}, which has no such heading"
 
 
+def _named(page: Path, pattern: str) -> set[str]:
+    """What stands between backticks and has a form, outside of blocks of code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {name for name in re.findall(r"`([^`\n]+)`", text) if re.fullmatch(pattern, name)}
+
+
+PATH = r"(app\.py|Makefile|pyproject\.toml|(mtz_core|pages|tests|scripts|benchmarks|docs|assets|\.ci)/[\w./*-]*)"
+
+
+def test_every_path_that_is_named_exists() -> None:
+    named = [(page.relative_to(ROOT), name) for page in NOW for name in _named(page, PATH)]
+    assert len(named) > 100
+    assert [f"{page}: {name}" for page, name in named if not any(ROOT.glob(name.rstrip("/")))] == []
+
+
+def test_every_name_of_the_engine_that_is_spoken_of_exists() -> None:
+    pattern = r"mtz_core(\.[A-Za-z_]\w*)+(\(.*\))?"
+    named = [(page.relative_to(ROOT), name) for page in NOW for name in _named(page, pattern)]
+    assert len(named) > 20
+    assert [f"{page}: {name}" for page, name in named if not _is_there(name.split("(")[0])] == []
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or what a module holds."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_the_page_of_the_architecture_shows_the_packages_as_they_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page) == page, "write it anew: python -m scripts.build_package_map"
+
+
 def test_the_readme_shows_a_picture_that_exists() -> None:
     assert PICTURE in _links(ROOT / "README.md")
     assert (ROOT / PICTURE).is_file()
@@ -124,9 +169,19 @@ def test_every_field_of_the_specification_is_described_with_its_default(model: t
             assert (yaml.safe_load(said.strip("`")) if said != "empty" else "") == default, name
 
 
+def test_tables_of_what_is_registered_are_up_to_date() -> None:
+    """Each stands on some page, and is what `python -m scripts.build_tables` writes there."""
+    shown = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown += [found[2] for found in build_tables.PLACE.finditer(text)]
+        assert build_tables.filled(text) == text, page.name
+    assert sorted(shown) == sorted(build_tables.TABLES)
+
+
 def test_every_command_is_described() -> None:
     described = {row[0].strip("`").split()[0] for row in _rows(_section(ROOT / "docs" / "runs.md", "## Commands"))}
-    commands: Any = next(action.choices for action in _parser()._actions if action.choices)
+    commands: Any = next(action.choices for action in command_parser()._actions if action.choices)
     assert described == set(commands) - {"worker"}
 
 

@@ -6,11 +6,13 @@ import math
 
 import pytest
 
-from mtz_core.figures.curves import Measurement, error_curves, loss_curves, positions
-from mtz_core.figures.network import network_drawing, shared_neurons
+from mtz_core.figures.curves import Measurement, curve_points, error_curves, loss_curves, positions
+from mtz_core.figures.network import bar_heights, network_drawing, shared_neurons
+from mtz_core.figures.palette import PALETTES, palette
 from mtz_core.figures.size import counts_from_event, size_bars, size_by_layer
-from mtz_core.figures.theme import PALETTES, palette
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, ParameterCounts, plan_counts
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import ParameterCounts, plan_counts
 
 LAYERS = ("fc1", "fc2")
 NET = NetworkStructure(
@@ -82,6 +84,15 @@ def test_the_finished_network_stands_apart_beside_its_own_parents() -> None:
     assert list(curve.y) == [1.0, 5.0, 6.0, None, 3.0]
 
 
+def test_a_curve_has_a_gap_before_the_finished_network_only_where_that_stands_apart() -> None:
+    measurements = [*run(0), Measurement("zipped", "fc2", 0, (math.nan, 1.0))]
+    xs = [float(k) for k in range(len(measurements))]
+    together = curve_points(measurements, xs, 0, apart=False)
+    assert [(point.x, point.error) for point in together] == [(0.0, 1.0), (1.0, 5.0), (2.0, 6.0), (3.0, 3.0)]
+    parted = curve_points(measurements, xs, 0, apart=True)
+    assert [(point.x, point.error) for point in parted[-2:]] == [(3.0, None), (3.0, 3.0)]
+
+
 def test_tasks_differ_in_colour_and_marker() -> None:
     figure = error_curves(run(0), layers=LAYERS, tasks=("a", "b"))
     curves = [trace for trace in figure.data if trace.showlegend is not False]
@@ -109,14 +120,14 @@ def test_stored_nan_reads_as_nan() -> None:
 
 @pytest.mark.parametrize("share", [0, 40, 300])
 def test_bars_add_up_to_the_counts(share: int) -> None:
-    counts = plan_counts([NET, NET], {"fc1": share})
+    counts = plan_counts(joined([NET, NET]), {"fc1": share})
     figure = size_bars(counts, tasks=("a", "b"))
     assert sum(trace.x[0] for trace in figure.data) == counts.total
     assert sum(trace.x[1] for trace in figure.data) == sum(counts.parents)
 
 
 def test_bars_by_layer_add_up() -> None:
-    counts = [plan_counts([NET, NET], shared) for shared in ({}, {"fc1": 300}, {"fc1": 300, "fc2": 100})]
+    counts = [plan_counts(joined([NET, NET]), shared) for shared in ({}, {"fc1": 300}, {"fc1": 300, "fc2": 100})]
     figure = size_by_layer(("parents", *LAYERS), counts, tasks=("a", "b"))
     assert [sum(trace.y[i] for trace in figure.data) for i in range(3)] == [c.total for c in counts]
 
@@ -132,6 +143,13 @@ def test_drawing_shares_in_proportion() -> None:
     assert shared.y[0] == pytest.approx(own.y[0])
     assert own.y[1] == pytest.approx(0)
     assert shared.y[2] == 0
+
+
+def test_a_bar_is_as_high_as_the_root_of_its_layers_width() -> None:
+    for layer in NET.layers:
+        common, own = bar_heights(layer, {"fc1": 30, "fc2": 30})
+        assert (common + own) ** 2 == pytest.approx(layer.width)
+        assert common / (common + own) == pytest.approx({"fc1": 0.1, "fc2": 0.3, "fc3": 0.0}[layer.name])
 
 
 def test_heads_are_never_shared() -> None:

@@ -284,6 +284,14 @@ def test_plane_marks_front_references_and_identifiers() -> None:
     assert {trace.name: trace for trace in increase.data}["both parents, unzipped"].y[0] == 0.0
 
 
+def test_unzipped_networks_stand_beside_the_runs_where_their_error_is_known() -> None:
+    every, alone = compare.references(POINT, ["mnist", "fashion"], 1)
+    assert (every.name, every.total, every.error) == ("both parents, unzipped", 300, 10.0)
+    assert (alone.name, alone.total, alone.error) == ("parent of fashion alone", 200, 10.0)
+    assert [found.error for found in compare.references(POINT, ["a", "b"], None)] == [5.5]
+    assert compare.references(replace(POINT, parent_errors=(1.0, math.nan)), ["a", "b"], 1) == []
+
+
 def test_runs_in_one_place_are_listed_together() -> None:
     twin, other = replace(POINT, id="t", title="two"), replace(POINT, id="o", title="three", total=160)
     assert compare.same_place([POINT, other, twin], None) == [[0, 2], [1], [0, 2]]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mtz_core.errors import GraphError
 from mtz_core.graph import ChannelGraph, channel_graph, correspond, execute
-from mtz_core.graph.channels import HEAD
 from mtz_core.graph.execution import Program
+from mtz_core.structure.networks import HEAD
 from tests.networks import FAMILIES, Perceptron, Residual, convolutional, images, randomised
 
 
@@ -182,8 +182,8 @@ def test_widths_and_heads_may_differ() -> None:
     mlp = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
     wide = graph_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 5)))
     joint = correspond([mlp, wide])
-    assert [[layer.width for layer in graph.layers] for graph in joint] == [[8, 4], [9, 5]]
-    assert correspond(joint) == joint
+    assert [[layer.width for layer in graph.layers] for graph in joint.graphs] == [[8, 4], [9, 5]]
+    assert [group.widths for group in joint.groups] == [[8, 9], [4, 5]]
 
 
 def test_a_deeper_network_keeps_its_additional_layers() -> None:
@@ -192,9 +192,9 @@ def test_a_deeper_network_keeps_its_additional_layers() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4))
     )
     joint = correspond([shallow, deep])
-    assert [[layer.width for layer in graph.layers] for graph in joint] == [[8, 0, 4], [8, 7, 4]]
-    assert joint[1].alone == {"3"}
-    assert joint[1].groups[joint[1].layers[1].group].frozen == "no other network has layers that correspond"
+    assert [layer.widths for layer in joint.layers] == [[8, 8], [0, 7], [4, 4]]
+    assert [layer.name for layer in joint.structure.networks[1].layers if layer.alone] == ["3"]
+    assert joint.group_of(1).members[1].frozen == "no other network has layers that correspond"
 
 
 def test_networks_that_have_nothing_in_common_are_refused_with_their_layers() -> None:

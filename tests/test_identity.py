@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mtz_core import Zipper, ZipSpec, preflight, zip_networks
 from mtz_core.cli import main
 from mtz_core.errors import GraphError
-from mtz_core.planning import plan
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.zipping.forecast import plan
 from tests.networks import randomised
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.graph.images_first import images_first
-from mtz_core.graph.trace import _shapes
+from mtz_core.graph.trace import node_shapes
 
 SIZE = (3, 5, 4)
 """Images, steps, values."""
@@ -32,7 +32,7 @@ def rewritten(forward: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Tensor, T
     traced = fx.symbolic_trace(network)
     with torch.no_grad():
         before = network(x)
-        images_first(traced, lambda: _shapes(traced, x)[0])
+        images_first(traced, lambda: node_shapes(traced, x)[0])
         traced.recompile()
         left = [str(node.target) for node in traced.graph.nodes if "transpose" in node.name or "permute" in node.name]
         return before, traced(x), left
@@ -49,6 +49,9 @@ def rewritten(forward: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Tensor, T
         lambda m, x: (x.transpose(0, 1) * 2.0 + x.transpose(0, 1))[2, :, 1:3],
         lambda m, x: (y := x.transpose(0, 1)).sum(0) * y.shape[0] - y.size(1),
         lambda m, x: torch.cat([x.transpose(0, 1), m.place * x.transpose(0, 1)], 2).amax(0),
+        lambda m, x: torch.concat([x.transpose(0, 1), x.transpose(0, 1)], dim=0).sum(0),
+        lambda m, x: F.layer_norm(x.movedim(0, 1), (4,), m.norm.weight, m.norm.bias).select(1, 2),
+        lambda m, x: F.log_softmax(F.dropout(x.transpose(0, 1), 0.5, False), -1)[..., 0].mean(0),
     ],
 )
 def test_the_answers_stay_and_no_transposition_is_left(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
@@ -62,6 +65,7 @@ def test_the_answers_stay_and_no_transposition_is_left(forward: Callable[[nn.Mod
     [
         lambda m, x: m.a(torch.cumsum(x.transpose(0, 1), 0))[-1],
         lambda m, x: F.softmax(x.transpose(0, 1), dim=0)[0],
+        lambda m, x: F.layer_norm(x.transpose(0, 1), (3, 4))[1],
         lambda m, x: x.permute(1, 2, 0).transpose(0, 2),
         lambda m, x: x.transpose(0, 1).reshape(-1, 4)[:7],
         lambda m, x: torch.stack([x.transpose(0, 1)[0], x.transpose(0, 1)[1]], 1),

@@ -207,6 +207,31 @@ def test_blocks_figure_draws_seven_parts_or_one() -> None:
     assert len(everything.data) == 1
 
 
+@pytest.mark.parametrize(("share_in", "share_out"), [(0.5, 0.5), (1.0, 0.3), (0.0, 0.9), (0.2, 0.0), (1.0, 1.0)])
+def test_parts_of_a_layer_fill_it_without_lying_on_one_another(share_in: float, share_out: float) -> None:
+    parts = lessons.layer_parts(
+        lessons.block_counts(10, 10, round(10 * share_in), round(10 * share_out)), share_in, share_out
+    )
+    xs, ys = ((np.arange(200) + 0.5) / 100, (np.arange(100) + 0.5) / 100)
+    over = [((xs > p.x[0]) & (xs < p.x[1]))[None] & ((ys > p.y[0]) & (ys < p.y[1]))[:, None] for p in parts]
+    covered = sum(area.astype(int) for area in over)
+    assert covered.max() == 1
+    for t in range(2):
+        mine = sum(area.sum() for area, p in zip(over, parts, strict=True) if p.task in (None, t)) / 100**2
+        assert mine == pytest.approx(share_out + (1 - share_out) / 2)
+
+
+def test_the_window_holds_its_points_and_is_as_wide_as_the_bowl(layer: lessons.Lesson) -> None:
+    w_i, w_j = layer.W_a[0], layer.W_b[0]
+    plane = lessons.plane_through(w_i, w_j, layer.W_b[1])
+    u, v = lessons.window(plane, [w_i, w_j], layer.H_a, 21)
+    heights = lessons.bowl_on_plane(plane, plane.point((u[0] + u[-1]) / 2, 0.0), layer.H_a, u, v)
+    assert heights[10, 0] == pytest.approx(heights[0, 10])
+    assert heights[10, 10] == pytest.approx(0.0)
+    wide = lessons.window(plane, [w_i, w_j, plane.point(0.1, 50.0)], layer.H_a, 21)[1]
+    assert (wide[0] < 0.0, wide[-1] > 50.0) == (True, True)
+
+
 def test_distances_figure_marks_the_named_pairs(layer: lessons.Lesson) -> None:
     functional = lessons.differences(layer.W_a, layer.W_b, layer.H_a, layer.H_b)
     euclidean = lessons.distances(layer.W_a, layer.W_b)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from mtz_core.algebra.gram import DenseGram, RowGram
+from mtz_core.calibration.moments import Accumulator
+from mtz_core.calibration.rows import rows_at, sample_positions
 from mtz_core.errors import DataError
-from mtz_core.graph import channel_graph
-from mtz_core.linalg import DenseGram, RowGram
-from mtz_core.moments import Accumulator, input_rows
+from mtz_core.graph import WeightLayer, channel_graph
+
+
+def input_rows(layer: WeightLayer, module: nn.Module, x: Tensor, count: int | None, seed: int = 0) -> Tensor:
+    positions = sample_positions(layer, module, x, count, torch.Generator().manual_seed(seed))
+    return rows_at(layer, module, x, positions)
 
 
 @pytest.mark.parametrize(
@@ -27,10 +33,10 @@ def test_rows_times_weights_are_the_convolutions_output(convolution: nn.Conv2d) 
     network(x)
     graph = channel_graph(network, x)
     layer = graph.layers[0]
-    rows = input_rows(layer, convolution, x, None, torch.Generator())
+    rows = input_rows(layer, convolution, x, None)
     got = rows @ graph.matrix(layer).mT
     torch.testing.assert_close(got.mT.reshape(5, 4, *convolution(x).shape[2:]), convolution(x))
-    some = input_rows(layer, convolution, x, 6, torch.Generator().manual_seed(0))
+    some = input_rows(layer, convolution, x, 6)
     assert some.shape == (5, 6, layer.columns)
     for image, sampled in zip(rows, some, strict=True):
         places = [int((image == row).all(1).nonzero()[0]) for row in sampled]
@@ -42,7 +48,7 @@ def test_conv1d_rows() -> None:
     network = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(3, 2))
     x = torch.randn(4, 2, 30)
     graph = channel_graph(network, x)
-    rows = input_rows(graph.layers[0], convolution, x, None, torch.Generator())
+    rows = input_rows(graph.layers[0], convolution, x, None)
     torch.testing.assert_close((rows @ graph.matrix(graph.layers[0]).mT).mT.reshape(4, 3, -1), convolution(x))
 
 
@@ -73,10 +79,10 @@ def test_linear_rows_take_every_position() -> None:
     network = nn.Sequential(linear, nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     x = torch.randn(5, 4, 6)
     layer = channel_graph(network, x).layers[0]
-    rows = input_rows(layer, linear, x, None, torch.Generator())
+    rows = input_rows(layer, linear, x, None)
     assert rows.shape == (5, 4, 7)
     torch.testing.assert_close(rows[..., :6], x)
-    assert input_rows(layer, linear, x, 2, torch.Generator()).shape == (5, 2, 7)
+    assert input_rows(layer, linear, x, 2).shape == (5, 2, 7)
     torch.testing.assert_close(
         F.linear(x, linear.weight, linear.bias), rows @ torch.cat([linear.weight, linear.bias[:, None]], 1).mT
     )

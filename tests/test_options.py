@@ -12,17 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtz_core import RetrainSpec, ZipSpec, sufficiency, zip_networks
+from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.errors import SpecError
+from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.spec import NetworkSpec
+from mtz_core.zipping import sufficiency
 from tests.networks import randomised
 
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "share": (0.75,),
     "alpha": ("unequal",),
-    "pairing": ("greedy", "random"),
-    "metric": ("euclidean",),
+    "pairing": tuple(name for name in PAIRING.names if name != "optimal"),
+    "metric": tuple(name for name in METRICS.names if name != "functional"),
     "sharing": ("all",),
     "streams": ("all",),
     "ridge": (0.3,),
@@ -53,7 +55,11 @@ SETTLED = {
     for name in settled
 }
 """Pairs of which one decides the other, which is in force already; another value of it is refused."""
-REFUSED = ({"pairing=random", "metric"}, {"pairing=random", "streams"}, {"compensate", "relu_rounds"})
+REFUSED = (
+    *({"pairing=random", f"metric={name}"} for name in ALTERNATIVES["metric"]),
+    {"pairing=random", "streams"},
+    {"compensate", "relu_rounds"},
+)
 """Pairs of which one would have no effect."""
 
 
@@ -118,7 +124,7 @@ def outcome(tasks: int, *chosen: str) -> str:
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sufficiency, "FEWEST", 16)
+            patch.setattr(sufficiency, "FEWEST", 8)
             patch.setattr(sufficiency, "FALL", 10.0)
             patch.setattr(sufficiency, "REGRET", 10.0)
             result = zip_networks(networks()[:tasks], images()[:tasks], ZipSpec(**quick | fields), on_event=take)

@@ -18,26 +18,26 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mtz_core.data.torchvision import import_torchvision
+from mtz_core.data.uploads import keep, keep_path, shown_name, upload_path
 from mtz_core.errors import CheckpointError, DataError, SpecError
-from mtz_core.graph.exported import read_exported
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.own import pretrained, registered
 from mtz_core.own.adding import add_network
 from mtz_core.own.architectures import build_empty
 from mtz_core.own.ask import ask
+from mtz_core.own.exported import read_exported
 from mtz_core.own.files import safetensors_shapes
 from mtz_core.own.inspection import inspect_file
-from mtz_core.own.matching import architectures, expected_shapes, matching_architectures
 from mtz_core.own.networks import build_network
+from mtz_core.own.recognition import architectures, expected_shapes, matching_architectures
 from mtz_core.own.registry import forget, own_networks
 from mtz_core.own.states import load_state, read_state
-from mtz_core.own.uploads import keep, keep_path, shown_name, upload_path
 from mtz_core.runs.inputs import prepare
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import NetworkSpec, TransformSpec, parse_run_spec
-from mtz_core.torchvision_compat import import_torchvision
 from mtz_core.zoo.architectures import LeNet5, LeNet300
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.parents import load_parent

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from mtz_core.figures.text import percent_text
 from mtz_core.runs.records import StoredEvent
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import parse_run_spec
-from mtz_core.structure import plan_counts, shared_count
-from mtz_core.text import percent_text
-from mtz_core.zoo.structures import structures, why_not_zippable
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import plan_counts, shared_count, why_not_zippable
+from mtz_core.zoo.structures import structures
 from pages.ui import running, setup
 from pages.ui.presets import PRESETS, Preset
+from pages.ui.query import CARRIED, query_of
 from pages.ui.story import seconds_left, tell, thinned
 from tests.pages import ROOT, Open, shown
 from tests.synthetic import LENET5, synthetic_run
@@ -49,7 +51,7 @@ def test_size_follows_the_slider(visit: Open) -> None:
     networks = [structures()[name] for name in setup.DEFAULT_PARENTS]
     for share, count in ((1.0, 300), (0.5, 150), (0.0, 0)):
         app.slider(key="share-fc1").set_value(share).run()
-        expected = plan_counts(networks, {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
+        expected = plan_counts(joined(networks), {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
         assert app.metric[0].value == percent_text(expected.versus_all)
 
 
@@ -183,7 +185,7 @@ OWN_ZIP: dict[str, object] = {
     "retrain": {
         "schedule": "final",
         "steps": 123,
-        "targets": "labels",
+        "targets": "distill",
         "learning_rate": 7e-4,
         "optimizer": "sgd",
         "batch_size": 16,
@@ -198,7 +200,7 @@ OWN_ZIP: dict[str, object] = {
     "fields",
     [
         {"zip": PLAIN_ZIP},
-        {"zip": {"share": 0.6, "retrain": {"schedule": "layerwise"}}},
+        {"zip": {"share": 0.6, "retrain": {"schedule": "layerwise", "targets": "labels"}}},
         {
             "title": "mine",
             "calibration": {"images": 321},
@@ -213,9 +215,9 @@ def test_a_specification_survives_the_url_and_the_page(
 ) -> None:
     monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
     spec = parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}], **fields})
-    query = setup.query_of(spec)
+    query = query_of(spec)
     assert query is not None
-    assert set(query).isdisjoint(setup.CARRIED) == ("evaluation" not in fields)
+    assert set(query).isdisjoint(CARRIED) == ("evaluation" not in fields)
     app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
     assert not app.warning
     app.button(key="start").click().run()
@@ -227,7 +229,7 @@ def test_counts_of_neurons_survive_the_url(visit: Open, store: RunStore, monkeyp
     monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
     networks = [{"parent": "lenet5-mnist-0"}, {"parent": "lenet5-fashion-0"}]
     spec = parse_run_spec({"networks": networks, "zip": {"share": {"conv1": 7, "conv2": 33, "fc1": 499}}})
-    query = setup.query_of(spec)
+    query = query_of(spec)
     assert query is not None
     assert [name for name in query if name.startswith("share-")] == ["share-conv1", "share-conv2", "share-fc1"]
     app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
@@ -260,7 +262,7 @@ def test_an_invalid_field_without_widget_is_named(visit: Open) -> None:
     ],
 )
 def test_what_the_page_cannot_show_is_not_zipped_again(network: dict[str, str]) -> None:
-    assert setup.query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
+    assert query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
 
 
 @pytest.mark.parametrize("own", ["", "trunk", "bundled architecture", "registered"])
@@ -341,6 +343,13 @@ def test_finished_errors_are_compared_on_the_same_images() -> None:
     assert math.isnan(story.parent_errors[1])
     assert "100" in story.images_in_words()
     assert "900" in story.images_in_words()
+
+
+def test_what_retraining_came_to_is_told() -> None:
+    text = "Retraining after fc1 stopped at step 40"
+    story = tell([event("RetrainEnded", layer="fc1", text=text, fraction=0.5, seconds=3.0)], ["a", "b"])
+    assert story.retrained == [text]
+    assert story.log == [(3.0, text)]
 
 
 def test_thinning_keeps_the_mean() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from mtz_core.data.uploads import keep
 from mtz_core.own.registry import OwnNetwork, own_networks, remember
-from mtz_core.own.uploads import keep
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, TransformSpec
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.structures import structures
-from pages.ui import setup
+from pages.ui.query import query_of
 from tests.pages import Open, shown
 
 LENET5 = parent_info("lenet5-mnist-0").weights
@@ -56,7 +56,7 @@ def test_an_added_network_zips_like_a_bundled_one(
     app.button(key="start").click().run()
     (record,) = store.list()
     assert record.spec.networks == (brought.spec, NetworkSpec(parent="lenet5-fashion-0"))
-    query = setup.query_of(record.spec)
+    query = query_of(record.spec)
     assert query is not None
     assert query["parents"] == parents
 

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 
+from mtz_core.figures.text import percent_text
 from mtz_core.graph import channel_graph
 from mtz_core.own.registry import OwnNetwork, remember
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import NetworkSpec
-from mtz_core.structure import plan_counts, plan_range
-from mtz_core.text import percent_text
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import plan_counts, plan_range
 from mtz_core.zoo.structures import structures
-from pages.ui import setup
+from pages.ui import query
 from tests.networks import towers
 from tests.pages import Open, shown
 
@@ -56,8 +57,11 @@ def test_a_run_of_different_depths_has_the_size_that_the_page_showed(
     done = store.get(record.id).summary
     assert done is not None
     assert percent_text(done["counts"]["versus_all"]) == size
-    known = [setup.known_networks()[name] for name in pair[::order]]
-    assert plan_counts(known, {"stem": 3, "first.0": 5}, own_bias=True, own_scale=True).total == done["counts"]["total"]
+    known = [query.known_networks()[name] for name in pair[::order]]
+    assert (
+        plan_counts(joined(known), {"stem": 3, "first.0": 5}, own_bias=True, own_scale=True).total
+        == done["counts"]["total"]
+    )
 
 
 def test_layers_without_partner_are_listed_as_private(visit: Open, pair: list[str]) -> None:
@@ -75,7 +79,7 @@ def test_the_size_of_subsets_is_an_estimate_with_its_bounds(visit: Open) -> None
     networks = [structures()[name] for name in THREE]
     everything = sum(network.parameters for network in networks)
     app = visit(ZIP, parents=THREE, share__fc1="0.5", share__fc2="0.5")
-    low, high = plan_range(networks, {"fc1": 150, "fc2": 50}, own_bias=True, own_scale=True)
+    low, high = plan_range(joined(networks), {"fc1": 150, "fc2": 50}, own_bias=True, own_scale=True)
     assert low < high
     assert app.metric[0].value.startswith("≈ ")
     assert f"between {percent_text(low / everything)} and {percent_text(high / everything)} of all parents" in shown(

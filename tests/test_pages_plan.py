@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from mtz_core.figures.text import percent_text
 from mtz_core.spec import BudgetSpec, NetworkSpec, RunSpec, ZipSpec
-from mtz_core.structure import plan_counts
-from mtz_core.text import percent_text
+from mtz_core.structure.joint import joined
+from mtz_core.structure.sizes import plan_counts
 from mtz_core.zoo.structures import structures
 from pages.ui import plan
-from pages.ui.setup import query_of
+from pages.ui.query import query_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]
@@ -45,7 +46,7 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 def counted(app: AppTest) -> float:
     """Size that the sliders ask for, as a multiple of the smallest parent."""
     shared = {n: round(app.slider(key=f"share-{n}").value * w) for n, w in (("fc1", 300), ("fc2", 100))}
-    return plan_counts([structures()[name] for name in PAIR], shared, own_bias=True).versus_smallest
+    return plan_counts(joined([structures()[name] for name in PAIR]), shared, own_bias=True).versus_smallest
 
 
 def finished(app: AppTest) -> AppTest:
@@ -91,7 +92,7 @@ def test_a_budget_of_computation_chooses_the_layers_that_are_computed_once(visit
     said = " ".join(caption.value for caption in app.caption)
     assert "take 1.12 times the multiplications of one network instead of 2.00" in said
     networks = [structures()[name] for name in PAIR]
-    expected = plan_counts(networks, {"fc1": 300, "fc2": 0}, True, True)
+    expected = plan_counts(joined(networks), {"fc1": 300, "fc2": 0}, True, True)
     assert percent_text(expected.versus_all) in [metric.value for metric in app.metric]
 
     app.number_input(key="macs").set_value(1.0).run()

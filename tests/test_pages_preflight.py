@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from mtz_core.data.uploads import keep
 from mtz_core.own.registry import OwnNetwork, remember
-from mtz_core.own.uploads import keep
 from mtz_core.spec import NetworkSpec, TransformSpec
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.structures import structures

@@ -12,8 +12,8 @@ from mtz_core.data.loading import preprocess
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.zoo import catalog as catalogue
 from mtz_core.zoo.architectures import ARCHITECTURES, ResidualBlock, input_shape
-from mtz_core.zoo.catalog import PARENTS, catalog, parent_info, predictions
-from mtz_core.zoo.parents import load_parent, parent_names
+from mtz_core.zoo.catalog import PARENTS, catalog, parent_info, parent_names, predictions
+from mtz_core.zoo.parents import load_parent
 
 EXPECTED = {f"{a}-{t}" for a in ARCHITECTURES for t in ("mnist-0", "mnist-1", "fashion-0", "letters-0")}
 EXPECTED |= {"lenet300-sparse-mnist-0", "lenet300-sparse-fashion-0"}

@@ -13,14 +13,18 @@ from torch import nn
 
 from mtz_core import Zipper, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.budgets import CLEAR, Choice, Curve, frontier, resolve, smallest_error, smallest_size
+from mtz_core.budget.choice import Choice, Curve
+from mtz_core.budget.curves import MEASURED, curve
+from mtz_core.budget.plan import Plan, choice_data, multiplications_text, plan_text, read_choice
+from mtz_core.budget.search import CLEAR, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
-from mtz_core.planning import MEASURED, Forecast, curve, plan
-from mtz_core.plans import Plan, choice_data, multiplications_text, plan_text, read_choice
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, plan_counts
-from mtz_core.trunks import trunks
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.sizes import plan_counts
+from mtz_core.structure.trunks import trunks
+from mtz_core.zipping.forecast import Forecast, plan
 from tests.networks import FAMILIES, images, randomised
 
 
@@ -44,7 +48,7 @@ def _choice(widths: tuple[int, ...], seed: int, own_bias: bool = False) -> Choic
         rising = np.concatenate([[0.0], np.cumsum(rng.random(width) ** 3)])
         gate = {"gate": f"fc{k - 1}", "power": float(rng.random() * 2)} if k and seed % 2 else {}
         curves.append(Curve(f"fc{k}", tuple(range(width + 1)), tuple(float(v) for v in rising), **gate))
-    return Choice((_structure(widths),) * 2, tuple(curves), own_bias, rate=10.0)
+    return Choice(joined([_structure(widths)] * 2), tuple(curves), own_bias, rate=10.0)
 
 
 def _every(choice: Choice) -> list[tuple[int, float]]:
@@ -56,7 +60,7 @@ def _every(choice: Choice) -> list[tuple[int, float]]:
         for k, (c, n) in enumerate(zip(choice.curves, counts, strict=True)):
             gate = 1.0 if c.gate is None else (counts[k - 1] / choice.curves[k - 1].width) ** c.power
             divergence += c.divergences[n] * gate
-        found.append((plan_counts(choice.structures, shares, choice.own_bias).total, divergence))
+        found.append((plan_counts(choice.joint, shares, choice.own_bias).total, divergence))
     return found
 
 
@@ -70,7 +74,7 @@ def test_a_plan_has_the_least_error_of_all_choices_within_the_budget(seed: int, 
         limit = round(least + part * (most - least))
         found = smallest_error(choice, limit)
         assert found.parameters <= limit
-        assert found.parameters == plan_counts(choice.structures, found.shares, own_bias).total
+        assert found.parameters == plan_counts(choice.joint, found.shares, own_bias).total
         assert found.divergence == pytest.approx(min(d for size, d in every if size <= limit), rel=1e-3)
 
 
@@ -93,7 +97,7 @@ def _pair(first: float, second: float) -> Choice:
         Curve(f"fc{k}", tuple(range(41)), tuple(top * (n / 40) ** 2 for n in range(41)))
         for k, top in enumerate((first, second))
     ]
-    return Choice((_structure((40, 40), inputs=40),) * 2, tuple(curves), rate=10.0)
+    return Choice(joined([_structure((40, 40), inputs=40)] * 2), tuple(curves), rate=10.0)
 
 
 @pytest.mark.parametrize("size", [1.3, 1.6])
@@ -133,7 +137,7 @@ def test_the_frontier_falls_and_contains_nothing_that_is_dominated() -> None:
 
 def test_a_corrected_size_keeps_the_budget() -> None:
     choice = _choice((7, 5, 6), 2)
-    limit = round(1.4 * choice.structures[0].parameters)
+    limit = round(1.4 * choice.smallest)
 
     def count(shares: object) -> int:
         return choice.parameters(shares) + 13  # type: ignore[arg-type]
@@ -145,7 +149,7 @@ def test_a_corrected_size_keeps_the_budget() -> None:
 
 def test_room_that_the_true_size_leaves_is_used() -> None:
     choice = _pair(1e-3, 1.0)
-    limit = round(1.5 * choice.structures[0].parameters)
+    limit = round(1.5 * choice.smallest)
 
     def count(shares: Mapping[str, int]) -> int:
         """Smaller than expected where the groups' shares are alike, so that expected sizes never agree."""
@@ -202,7 +206,7 @@ def test_a_choice_is_read_back_unchanged() -> None:
     for tasks in (2, 3):
         _, found = _planned("perceptron", tasks, ZipSpec(share="auto", budget={"size": 1.8}))
         data = json.loads(json.dumps(choice_data(found.choice)))
-        assert read_choice(data, found.choice.structures) == found.choice
+        assert read_choice(data, found.choice.joint) == found.choice
 
 
 @pytest.mark.parametrize("family", ["perceptron", "convolutional"])
@@ -210,8 +214,8 @@ def test_a_choice_is_read_back_unchanged() -> None:
 def test_multiplications_are_a_budget_of_their_own_and_go_with_another(family: str, tasks: int) -> None:
     parents = [randomised(FAMILIES[family](), seed) for seed in range(tasks)]
     data = [images(80, seed) for seed in range(tasks)]
-    structures = [graph.structure() for graph in Zipper(parents, data, ZipSpec()).network.graphs]
-    within = trunks(structures)[0].multiplications / structures[0].multiplications
+    structures = Zipper(parents, data, ZipSpec()).job.joint.structure.networks
+    within = trunks(joined(structures))[0].multiplications / structures[0].multiplications
     spec = {"share": "auto", "positions": 4, "sharing": "all"}
     alone = ZipSpec(**spec, budget=BudgetSpec(macs=within + 0.001))
     *_, few = plan(parents, data, alone)
@@ -220,7 +224,7 @@ def test_multiplications_are_a_budget_of_their_own_and_go_with_another(family: s
     *_, both = plan(parents, data, other)
     assert isinstance(both, Plan)
     trunk = few.choice.trunk
-    assert trunk == both.choice.trunk == trunks(structures)[0]
+    assert trunk == both.choice.trunk == trunks(joined(structures))[0]
     assert trunk is not None
     assert few.choice.base > 0
     assert {g: n for g, n in few.point.shares.items() if n} == dict(trunk.groups)
@@ -229,7 +233,7 @@ def test_multiplications_are_a_budget_of_their_own_and_go_with_another(family: s
     assert all(both.point.shares[g] == n for g, n in trunk.groups.items())
     assert multiplications_text(trunk, structures) in plan_text(few)
     data_of = json.loads(json.dumps(choice_data(both.choice)))
-    assert read_choice(data_of, both.choice.structures) == both.choice
+    assert read_choice(data_of, both.choice.joint) == both.choice
     for spec, found in ((alone, few), (other, both)):
         result = zip_networks(parents, data, spec)
         assert result.counts.total == found.point.parameters
@@ -254,8 +258,8 @@ def test_what_a_trunk_is_predicted_to_change_counts_against_a_limit_of_the_error
 def test_planning_changes_no_weight() -> None:
     parents = [randomised(FAMILIES["residual"](), seed) for seed in (0, 1)]
     spec = ZipSpec(share="auto", budget={"size": 1.5}, positions=4)
-    graphs = Zipper(parents, [images(), images(60, 1)], ZipSpec()).network.graphs
-    network = ZippedNetwork(parents, graphs, own_bias=True)
+    joint = Zipper(parents, [images(), images(60, 1)], ZipSpec()).job.joint
+    network = ZippedNetwork(parents, joint, own_bias=True)
     before = [network(images(9, 5), task=t).detach() for t in range(2)]
     list(Forecast(network, spec, (0.5, 0.5), [images(), images(60, 1)], torch.device("cpu")).choice())
     for t in range(2):

@@ -12,12 +12,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from mtz_core.checking.report import preflight
+from mtz_core.checking.text import report_data, report_text
 from mtz_core.cli import main
 from mtz_core.own.networks import BuiltNetwork, build_network
-from mtz_core.preflights import report_data, report_text
-from mtz_core.selfcheck import preflight
 from mtz_core.spec import NetworkSpec
-from mtz_core.zoo.structures import structure_from_json, structures
+from mtz_core.structure.networks import structure_from_json
+from mtz_core.zoo.structures import structures
 
 LENETS = ["lenet5-mnist-0", "lenet300-mnist-0"]
 

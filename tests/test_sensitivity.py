@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtz_core import ZipSpec, zip_networks
-from mtz_core import coupled as coupling
 from mtz_core import events as ev
-from mtz_core import sensitivity as weighing
-from mtz_core.coupled import Member, Tie, merge_coupled
+from mtz_core.algebra import coupled as coupling
+from mtz_core.algebra.coupled import Member, Tie, merge_coupled
+from mtz_core.calibration import sensitivity as weighing
+from mtz_core.calibration.sensitivity import DrawnPositions, Scatter, Sensitivity, sensitivities
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
-from mtz_core.sensitivity import Scatter, Sensitivity, _Places, sensitivities
-from mtz_core.zipper import Zipper
+from mtz_core.zipping.zipper import Zipper
 from tests.networks import Perceptron, images, randomised
 
 CPU = torch.device("cpu")
@@ -113,11 +113,11 @@ def test_some_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly where all are alike; on average where they are not."""
     monkeypatch.setattr(weighing, "POSITIONS", 9)
     alike = draws(40, 1, 3).expand(40, 36, 3)
-    torch.testing.assert_close(squares(_Places(0, 40).some_of(alike)), squares(alike))
+    torch.testing.assert_close(squares(DrawnPositions(0, 40).some_of(alike)), squares(alike))
     rows = draws(1, 36, 3, seed=1).expand(4000, 36, 3)
-    torch.testing.assert_close(squares(_Places(0, 4000).some_of(rows)), squares(rows), rtol=0.03, atol=0.3)
+    torch.testing.assert_close(squares(DrawnPositions(0, 4000).some_of(rows)), squares(rows), rtol=0.03, atol=0.3)
     few = draws(40, 9, 3)
-    assert _Places(0, 40).some_of(few) is few
+    assert DrawnPositions(0, 40).some_of(few) is few
 
 
 def squares(rows: Tensor) -> Tensor:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from mtz_core import RetrainSpec, RunSpec, ZipSpec
 from mtz_core.errors import SpecError
-from mtz_core.spec import dump_run_spec, load_run_spec, parse_run_spec
+from mtz_core.runs.example import example_text
+from mtz_core.spec import (
+    BudgetSpec,
+    CalibrationSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    TransformSpec,
+    dump_run_spec,
+    load_run_spec,
+    parse_run_spec,
+)
 
 TWO = [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-mnist-1"}]
 
@@ -63,3 +77,55 @@ def test_task_weights_are_normalised() -> None:
     assert ZipSpec().task_weights(4) == (0.25,) * 4
     with pytest.raises(SpecError, match="one per task"):
         ZipSpec(alpha=(1.0, 3.0)).task_weights(3)
+
+
+def uncommented() -> Any:
+    """The example with the mappings that stand in it as comments."""
+    return yaml.safe_load(re.sub(r"^( {0,4})# (?= *\w+:( |$))", r"\1", example_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        (RunSpec, ()),
+        (NetworkSpec, ("networks", 0)),
+        (TransformSpec, ("networks", 0, "transform")),
+        (CalibrationSpec, ("calibration",)),
+        (EvaluationSpec, ("evaluation",)),
+        (ZipSpec, ("zip",)),
+        (BudgetSpec, ("zip", "budget")),
+        (RetrainSpec, ("zip", "retrain")),
+    ],
+)
+def test_the_example_has_every_field_with_its_description_and_its_choices(
+    model: type[BaseModel], path: tuple[str | int, ...]
+) -> None:
+    written = uncommented()
+    for step in path:
+        written = written[step]
+    assert list(written) == list(model.model_fields)
+    words = " ".join(example_text().replace("# ", " ").split())
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description in words, name
+        for choice in choices(field.annotation):
+            assert re.search(rf"\b{choice}\b", f"{field.default} {field.description}"), f"{name}: {choice}"
+
+
+def choices(annotation: Any) -> list[Any]:
+    """What a field may be, where its type lists it."""
+    inner = get_args(annotation)
+    return list(inner) if get_origin(annotation) is Literal else [c for part in inner for c in choices(part)]
+
+
+def test_mappings_of_the_example_that_are_comments_hold_the_defaults_too() -> None:
+    written = uncommented()
+    assert parse_run_spec(written | {"zip": {"retrain": written["zip"]["retrain"]}}) == RunSpec(
+        networks=[{"parent": TWO[0]["parent"], "transform": TransformSpec()}, TWO[1]],
+        zip=ZipSpec(retrain=RetrainSpec()),
+    )
+    assert set(written["zip"]["budget"].values()) == {None}
+
+
+def test_lines_of_the_example_are_short() -> None:
+    assert max(map(len, example_text().splitlines())) <= 120

@@ -19,7 +19,8 @@ from mtz_core.events import DifferenceComputed, Evaluated, LayerFinished, LayerZ
 from mtz_core.runs import alive, encode
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.structure import ParameterCounts
+from mtz_core.structure.networks import structure_from_json
+from mtz_core.structure.sizes import ParameterCounts
 from tests.synthetic import LENET5, Layer, synthetic_events, synthetic_run, synthetic_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,9 +79,10 @@ def test_structures_and_counts_are_read_back_equal(store: RunStore) -> None:
     started = next(event for event in synthetic_events(layers=LENET5) if isinstance(event, Started))
     stored = store.last_event(run.id, "Started")
     assert stored is not None
-    assert tuple(encode.decode_structure(item) for item in stored.data["structures"]) == started.structures
+    assert tuple(structure_from_json(item) for item in stored.data["structures"]) == started.structures
     counts = ParameterCounts(10, (3, 4), (20, 30))
-    assert encode.decode_counts(encode.counts_data(counts)) == counts
+    data = encode.counts_data(counts)
+    assert ParameterCounts(data["shared"], tuple(data["private"]), tuple(data["parents"])) == counts
 
 
 def test_numbers_that_json_lacks_become_null(store: RunStore) -> None:

@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtz_core import ZippedNetwork, ZipSpec, objective, zip_networks
-from mtz_core import stream as streaming
-from mtz_core import work as working
+from mtz_core import ZippedNetwork, ZipSpec, zip_networks
+from mtz_core.calibration import stream as streaming
+from mtz_core.calibration.stream import Stream, twins
 from mtz_core.errors import GraphError
 from mtz_core.graph import channel_graph
+from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, advance
-from mtz_core.stream import Stream, twins
+from mtz_core.layerwise import objective
+from mtz_core.layerwise import problem as working
 from tests.networks import FAMILIES, images, randomised
 
 CPU = torch.device("cpu")
@@ -174,7 +176,7 @@ def test_a_traced_network_shares_the_memory_of_its_parent_and_leaves_it_alone() 
     graph = channel_graph(network, images(5))
     assert graph.network.module.get_submodule("a").weight.data_ptr() == before["a.weight"][0]
     other = randomised(Overwriting(), 4)
-    ZippedNetwork([network, other], [graph, channel_graph(other, images(5))])
+    ZippedNetwork([network, other], correspond([graph, channel_graph(other, images(5))]))
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert network.training
     for name, value in network.state_dict().items():

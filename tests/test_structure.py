@@ -10,16 +10,16 @@ from torch import nn
 
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph import channel_graph, correspond
-from mtz_core.structure import (
-    NetworkStructure,
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import (
     effective_shares,
-    joined,
     plan_counts,
     plan_range,
     shared_count,
     unfounded,
+    why_not_zippable,
 )
-from mtz_core.zoo.structures import why_not_zippable
 from tests.networks import Perceptron, Tower, images, randomised
 
 
@@ -64,26 +64,27 @@ def test_the_plan_of_networks_of_different_depth_is_the_size_of_their_zip(family
     structures = plain(parents)
     result = zip_networks(parents, [images(30)] * len(parents), ZipSpec(share=share, sharing="all", ridge=1e-3))
     shared = asked(structures, share)
-    assert plan_counts(structures, shared, **OWN) == result.counts
+    assert plan_counts(joined(structures), shared, **OWN) == result.counts
     assert (result.counts.shared > 0) == (share > 0)
     if len(parents) == 2:
-        assert plan_range(structures, shared, **OWN) == (result.counts.total, result.counts.total)
+        assert plan_range(joined(structures), shared, **OWN) == (result.counts.total, result.counts.total)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_structures_are_aligned_as_the_engine_aligns(family: str) -> None:
     parents = [randomised(parent, seed) for seed, parent in enumerate(FAMILIES[family]())]
     joint = joined(plain(parents))
-    graphs = correspond([channel_graph(parent, images(2)) for parent in parents])
-    for t, graph in enumerate(graphs):
-        places = [k for k, layer in enumerate(graph.layers) if layer.width]
-        assert list(joint.positions[t]) == places
-        assert {layer.name for layer in joint.networks[t].layers if layer.alone} == graph.alone
-    assert [group.name for group in joint.groups] == [group.name for group in graphs[0].groups]
-    again = joined([graph.structure() for graph in graphs])
+    engine = correspond([channel_graph(parent, images(2)) for parent in parents])
+    for t, graph in enumerate(engine.graphs):
+        assert list(joint.positions[t]) == [k for k, layer in enumerate(graph.layers) if layer.width]
+        alone = {layer.members[t].name for layer in engine.layers if layer.present == (t,)}
+        assert {layer.name for layer in joint.networks[t].layers if layer.alone} == alone
+    assert [group.name for group in joint.groups] == [group.name for group in engine.groups]
+    assert [group.sharing for group in joint.groups] == [group.sharing if group.open else () for group in engine.groups]
+    again = joined([graph.structure() for graph in engine.graphs])
     assert [own.layers for own in again.networks] == [own.layers for own in joint.networks]
     shared = asked(plain(parents), 0.5)
-    assert effective_shares(plain(parents), shared) == effective_shares([g.structure() for g in graphs], shared)
+    assert effective_shares(joint, shared) == effective_shares(again, shared)
 
 
 def test_behind_a_layer_that_one_network_lacks_sharing_goes_on_whatever_the_order_of_the_networks() -> None:
@@ -92,7 +93,7 @@ def test_behind_a_layer_that_one_network_lacks_sharing_goes_on_whatever_the_orde
     for order in ((0, 1), (1, 0)):
         networks = [parents[k] for k in order]
         result = zip_networks(networks, [images(30)] * 2, ZipSpec(ridge=1e-3))
-        alike = unfounded(plain(networks), asked(plain(networks), 1.0))
+        alike = unfounded(joined(plain(networks)), asked(plain(networks), 1.0))
         assert [w for w in result.warnings if "reads nothing in common" in w] == [
             f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind"
             for name in alike
@@ -127,10 +128,10 @@ def test_subsets_stay_within_the_bounds_of_the_plan(family: str, share: float) -
     parents = build()
     structures = plain(parents)
     shared = asked(structures, share)
-    low, high = plan_range(structures, shared, **OWN)
+    low, high = plan_range(joined(structures), shared, **OWN)
     total = zip_networks(parents, [images(30)] * 3, ZipSpec(share=share, ridge=1e-3)).counts.total
     assert low <= total <= high
-    assert low <= plan_counts(structures, shared, **OWN).total <= high
+    assert low <= plan_counts(joined(structures), shared, **OWN).total <= high
     if family == "perceptrons, two alike":
         assert (low < high) == (share < 1)
 
@@ -148,7 +149,7 @@ def test_bounds_hold_for_any_slots() -> None:
         slots = [_random_slots(rng, w, 2 * s) for w, s in zip(widths, shares, strict=True)]
         if None in slots or 0 in shares:
             continue
-        low, high = plan_range(structures, dict(zip(("1", "3"), shares, strict=True)))
+        low, high = plan_range(joined(structures), dict(zip(("1", "3"), shares, strict=True)))
         columns, rows = slots
         assert rows is not None and columns is not None  # noqa: PT018
         stored = len(columns) * 65 + sum(bool(r & c) for r in rows for c in columns) + len(rows)
@@ -173,10 +174,15 @@ def _random_slots(rng: np.random.Generator, widths: list[int], savings: int) -> 
 def test_a_bias_of_its_own_for_every_task_is_private() -> None:
     structures = plain([randomised(Perceptron(), seed) for seed in range(3)])
     shared = {"fc1": 6, "fc2": 10}
-    common, apart = (plan_counts(structures, shared, own_bias=own) for own in (False, True))
+    common, apart = (plan_counts(joined(structures), shared, own_bias=own) for own in (False, True))
     assert apart.shared == common.shared - 16
     assert apart.private == tuple(size + 16 for size in common.private)
-    moved = [b - a for a, b in zip(plan_range(structures, shared), plan_range(structures, shared, True), strict=True)]
+    moved = [
+        b - a
+        for a, b in zip(
+            plan_range(joined(structures), shared), plan_range(joined(structures), shared, True), strict=True
+        )
+    ]
     assert moved == [32, 32]
 
 
@@ -192,5 +198,5 @@ def test_grey_beside_colour_is_planned_as_the_engine_zips_it() -> None:
     data = [images(30), images(30).expand(-1, 3, -1, -1).clone()]
     structures = [channel_graph(parent, x[:2]).structure() for parent, x in zip(parents, data, strict=True)]
     result = zip_networks(parents, data, ZipSpec(share=0.5, ridge=1e-3))
-    assert plan_counts(structures, asked(structures, 0.5), **OWN) == result.counts
+    assert plan_counts(joined(structures), asked(structures, 0.5), **OWN) == result.counts
     assert result.counts.shared > 0

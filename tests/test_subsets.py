@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from mtz_core import ZipSpec, zip_networks
-from mtz_core.bankwork import BankMoments, BankWork
+from mtz_core.algebra.gram import DenseGram, RowGram
+from mtz_core.algebra.merging import merge
+from mtz_core.algebra.partial import merge_partial
+from mtz_core.calibration.moments import GroupedMoments
 from mtz_core.figures.inspect import pair_rows, shared_by
-from mtz_core.linalg import DenseGram, RowGram
-from mtz_core.matching import block_partners, match_subsets, within_blocks, worth_of
-from mtz_core.merging import merge
-from mtz_core.partial import merge_partial
+from mtz_core.layerwise.grouped import GroupedProblem
+from mtz_core.layerwise.outcome import merged
+from mtz_core.layerwise.problem import Given
+from mtz_core.pairing.blocks import block_partners, within_blocks
+from mtz_core.pairing.subsets import match_subsets, worth_of
 from tests.networks import Perceptron, images, randomised
 
 
@@ -139,7 +143,7 @@ def test_rows_and_matrices_merge_partially_alike(monkeypatch: pytest.MonkeyPatch
     weights = [torch.randn(4, len(p), dtype=torch.float64, generator=generator) for p in places]
     grams = [RowGram(torch.randn(6, len(p), dtype=torch.float64, generator=generator), 0.2, 0.03) for p in places]
     dense = merge_partial(weights, grams, places, 40)
-    monkeypatch.setattr("mtz_core.partial.DENSE_UP_TO", 0)
+    monkeypatch.setattr("mtz_core.algebra.partial.DENSE_UP_TO", 0)
     torch.testing.assert_close(merge_partial(weights, grams, places, 40), dense)
 
 
@@ -196,16 +200,28 @@ def test_blocks_are_paired_as_wholes() -> None:
 
 def test_banks_merge_like_dense_layers() -> None:
     generator = torch.Generator().manual_seed(0)
-    moments = {t: BankMoments() for t in range(2)}
+    moments = {t: GroupedMoments() for t in range(2)}
     x = {t: torch.randn(40, 3, 4, dtype=torch.float64, generator=generator) for t in range(2)}
     for t in range(2):
         moments[t].add(0, x[t][:20])
         moments[t].add(1, x[t][20:])
     matrices = [torch.randn(3, 4, dtype=torch.float64, generator=generator) for _ in range(2)]
     entries = [np.broadcast_to(np.arange(4), (3, 4))] * 2
-    work = BankWork.prepare((0, 1), matrices, entries, True, moments, (0.4, 0.6), ZipSpec(ridge=0.0))
+    work = GroupedProblem.of(
+        Given(
+            tasks=(0, 1),
+            matrices=matrices,
+            masks=[None, None],
+            inputs=np.empty((0, 2), dtype=np.int64),
+            entries=entries,
+            depthwise=True,
+            moments=moments,
+            alphas=(0.4, 0.6),
+            spec=ZipSpec(ridge=0.0),
+        )
+    )
     rows = np.array([[0, 2], [1, 0]])
-    outcome = work.merge(rows)
+    outcome = merged(work, rows)
     for i, j in rows:
         grams = [DenseGram(x[t][:, c].mT @ x[t][:, c] / 40).scaled(a) for t, c, a in ((0, i, 0.4), (1, j, 0.6))]
         expected = merge([matrices[0][i : i + 1], matrices[1][j : j + 1]], grams)[0]

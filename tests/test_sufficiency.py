@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mtz_core import ZipSpec, sufficiency, zip_networks
+from mtz_core import ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.errors import CheckpointError
-from mtz_core.sufficiency import Trial, trial_sizes
-from mtz_core.zipper import Zipper
+from mtz_core.zipping import sufficiency
+from mtz_core.zipping.sufficiency import Trial, trial_sizes
+from mtz_core.zipping.zipper import Zipper
 from tests.networks import FAMILIES, images, randomised
 
 ENOUGH = ZipSpec(calibration="enough")
@@ -86,7 +87,7 @@ def test_the_run_is_that_of_the_chosen_images() -> None:
     heard = list(zipper.run())
     count = next(event for event in heard if isinstance(event, ev.Started)).images[0]
     assert count < 600
-    some = [x[chosen] for x, chosen in zip(data, zipper._chosen, strict=True)]
+    some = [x[chosen] for x, chosen in zip(data, zipper.sample.chosen, strict=True)]
     assert [len(x) for x in some] == [count, count]
     plain = zip_networks(parents, some)
     for name, tensor in plain.network.state_dict().items():

@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtz_core import ZippedNetwork, ZipSpec, together, zip_networks
+from mtz_core import ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph import channel_graph
+from mtz_core.network import together
+from mtz_core.network.together import Together, places_of
 from mtz_core.spec import BudgetSpec, RetrainSpec
-from mtz_core.structure import NetworkStructure, plan_counts, plan_range
-from mtz_core.together import Together, places_of
-from mtz_core.trunks import trunk_of, trunks
+from mtz_core.structure.joint import joined
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.sizes import plan_counts, plan_range
+from mtz_core.structure.trunks import trunk_of, trunks
 from tests.networks import Perceptron, Residual, Tower, images, randomised
 from tests.test_any_graph import Mobile, SequenceFirst, Shuffle, batch, made
 
@@ -75,7 +78,7 @@ def test_a_network_takes_the_multiplications_that_its_structure_says(name: str) 
 def test_a_trunk_is_computed_once_and_the_answers_are_the_same(name: str) -> None:
     parents, data = family(name)
     known = structures(parents, data)
-    possible = trunks(known)
+    possible = trunks(joined(known))
     assert possible
     for trunk in {t.name: t for t in (possible[0], possible[len(possible) // 2], possible[-1])}.values():
         result = zip_networks(parents, data, ZipSpec(share=0.5, trunk=trunk.name, ridge=1e-3))
@@ -90,17 +93,17 @@ def test_a_trunk_is_computed_once_and_the_answers_are_the_same(name: str) -> Non
 
 
 def test_the_longest_trunk_ends_before_the_heads_or_where_a_task_has_parameters_of_its_own() -> None:
-    ends = {name: trunks(structures(*family(name)))[-1].name for name in FAMILIES}
+    ends = {name: trunks(joined(structures(*family(name))))[-1].name for name in FAMILIES}
     assert ends["perceptron"] == "fc2"
     assert ends["mixed"] == "d"
     assert ends["shuffle"] == "point"
     tokens = [channel_graph(made("tokens", seed), batch(2)).structure() for seed in range(2)]
-    assert trunks(tokens)[-1].name == "embed"  # what follows adds a token and positions of the task's own
+    assert trunks(joined(tokens))[-1].name == "embed"  # what follows adds a token and positions of the task's own
 
 
 def test_three_tasks_have_a_trunk_in_common() -> None:
     parents, data = family("mixed", tasks=3)
-    trunk = trunk_of(structures(parents, data), "c")
+    trunk = trunk_of(joined(structures(parents, data)), "c")
     assert trunk is not None
     result = zip_networks(parents, data, ZipSpec(share=0.0, trunk="c"))
     answering, x = Together(result.network), data[0][:4]
@@ -123,9 +126,9 @@ def test_networks_that_do_other_things_in_between_have_no_longer_trunk() -> None
 
     parents = [randomised(Perceptron(), 0), randomised(Other(), 1)]
     known = structures(parents, [images(9)] * 2)
-    assert [trunk.name for trunk in trunks(known)] == ["fc1"]
+    assert [trunk.name for trunk in trunks(joined(known))] == ["fc1"]
     wide = structures([randomised(Perceptron(12), 0), randomised(Perceptron(14), 1)], [images(9)] * 2)
-    assert trunks(wide) == ()
+    assert trunks(joined(wide)) == ()
     with pytest.raises(SpecError, match=r"trunk: the tasks cannot have all layers up to 'fc2' .*possible: fc1"):
         zip_networks(parents, [images(30)] * 2, ZipSpec(trunk="fc2"))
 
@@ -139,7 +142,7 @@ def test_settings_of_operations_without_parameters_must_agree() -> None:
 
     one, alike, other = pooled(), pooled(count_include_pad=True), pooled(count_include_pad=False)
     for second, name in ((alike, "2"), (other, "0")):
-        assert trunks(structures([one, second], [images(9)] * 2))[-1].name == name
+        assert trunks(joined(structures([one, second], [images(9)] * 2)))[-1].name == name
 
 
 @pytest.mark.parametrize("name", ["perceptron", "residual", "mobile"])
@@ -147,12 +150,12 @@ def test_settings_of_operations_without_parameters_must_agree() -> None:
 def test_the_size_with_a_trunk_is_known_beforehand(name: str, share: float) -> None:
     parents, data = family(name)
     known = structures(parents, data)
-    trunk = trunks(known)[len(trunks(known)) // 2]
+    trunk = trunks(joined(known))[len(trunks(joined(known))) // 2]
     shared = {g.name: round(share * g.width) for g in known[0].groups if g.frozen is None} | dict(trunk.groups)
     result = zip_networks(parents, data, ZipSpec(share=share, trunk=trunk.name, ridge=1e-3))
     own = {"own_bias": True, "own_scale": True}
-    assert plan_counts(known, shared, **own, trunk=trunk.common) == result.counts
-    assert plan_range(known, shared, **own, trunk=trunk.common) == (result.counts.total,) * 2
+    assert plan_counts(joined(known), shared, **own, trunk=trunk.common) == result.counts
+    assert plan_range(joined(known), shared, **own, trunk=trunk.common) == (result.counts.total,) * 2
 
 
 def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path)
 @pytest.mark.parametrize(("limit", "name"), [(2.0, None), (1.99, "fc1"), (1.2, "fc1"), (1.1, "fc2")])
 def test_the_shortest_trunk_within_a_limit_is_taken(limit: float, name: str | None) -> None:
     known = structures(*family("perceptron"))
-    trunk = trunk_of(known, limit=limit)
+    trunk = trunk_of(joined(known), limit=limit)
     assert (trunk and trunk.name) == name
     if trunk is not None:
         assert trunk.multiplications <= limit * known[0].multiplications

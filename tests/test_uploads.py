@@ -21,10 +21,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mtz_core.data.tasks import read_task
+from mtz_core.data.uploads import keep, upload_path
 from mtz_core.errors import MTZError
 from mtz_core.own.inspection import inspect_file
 from mtz_core.own.networks import build_network
-from mtz_core.own.uploads import keep, upload_path
 from mtz_core.spec import NetworkSpec, TransformSpec
 from mtz_core.zoo.architectures import LeNet300, ResNet14
 

@@ -22,15 +22,15 @@ from mtz_core.data import load_data
 from mtz_core.data.tasks import read_task
 from mtz_core.errors import CheckpointError, DataError, NumericalError, RunError, SpecError
 from mtz_core.events import Event, LayerFinished, RetrainStep
+from mtz_core.own.states import load_state, read_state
 from mtz_core.runs import worker
 from mtz_core.runs.inputs import Inputs, prepare
 from mtz_core.runs.pulse import Pulse
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.runs.weights import load_network
 from mtz_core.runs.worker import execute
 from mtz_core.spec import TransformSpec, parse_run_spec
-from mtz_core.zipper import Checkpoint
+from mtz_core.zipping.checkpoint import Checkpoint
 from mtz_core.zoo.architectures import LeNet300
 from tests.synthetic import Layer, synthetic_events, synthetic_spec
 from tests.test_data import write_idx
@@ -321,7 +321,7 @@ def test_weights_load_from_safetensors_and_torch_files(tmp_path: Path) -> None:
     torch.save(expected, tmp_path / "a.pt")
     torch.save({"state_dict": {f"module.{k}": v for k, v in expected.items()}, "epoch": 3}, tmp_path / "b.pt")
     for name in ("a.safetensors", "a.pt", "b.pt"):
-        loaded = load_network("lenet300", tmp_path / name, 10)
+        loaded = load_state(read_state(tmp_path / name), "lenet300", tmp_path / name, 10)
         assert not loaded.training
         assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
@@ -361,10 +361,10 @@ def test_every_unfit_weights_file_is_a_clear_checkpoint_error(tmp_path: Path) ->
         "missing": "cannot read",
     }.items():  # fmt: skip
         with pytest.raises(CheckpointError, match=message):
-            load_network("lenet300", tmp_path / name, 10)
+            load_state(read_state(tmp_path / name), "lenet300", tmp_path / name, 10)
     assert not Bomb.target.exists()
     with pytest.raises(SpecError, match="architecture 'vgg' is unknown"):
-        load_network("vgg", tmp_path / "nan", 10)
+        load_state(read_state(tmp_path / "nan"), "vgg", tmp_path / "nan", 10)
 
 
 def test_torchvision_data_is_read_by_name_below_the_data_root(tmp_path: Path) -> None:

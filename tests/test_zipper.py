@@ -247,6 +247,6 @@ def test_the_core_imports_neither_streamlit_nor_plotly() -> None:
 
 
 def test_specification_and_store_need_no_torch() -> None:
-    code = "import sys, mtz_core.spec, mtz_core.events, mtz_core.structure; print('torch' in sys.modules)"
+    code = "import sys, mtz_core.spec, mtz_core.events, mtz_core.structure.networks; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -39,7 +39,7 @@ class Lockstep:
         for index, places in zip(self.order, self.places, strict=True):
             sizes = [_space(graph, program, p) for graph, program, p in zip(graphs, programs, places, strict=True)]
             if len(set(sizes)) > 1:
-                name = graphs[0].layers[index].name
+                name = next(graph.layers[index].name for graph in graphs)
                 raise SpecError(f"the feature maps of {name} differ in size: {sizes}; prepare all images alike")
 
     def module(self, call: int, task: int = 0) -> nn.Module:

@@ -1,36 +1,35 @@
-"""Merge networks in the manner of weight averaging, Git Re-Basin, REPAIR and ZipIt!, for comparison with zipping."""
+"""Merge networks in the manner of other authors (see `baselines.methods`), for comparison with zipping."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from inspect import Parameter, signature
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from mtz_core.baselines.features import by_index
+from mtz_core.baselines.kinds import BASELINES, Baseline, Match, Place, Slots
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.matching import Linkage, Slots, by_index, permute, zipped
 from mtz_core.baselines.merged import MergedNetwork
-from mtz_core.baselines.observation import Place, observe
+from mtz_core.baselines.observation import Observation, observe
 from mtz_core.baselines.reset import reset_statistics
-from mtz_core.data_input import as_images, network_dtype
+from mtz_core.calibration.inputs import as_images, network_dtype
 from mtz_core.errors import DataError, SpecError
-from mtz_core.graph.channels import HEAD, ChannelGraph
+from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graph
-from mtz_core.graph.rules import callee
-from mtz_core.graph.trace import NORM_MODULES
-from mtz_core.structure import ParameterCounts, shared_count
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.graph.record import call_of
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.structure.networks import HEAD
+from mtz_core.structure.sizes import ParameterCounts, shared_count
 
-Method = Literal["average", "permute", "zip"]
-Match = Callable[[Tensor, Sequence[int], int], Slots]
-PLACES: dict[str, Place] = {"permute": "written", "zip": "read"}
-"""Where each method did better on images that no figure is reported on: see docs/baselines.md."""
 BATCH = 128
 
 
@@ -46,13 +45,11 @@ class BaselineResult:
 def merge_networks(
     networks: Sequence[nn.Module],
     calibration: Sequence[Any],
-    method: Method = "permute",
+    method: str = "permute",
     share: float = 1.0,
     reset: bool = True,
-    rescale: bool = False,
-    within: float = 1.0,
-    linkage: Linkage = "least",
     place: Place | None = None,
+    **settings: Any,
 ) -> BaselineResult:
     """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
 
@@ -62,19 +59,14 @@ def merge_networks(
         networks: the parents, never modified. Apart from their weights they should do the same: where operations
             between two layers differ, those of the first network in which a feature occurs are used.
         calibration: per task unlabelled inputs, as for `zip_networks`.
-        method: `"average"` averages channels of equal index (Wortsman et al., *Model soups*, ICML 2022; arXiv
-            2203.05482; meant for networks with a common beginning); `"permute"` aligns channels first, see
-            `matching.permute`; `"zip"` merges features across and within networks, see `matching.zipped`.
+        method: which channels are averaged: name of a rival method, see `baselines.methods`.
         share: at 1, n features are left of every T·n channels; below, round(share · n) features are merged of T
             channels each (`"zip"`: as many merges are done) and the other channels stay alone.
         reset: give merged features of layers that had a BatchNorm the average statistics of their channels, see
             `reset`.
-        rescale: do so in hidden layers without BatchNorm, too (REPAIR's proposal for such networks).
-        within: at most this part of the merges of `"zip"` may join two features of one network.
-        linkage: how a feature that `"zip"` merged correlates with a third: as the `"least"` correlated of its members,
-            or as their `"average"`.
         place: channels are compared as layers have `"written"` them, before the activation function, or as the next
-            layers `"read"` them; by default what suits the method (`PLACES`).
+            layers `"read"` them; by default where the method did better on images that no figure is reported on.
+        settings: the method's own.
 
     Raises:
         GraphError: a network cannot be traced, or the networks do not correspond.
@@ -88,35 +80,22 @@ def merge_networks(
         >>> result.network(torch.randn(5, 4), task=1).shape
         torch.Size([5, 3])
     """
-    place = place or PLACES.get(method, "written")
-    _check(networks, calibration, method, share, within, linkage, place)
-    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
-    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
-        raise DataError(
-            "these methods run the same images through all networks, but the tasks' inputs have "
-            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
-        )
+    kind = BASELINES.find(method)
+    _check(networks, calibration, kind, share, place, settings)
+    images = _same_inputs(networks, calibration)
     begin = time.perf_counter()
     graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
-    private = ZippedNetwork(networks, graphs)
+    joint = correspond(graphs)
+    graphs, private = list(joint.graphs), ZippedNetwork(networks, joint)
     _check_graphs(graphs)
     union = torch.cat(images)
     lockstep = Lockstep(graphs, [private.program(t) for t in range(len(graphs))])
-    hidden = [g for g in range(len(graphs[0].groups)) if all(graph.groups[g].frozen is None for graph in graphs)]
-    observation = observe(graphs, lockstep, union, BATCH, hidden if method != "average" else [], place)
-    match: Match = permute if method == "permute" else partial(zipped, within=within, linkage=linkage)
-    slots = [
-        _group_slots(graphs, g, share, observation.covariances.get(g), match)
-        if g in hidden
-        else by_index(_widths(graphs, g), 0)
-        for g in range(len(graphs[0].groups))
-    ]
-    network = MergedNetwork(private, slots)
-    wanted = {
-        index: observation.outputs[index]
-        for index, layer in enumerate(graphs[0].layers)
-        if graphs[0].groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(graphs, index)))
-    }
+    hidden = [group.number for group in joint.groups if len(group.sharing) == len(networks)]
+    observation = observe(
+        graphs, lockstep, union, BATCH, [] if kind.place is None else hidden, place or kind.place or "written"
+    )
+    network = MergedNetwork(private, _slots(joint, share, observation, partial(kind.match, **settings)))
+    wanted = {i: observation.outputs[i] for i in _layers_to_reset(joint, reset=reset, rescale=kind.rescale)}
     if wanted:
         reset_statistics(network, wanted, union, BATCH)
     return BaselineResult(network, network.counts(), time.perf_counter() - begin)
@@ -125,22 +104,36 @@ def merge_networks(
 def _check(
     networks: Sequence[nn.Module],
     calibration: Sequence[Any],
-    method: str,
+    kind: Baseline,
     share: float,
-    within: float,
-    linkage: str,
-    place: str,
+    place: str | None,
+    settings: Mapping[str, Any],
 ) -> None:
     if len(networks) < 2:
         raise SpecError(f"merging needs two or more networks, got {len(networks)}")
     if len(calibration) != len(networks):
         raise DataError(f"calibration holds data of {len(calibration)} tasks for {len(networks)} networks")
-    for name, value, known in (("method", method, Method), ("linkage", linkage, Linkage), ("place", place, Place)):
-        if value not in get_args(known):
-            raise SpecError(f"{name} is {value!r}; choose from {', '.join(map(repr, get_args(known)))}")
-    for name, ratio in (("share", share), ("within", within)):
-        if not 0.0 <= ratio <= 1.0:
-            raise SpecError(f"{name} is {ratio}; give a ratio in [0, 1]")
+    if place is not None and kind.place is None:
+        raise SpecError(f"place is {place!r}, but {kind.name!r} compares nothing; leave it out")
+    if place is not None and place not in get_args(Place):
+        raise SpecError(f"place is {place!r}; choose from {', '.join(map(repr, get_args(Place)))}")
+    if not 0.0 <= share <= 1.0:
+        raise SpecError(f"share is {share}; give a ratio in [0, 1]")
+    known = [p.name for p in signature(kind.match).parameters.values() if p.default is not Parameter.empty]
+    for name in settings:
+        if name not in known:
+            raise SpecError(f"{kind.name!r} has no setting {name!r}; it has {', '.join(map(repr, known)) or 'none'}")
+
+
+def _same_inputs(networks: Sequence[nn.Module], calibration: Sequence[Any]) -> list[Tensor]:
+    """Every task's images (N, ...). Raises `DataError` where their shape or type differs from task to task."""
+    images = [as_images(data, f"calibration[{t}]", network_dtype(networks[t])) for t, data in enumerate(calibration)]
+    if len({(tuple(part.shape[1:]), part.dtype) for part in images}) > 1:
+        raise DataError(
+            "these methods run the same images through all networks, but the tasks' inputs have "
+            f"{', '.join(f'shape {tuple(part.shape[1:])} of {part.dtype}' for part in images)}"
+        )
+    return images
 
 
 def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
@@ -152,12 +145,21 @@ def _check_graphs(graphs: Sequence[ChannelGraph]) -> None:
             if getattr(graph.network.module.get_submodule(layer.name), "groups", 1) != 1:
                 raise SpecError(f"{layer.name} of network {t} is a grouped convolution; these methods know none")
         for node in graph.network.module.graph.nodes:
-            called = callee(node, graph.network.module) if isinstance(node, fx.Node) else None
-            if isinstance(called, NORM_MODULES) or called is torch.nn.functional.batch_norm:
+            operation = call_of(node, graph.network.module).operation
+            if operation is not None and operation.folds:
                 raise SpecError(
                     f"{node.name} of network {t} is a BatchNorm that cannot be folded into the layer before it; "
                     "these methods have no rule for it"
                 )
+
+
+def _layers_to_reset(joint: JointGraph, *, reset: bool, rescale: bool) -> list[int]:
+    """Hidden layers whose merged features get the average statistics of their channels."""
+    return [
+        layer.index
+        for layer in joint.layers
+        if joint.groups[layer.group].frozen != HEAD and (rescale or (reset and _normalised(joint.graphs, layer.index)))
+    ]
 
 
 def _normalised(graphs: Sequence[ChannelGraph], index: int) -> bool:
@@ -169,19 +171,30 @@ def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
     return [graph.groups[group].width for graph in graphs]
 
 
+def _slots(joint: JointGraph, share: float, observation: Observation, match: Match) -> list[Slots]:
+    """Features of every channel group; a channel of a group that some network keeps private stays alone."""
+    return [
+        _group_slots(joint.graphs, group.number, share, observation.covariances.get(group.number), match)
+        if len(group.sharing) == joint.tasks
+        else by_index(group.widths, 0)
+        for group in joint.groups
+    ]
+
+
 def _group_slots(
     graphs: Sequence[ChannelGraph], group: int, share: float, covariance: Tensor | None, match: Match
 ) -> Slots:
     """Features of one channel group, kind by kind; channels of a kind that another network lacks stay alone."""
     widths = _widths(graphs, group)
     starts = np.cumsum([0, *widths])
+    covariance = torch.zeros(int(starts[-1]), int(starts[-1])) if covariance is None else covariance
     slots = [np.full(width, -1, dtype=np.int64) for width in widths]
     following = 0
     for channels in channel_kinds(graphs, group):
         sizes = [len(mine) for mine in channels]
         k = shared_count(float(share), sizes)
         where = torch.as_tensor(np.concatenate([a + mine for a, mine in zip(starts[:-1], channels, strict=True)]))
-        found = by_index(sizes, k) if covariance is None else match(covariance[where][:, where], sizes, k)
+        found = match(covariance[where][:, where], sizes, k)
         for mine, own, numbers in zip(slots, channels, found, strict=True):
             mine[own] = following + numbers
         following = 1 + max(int(mine.max()) for mine in slots)

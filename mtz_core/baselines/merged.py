@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtz_core.baselines.kinds import Slots
 from mtz_core.baselines.lockstep import Lockstep, channel_axis
-from mtz_core.baselines.matching import Slots
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import PRIVATE, WeightLayer
 from mtz_core.graph.execution import apply_layer
-from mtz_core.structure import ParameterCounts
-from mtz_core.zipped import ZippedNetwork
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.structure.sizes import ParameterCounts
 
 
 class MergedLayer(nn.Module):
@@ -119,8 +119,8 @@ class MergedNetwork(nn.Module):
         self.parent_sizes = private.parent_sizes
         self.lockstep = Lockstep(private.graphs, [private.program(t) for t in range(self.tasks)])
         self.layers = nn.ModuleList()
-        for index in range(len(private.graphs[0].layers)):
-            layers = [graph.layers[index] for graph in private.graphs]
+        for index, common in enumerate(private.joint.layers):
+            layers = common.members
             self.layers.append(
                 MergedLayer(
                     layers,

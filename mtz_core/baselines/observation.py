@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.baselines.kinds import Place
 from mtz_core.baselines.lockstep import Lockstep, as_samples
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.execution import apply_layer
-
-Place = Literal["written", "read"]
-"""Where channels are looked at: as a layer writes them, or as the next layers read them."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.errors import DataError, SpecError
+from mtz_core.system.places import ASSETS
 
-DATA = Path(__file__).resolve().parents[2] / "assets" / "data"
+DATA = ASSETS / "data"
 
 _CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),

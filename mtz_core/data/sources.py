@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mtz_core.data.fullsets import without_bundled
 from mtz_core.data.records import RECORDS, read_records
+from mtz_core.data.torchvision import import_torchvision
 from mtz_core.data.transform import normalised
 from mtz_core.errors import DataError, SpecError
 from mtz_core.spec import TransformSpec
-from mtz_core.torchvision_compat import import_torchvision
 
 Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
 
@@ -132,20 +132,6 @@ def list_images(path: Path) -> FolderImages:
         raise DataError(f"{path} holds {len(files):,} images; at most {MOST_IMAGES:,} fit, so keep fewer")
     labels = np.array([label for _, label in files], np.int64)
     return FolderImages(folder, tuple(f for f, _ in files), labels, tuple(entry.name for entry in classes))
-
-
-def image_folder(path: Path, size: int = 28, channels: int = 1) -> Labelled:
-    """All images in `path`/<class>/, cropped centrally to squares and resized to size × size.
-
-    Transparent parts become black. `channels` is 1 (grey) or 3 (RGB). Raises DataError as `list_images` does, and for
-    a damaged, oversized or 16-bit image.
-    """
-    if channels not in (1, 3) or not 4 <= size <= 1024:
-        raise SpecError(f"channels={channels}, size={size}: expected 1 or 3 channels and a size from 4 to 1024")
-    found = list_images(path)
-    transform = TransformSpec(size=size, channels=3 if channels == 3 else 1)
-    everything = np.arange(len(found.files), dtype=np.int64)
-    return found.read(everything, transform), torch.from_numpy(found.labels), found.classes
 
 
 def _inside(entry: Path, folder: Path) -> None:

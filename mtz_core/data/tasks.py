@@ -16,8 +16,8 @@ from mtz_core.data.loading import load_data
 from mtz_core.data.records import RECORDS, read_records
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.sources import list_images, torchvision_dataset
+from mtz_core.data.uploads import PREFIX, upload_path
 from mtz_core.errors import DataError
-from mtz_core.own.uploads import PREFIX, upload_path
 
 TORCHVISION = "torchvision:"
 HELD_OUT = 5

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import plotly.graph_objects as go
 
+from mtz_core.figures.palette import Mode, Palette, palette
 from mtz_core.figures.pareto import pareto_front
-from mtz_core.figures.theme import Mode, empty_figure, palette, template
-from mtz_core.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.theme import empty_figure, template
+from mtz_core.spec import ZipSpec
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
@@ -73,7 +75,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
         errors=_numbers(errors),
         parent_errors=_numbers(summary.get("parent_errors") or [None] * len(errors)),
         share=share_text(record.spec.zip.share),
-        pairing=record.spec.zip.pairing + (", Euclidean" if record.spec.zip.metric == "euclidean" else ""),
+        pairing=pairing_text(record.spec.zip),
         retraining=retraining_text(record.spec),
         seconds=float(summary.get("seconds") or 0.0),
     )
@@ -89,6 +91,15 @@ def share_text(share: float | Mapping[str, float | int] | Literal["auto"]) -> st
         parts = [f"{name} {s if isinstance(s, int) else percent_text(s)}" for name, s in share.items()]
         return ", ".join(parts) or "none"
     return "planned" if isinstance(share, str) else percent_text(share)
+
+
+def pairing_text(spec: ZipSpec) -> str:
+    """Say how neurons were paired, and by which metric unless it is the usual one.
+
+    >>> pairing_text(ZipSpec(metric="euclidean"))
+    'optimal, euclidean'
+    """
+    return spec.pairing if spec.metric == ZipSpec().metric else f"{spec.pairing}, {spec.metric}"
 
 
 def retraining_text(spec: RunSpec) -> str:
@@ -161,6 +172,29 @@ def same_place(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
     return [places[key] for key in keys]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Networks as they were before zipping, to compare runs with: stored numbers, error in %, and their symbol."""
+
+    name: str
+    total: int
+    error: float
+    symbol: str
+
+
+def references(run: RunPoint, labels: Sequence[str], task: int | None) -> list[Reference]:
+    """Return all parents kept side by side and, for one task, its parent alone; none where no error is known."""
+    error = run.reference(task)
+    if math.isnan(error):
+        return []
+    count = len(run.parents)
+    every = "both parents, unzipped" if count == 2 else f"all {count} parents, unzipped"
+    found = [Reference(every, sum(run.parent_sizes), error, "diamond")]
+    if task is not None:
+        found.append(Reference(f"parent of {labels[task]} alone", run.parent_sizes[task], error, "star"))
+    return found
+
+
 def plane_figure(
     points: Sequence[RunPoint],
     *,
@@ -186,102 +220,91 @@ def plane_figure(
     colours = palette(mode)
     x = [p.size(size) for p in points]
     y = [p.value(measure, task) for p in points]
-    front = pareto_front(x, y)
-    bare = [p.retraining == "none" for p in points]
-    together = same_place(points, task)
     figure = go.Figure(layout={"template": template(mode), "height": 480})
-    figure.add_trace(
-        go.Scatter(
-            x=[x[k] for k in front],
-            y=[y[k] for k in front],
-            mode="lines",
-            name="best trade-offs",
-            line={"color": colours.tasks[1], "width": 2, "dash": "dot", "shape": "hv"},
-            hoverinfo="skip",
-        )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            mode="markers+text" if len(points) <= LABELLED or max(map(len, together)) > 1 else "markers",
-            name="run",
-            showlegend=False,
-            customdata=[[p.id] for p in points],
-            text=[_label(points, k, group) for k, group in enumerate(together)],
-            textposition="top right",
-            textfont={"size": 12, "color": colours.muted},
-            hovertext=[_describe_all([points[k] for k in group], labels) for group in together],
-            hovertemplate="%{hovertext}<extra></extra>",
-            cliponaxis=False,
-            marker={
-                "size": 14,
-                "symbol": ["circle-open" if plain else "circle" for plain in bare],
-                "color": colours.tasks[0],
-                "line": {"width": 2.5, "color": [colours.tasks[0] if plain else colours.paper for plain in bare]},
-            },
-            unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
-        )
-    )
-    for name, symbol in (("retrained", "circle"), ("not retrained", "circle-open")):
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="markers",
-                name=name,
-                marker={
-                    "size": 11,
-                    "symbol": symbol,
-                    "color": colours.tasks[0],
-                    "line": {"width": 2.5, "color": colours.tasks[0]},
-                },
-            )
-        )
-    first = points[0]
+    figure.add_trace(_front(x, y, colours))
+    figure.add_trace(_runs(points, x, y, same_place(points, task), labels, colours))
+    figure.add_traces([_key("retrained", "circle", colours), _key("not retrained", "circle-open", colours)])
     increase = measure == "increase over the parents"
-    reference = [
-        (
-            "both parents, unzipped" if len(first.parents) == 2 else f"all {len(first.parents)} parents, unzipped",
-            sum(first.parent_sizes),
-            first.reference(task),
-            "diamond",
-        )
-    ]
-    if task is not None:
-        reference.append((f"parent of {labels[task]} alone", first.parent_sizes[task], first.reference(task), "star"))
-    for k, (name, total, error, symbol) in enumerate(reference):
-        if math.isnan(error):
-            continue
-        figure.add_trace(
-            go.Scatter(
-                x=[first.size(size, total)],
-                y=[0.0 if increase else error],
-                mode="markers",
-                name=name,
-                cliponaxis=False,
-                marker={
-                    "size": 15,
-                    "symbol": symbol,
-                    "color": colours.tasks[2 + k],
-                    "line": {"width": 1.5, "color": colours.paper},
-                },
-                hovertemplate=f"{name}<br>{count_text(total)} parameters, error {error_text(error)}<extra></extra>",
-            )
-        )
-    who = "mean" if task is None else labels[task]
-    relative = size != "parameters"
+    for k, unzipped in enumerate(references(points[0], labels, task)):
+        at = (points[0].size(size, unzipped.total), 0.0 if increase else unzipped.error)
+        figure.add_trace(_unzipped(unzipped, at, colours.tasks[2 + k], colours.paper))
     figure.update_xaxes(
         title={"parameters": "parameters", "of all parents": "size relative to all parents"}.get(
             size, "size relative to the smallest parent"
         ),
-        tickformat=".0%" if relative else "~s",
+        tickformat="~s" if size == "parameters" else ".0%",
         ticklabelstandoff=6,  # else the zeros of both axes overlap
         rangemode="tozero" if size == "of all parents" else "normal",
     )
+    who = "mean" if task is None else labels[task]
     figure.update_yaxes(title=f"{who} {measure}, {'points' if increase else '%'}", rangemode="tozero")
     figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
     return figure
+
+
+def _front(x: Sequence[float], y: Sequence[float], colours: Palette) -> go.Scatter:
+    front = pareto_front(x, y)
+    return go.Scatter(
+        x=[x[k] for k in front],
+        y=[y[k] for k in front],
+        mode="lines",
+        name="best trade-offs",
+        line={"color": colours.tasks[1], "width": 2, "dash": "dot", "shape": "hv"},
+        hoverinfo="skip",
+    )
+
+
+def _runs(
+    points: Sequence[RunPoint],
+    x: Sequence[float],
+    y: Sequence[float],
+    together: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    colours: Palette,
+) -> go.Scatter:
+    """Draw the runs at (x, y), hollow where they were not retrained; `together` is what `same_place` returns."""
+    bare = [p.retraining == "none" for p in points]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="markers+text" if len(points) <= LABELLED or max(map(len, together)) > 1 else "markers",
+        name="run",
+        showlegend=False,
+        customdata=[[p.id] for p in points],
+        text=[_label(points, k, group) for k, group in enumerate(together)],
+        textposition="top right",
+        textfont={"size": 12, "color": colours.muted},
+        hovertext=[_describe_all([points[k] for k in group], labels) for group in together],
+        hovertemplate="%{hovertext}<extra></extra>",
+        cliponaxis=False,
+        marker={
+            "size": 14,
+            "symbol": ["circle-open" if plain else "circle" for plain in bare],
+            "color": colours.tasks[0],
+            "line": {"width": 2.5, "color": [colours.tasks[0] if plain else colours.paper for plain in bare]},
+        },
+        unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
+    )
+
+
+def _key(name: str, symbol: str, colours: Palette) -> go.Scatter:
+    """Say in the legend what a run's symbol means."""
+    line = {"width": 2.5, "color": colours.tasks[0]}
+    marker = {"size": 11, "symbol": symbol, "color": colours.tasks[0], "line": line}
+    return go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+
+
+def _unzipped(networks: Reference, at: tuple[float, float], colour: str, edge: str) -> go.Scatter:
+    said = f"{count_text(networks.total)} parameters, error {error_text(networks.error)}"
+    return go.Scatter(
+        x=[at[0]],
+        y=[at[1]],
+        mode="markers",
+        name=networks.name,
+        cliponaxis=False,
+        marker={"size": 15, "symbol": networks.symbol, "color": colour, "line": {"width": 1.5, "color": edge}},
+        hovertemplate=f"{networks.name}<br>{said}<extra></extra>",
+    )
 
 
 def _label(points: Sequence[RunPoint], k: int, together: Sequence[int]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mtz_core.figures.theme import MARKERS, Mode, empty_figure, palette, template
+from mtz_core.figures.palette import MARKERS, Mode, palette
+from mtz_core.figures.theme import empty_figure, template
 
 STAGES = {
     "parents": "parents",
@@ -38,6 +39,16 @@ class Measurement:
         return cls(
             data["stage"], data.get("layer"), int(data.get("step") or 0), errors, tuple(data.get("images") or ())
         )
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of a task's error curve: where, the error in % (`None`: a gap), when it was measured, and its size."""
+
+    x: float
+    error: float | None
+    moment: str
+    size: int
 
 
 def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrain_steps: int = 0) -> list[float]:
@@ -108,52 +119,60 @@ def error_curves(
         dashes += [] if final_parents is None else [(right - 0.6, right, final_parents[t])]
         for start, stop, error in dashes:
             if not math.isnan(error):
-                figure.add_trace(
-                    go.Scatter(
-                        x=[start, stop],
-                        y=[error, error],
-                        mode="lines",
-                        line={"color": colours.task(t), "width": 1.5, "dash": "dash"},
-                        hovertemplate=f"{error:.2f} %<br>its parent<extra>{task}</extra>",
-                        showlegend=False,
-                    )
-                )
-        # A gap in the line separates the finished network from what was measured on other images.
-        points: list[tuple[float, float | None, str, int]] = []
-        for x, m in zip(xs, measured, strict=True):
-            if math.isnan(m.errors[t]):
-                continue
-            if apart and m.stage == "final" and points:
-                points.append((x, None, "", 0))
-            points.append((x, m.errors[t], _moment(m, t), 5 if m.stage == "retraining" else 10))
-        figure.add_trace(
-            go.Scatter(
-                x=[point[0] for point in points],
-                y=[point[1] for point in points],
-                name=task,
-                mode="lines+markers",
-                line={"color": colours.task(t), "width": 2.5},
-                marker={
-                    "symbol": MARKERS[t % len(MARKERS)],
-                    "size": [point[3] for point in points],
-                    "color": colours.task(t),
-                    "opacity": 1,
-                },
-                text=[point[2] for point in points],
-                hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",
-            )
-        )
-    crowded = len(layers) > 8
+                figure.add_trace(_parent_line(start, stop, error, task, colours.task(t)))
+        points = curve_points(measured, xs, t, apart=apart)
+        figure.add_trace(_error_curve(points, task, MARKERS[t % len(MARKERS)], colours.task(t)))
     figure.update_xaxes(
         tickvals=list(range(-1, len(layers) + 1)),
         ticktext=["parents", *layers, "final"],
         range=[-1.25, right],
         title="layers, in the order of zipping",
-        tickangle=-45 if crowded else 0,
+        tickangle=-45 if len(layers) > 8 else 0,
         showgrid=False,
     )
     figure.update_yaxes(title="test error, %", rangemode="tozero")
     return figure
+
+
+def curve_points(
+    measurements: Sequence[Measurement], xs: Sequence[float], task: int, *, apart: bool
+) -> list[CurvePoint]:
+    """Return the points of a task's curve at `xs`, without those that have no error.
+
+    `apart` puts a gap (an error of `None`) before the finished network, which was measured on other images.
+    """
+    points: list[CurvePoint] = []
+    for x, m in zip(xs, measurements, strict=True):
+        if math.isnan(m.errors[task]):
+            continue
+        if apart and m.stage == "final" and points:
+            points.append(CurvePoint(x, None, "", 0))
+        points.append(CurvePoint(x, m.errors[task], _moment(m, task), 5 if m.stage == "retraining" else 10))
+    return points
+
+
+def _parent_line(start: float, stop: float, error: float, task: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[start, stop],
+        y=[error, error],
+        mode="lines",
+        line={"color": colour, "width": 1.5, "dash": "dash"},
+        hovertemplate=f"{error:.2f} %<br>its parent<extra>{task}</extra>",
+        showlegend=False,
+    )
+
+
+def _error_curve(points: Sequence[CurvePoint], task: str, symbol: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[point.x for point in points],
+        y=[point.error for point in points],
+        name=task,
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker={"symbol": symbol, "size": [point.size for point in points], "color": colour, "opacity": 1},
+        text=[point.moment for point in points],
+        hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",
+    )
 
 
 def loss_curves(

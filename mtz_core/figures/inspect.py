@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, empty_figure, hatch, palette, template
+from mtz_core.figures.palette import MARKERS, PATTERNS, Mode, palette
+from mtz_core.figures.theme import empty_figure, hatch, template
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -244,70 +245,83 @@ def weight_figure(
     """
     if tiles.kind == "bars":
         return _weight_bars(vectors, titles, mode=mode, missing=missing)
-    colours = palette(mode)
-    limit = max((float(np.abs(v).max()) for v in vectors if v is not None and v.size), default=1.0) or 1.0
-    across = len(vectors)
-    figure = make_subplots(rows=1, cols=across, subplot_titles=list(titles), horizontal_spacing=0.03)
-    for c, vector in enumerate(vectors, start=1):
-        blank = np.zeros(tiles.count * tiles.height * tiles.width) if vector is None else vector
-        grid = mosaic(blank, tiles)
-        figure.add_trace(
-            go.Heatmap(
-                z=np.full_like(grid, np.nan) if vector is None else grid,
-                zmin=-limit,
-                zmax=limit,
-                colorscale=diverging(mode),
-                showscale=c == across,
-                colorbar={
-                    "orientation": "h",
-                    "thickness": 10,
-                    "len": 0.7,
-                    "y": -0.02,
-                    "yanchor": "top",
-                    "outlinewidth": 0,
-                    "tickformat": ".2g",
-                    "nticks": 6,
-                    "tickfont": {"size": 12, "color": colours.muted},
-                },
-                hovertemplate="weight %{z:.4f}<extra>" + titles[c - 1] + "</extra>",
-                hoverongaps=False,
-            ),
-            row=1,
-            col=c,
-        )
+    limit = largest(vectors)
+    figure = make_subplots(rows=1, cols=len(vectors), subplot_titles=list(titles), horizontal_spacing=0.03)
+    for c, (vector, title) in enumerate(zip(vectors, titles, strict=True), start=1):
+        scale = c == len(vectors)
+        figure.add_trace(_weight_map(vector, title, tiles, limit, scale=scale, mode=mode), row=1, col=c)
         if vector is None:
-            figure.add_annotation(
-                text=missing,
-                showarrow=False,
-                x=0.5,
-                y=0.5,
-                font={"color": colours.muted},
-                bgcolor=colours.paper,
-                xref=f"x{'' if c == 1 else c} domain",
-                yref=f"y{'' if c == 1 else c} domain",
-            )
-        figure.update_xaxes(visible=False, constrain="domain", row=1, col=c)
-        figure.update_yaxes(
-            visible=False,
-            autorange="reversed",
-            scaleanchor=f"x{'' if c == 1 else c}",
-            constrain="domain",
-            row=1,
-            col=c,
-        )
-        figure.add_shape(
-            type="rect",
-            x0=0,
-            x1=1,
-            y0=0,
-            y1=1,
-            line={"color": colours.grid, "width": 1},
-            xref=f"x{'' if c == 1 else c} domain",
-            yref=f"y{'' if c == 1 else c} domain",
-        )
+            _say_missing(figure, c, missing, mode)
+        _frame_panel(figure, c, mode)
     figure.update_layout(template=template(mode), height=290, margin={"l": 4, "r": 4, "t": 34, "b": 44})
     figure.update_annotations(font_size=13)
     return figure
+
+
+def largest(vectors: Sequence[Floats | None]) -> float:
+    """Return the largest absolute weight, the end of a colour scale; 1 where all are zero or missing.
+
+    >>> largest([np.array([0.5, -2.0]), None]), largest([None])
+    (2.0, 1.0)
+    """
+    return max((float(np.abs(v).max()) for v in vectors if v is not None and v.size), default=1.0) or 1.0
+
+
+def _weight_map(
+    vector: Floats | None, title: str, tiles: Tiling, limit: float, *, scale: bool, mode: Mode
+) -> go.Heatmap:
+    """Draw one vector as tiles, coloured from `-limit` to `limit`; `scale` shows the colours below."""
+    blank = np.zeros(tiles.count * tiles.height * tiles.width)
+    grid = mosaic(blank if vector is None else vector, tiles)
+    return go.Heatmap(
+        z=np.full_like(grid, np.nan) if vector is None else grid,
+        zmin=-limit,
+        zmax=limit,
+        colorscale=diverging(mode),
+        showscale=scale,
+        colorbar={
+            "orientation": "h",
+            "thickness": 10,
+            "len": 0.7,
+            "y": -0.02,
+            "yanchor": "top",
+            "outlinewidth": 0,
+            "tickformat": ".2g",
+            "nticks": 6,
+            "tickfont": {"size": 12, "color": palette(mode).muted},
+        },
+        hovertemplate="weight %{z:.4f}<extra>" + title + "</extra>",
+        hoverongaps=False,
+    )
+
+
+def _frame_panel(figure: go.Figure, column: int, mode: Mode) -> None:
+    """Draw a frame around a panel, whose tiles are square and begin at the top."""
+    x, y = _axes(column)
+    figure.update_xaxes(visible=False, constrain="domain", row=1, col=column)
+    figure.update_yaxes(visible=False, autorange="reversed", scaleanchor=x, constrain="domain", row=1, col=column)
+    line = {"color": palette(mode).grid, "width": 1}
+    figure.add_shape(type="rect", x0=0, x1=1, y0=0, y1=1, line=line, xref=f"{x} domain", yref=f"{y} domain")
+
+
+def _say_missing(figure: go.Figure, panel: int, missing: str, mode: Mode) -> None:
+    x, y = _axes(panel)
+    figure.add_annotation(
+        text=missing,
+        showarrow=False,
+        x=0.5,
+        y=0.5,
+        font={"color": palette(mode).muted},
+        bgcolor=palette(mode).paper,
+        xref=f"{x} domain",
+        yref=f"{y} domain",
+    )
+
+
+def _axes(panel: int) -> tuple[str, str]:
+    """Names of a panel's axes; the first panel's have no number."""
+    number = "" if panel == 1 else str(panel)
+    return f"x{number}", f"y{number}"
 
 
 def _weight_bars(vectors: Sequence[Floats | None], titles: Sequence[str], *, mode: Mode, missing: str) -> go.Figure:
@@ -315,20 +329,11 @@ def _weight_bars(vectors: Sequence[Floats | None], titles: Sequence[str], *, mod
     figure = make_subplots(
         rows=len(vectors), cols=1, shared_xaxes=True, subplot_titles=list(titles), vertical_spacing=0.09
     )
-    limit = 1.08 * (max((float(np.abs(v).max()) for v in vectors if v is not None and v.size), default=1.0) or 1.0)
-    for r, vector in enumerate(vectors, start=1):
+    limit = 1.08 * largest(vectors)
+    for r, (vector, title) in enumerate(zip(vectors, titles, strict=True), start=1):
         if vector is None:
             figure.add_trace(go.Bar(x=[], y=[], showlegend=False), row=r, col=1)
-            figure.add_annotation(
-                text=missing,
-                showarrow=False,
-                x=0.5,
-                y=0.5,
-                font={"color": colours.muted},
-                bgcolor=colours.paper,
-                xref=f"x{'' if r == 1 else r} domain",
-                yref=f"y{'' if r == 1 else r} domain",
-            )
+            _say_missing(figure, r, missing, mode)
         else:
             figure.add_trace(
                 go.Bar(
@@ -339,7 +344,7 @@ def _weight_bars(vectors: Sequence[Floats | None], titles: Sequence[str], *, mod
                         "line": {"width": 0},
                     },
                     showlegend=False,
-                    hovertemplate="shared input %{x}: %{y:.4f}<extra>" + titles[r - 1] + "</extra>",
+                    hovertemplate="shared input %{x}: %{y:.4f}<extra>" + title + "</extra>",
                 ),
                 row=r,
                 col=1,
@@ -409,7 +414,6 @@ def cost_curve(costs: Floats, *, selected: int | None = None, mode: Mode = "ligh
         return empty_figure("No pair was chosen in this layer.", mode)
     colours = palette(mode)
     ordered = np.sort(costs)
-    number = np.arange(1, ordered.size + 1)
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -418,54 +422,59 @@ def cost_curve(costs: Floats, *, selected: int | None = None, mode: Mode = "ligh
         subplot_titles=("cost of each pair", "sum of the cheapest pairs' costs"),
     )
     for row, values, colour in ((1, ordered, colours.tasks[0]), (2, np.cumsum(ordered), colours.tasks[1])):
-        figure.add_trace(
-            go.Scatter(
-                x=number,
-                y=values,
-                mode="lines+markers" if ordered.size < 40 else "lines",
-                showlegend=False,
-                line={"color": colour, "width": 2},
-                marker={"symbol": MARKERS[row - 1], "size": 6},
-                hovertemplate="pair %{x}: %{y:.4g}<extra></extra>",
-            ),
-            row=row,
-            col=1,
-        )
+        figure.add_trace(_cost_line(values, MARKERS[row - 1], colour), row=row, col=1)
         if selected is not None:
-            figure.add_trace(
-                go.Scatter(
-                    x=[selected + 1],
-                    y=[values[selected]],
-                    mode="markers",
-                    showlegend=False,
-                    hoverinfo="skip",
-                    cliponaxis=False,
-                    marker={"symbol": "circle-open", "size": 14, "color": colours.text, "line": {"width": 2.5}},
-                ),
-                row=row,
-                col=1,
-            )
+            figure.add_trace(_ring(selected + 1, float(values[selected]), colours.text), row=row, col=1)
         figure.update_yaxes(rangemode="tozero", nticks=4, row=row, col=1)
-    total = float(ordered.sum())
-    if total > NOTHING:
-        half = half_cost_count(costs)
-        left = half > ordered.size / 2
-        figure.add_vline(x=half, row=2, col=1, line={"color": colours.muted, "width": 1.5, "dash": "dot"})
-        figure.add_annotation(
-            x=half,
-            y=total,
-            text=f"half of the cost: {half} of {ordered.size} pairs",
-            showarrow=False,
-            xanchor="right" if left else "left",
-            xshift=-6 if left else 6,
-            yanchor="top",
-            font={"size": 12, "color": colours.muted},
-            row=2,
-            col=1,
-        )
+    if ordered.sum() > NOTHING:
+        _mark_half(figure, ordered, colours.muted)
     else:
         figure.update_yaxes(range=[0, 1])
     figure.update_xaxes(title="pairs, cheapest first", row=2, col=1)
     figure.update_layout(template=template(mode), height=400)
     figure.update_annotations(font_size=13)
     return figure
+
+
+def _cost_line(values: Floats, symbol: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=np.arange(1, values.size + 1),
+        y=values,
+        mode="lines+markers" if values.size < 40 else "lines",
+        showlegend=False,
+        line={"color": colour, "width": 2},
+        marker={"symbol": symbol, "size": 6},
+        hovertemplate="pair %{x}: %{y:.4g}<extra></extra>",
+    )
+
+
+def _ring(x: int, y: float, colour: str) -> go.Scatter:
+    """Draw a ring around the selected pair."""
+    return go.Scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        showlegend=False,
+        hoverinfo="skip",
+        cliponaxis=False,
+        marker={"symbol": "circle-open", "size": 14, "color": colour, "line": {"width": 2.5}},
+    )
+
+
+def _mark_half(figure: go.Figure, ordered: Floats, colour: str) -> None:
+    """Draw in the lower panel after how many of the pairs half of the cost is reached, and say it."""
+    half = half_cost_count(ordered)
+    left = half > ordered.size / 2
+    figure.add_vline(x=half, row=2, col=1, line={"color": colour, "width": 1.5, "dash": "dot"})
+    figure.add_annotation(
+        x=half,
+        y=float(ordered.sum()),
+        text=f"half of the cost: {half} of {ordered.size} pairs",
+        showarrow=False,
+        xanchor="right" if left else "left",
+        xshift=-6 if left else 6,
+        yanchor="top",
+        font={"size": 12, "color": colour},
+        row=2,
+        col=1,
+    )

@@ -7,9 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from mtz_core.figures.lessons import Blocks, Cell, Compromise, Floats, Plane, bowl, bowl_on_plane, bowls_on_line
-from mtz_core.figures.theme import MARKERS, PATTERNS, Mode, palette, template
-from mtz_core.text import count_text
+from mtz_core.figures.lessons import (
+    Blocks,
+    Cell,
+    Compromise,
+    Floats,
+    Part,
+    Plane,
+    bowl,
+    bowl_on_plane,
+    bowls_on_line,
+    layer_parts,
+    window,
+)
+from mtz_core.figures.palette import MARKERS, PATTERNS, Mode, Palette, palette
+from mtz_core.figures.text import count_text
+from mtz_core.figures.theme import template
 
 
 def bowls_figure(
@@ -26,53 +39,18 @@ def bowls_figure(
 ) -> go.Figure:
     """Draw the contours of both bowls on the plane; with a compromise also the weighted sum, shaded, and its least."""
     colours = palette(mode)
-    ends = np.array([plane.coordinates(w) for w in (w_i, w_j, *([] if best is None else [best.weights]))])
-    middle = (ends.min(0) + ends.max(0)) / 2
-    # each axis as long as its bowls are wide, so that they look round and not like ditches
-    steep = np.einsum("kd,de,ke->k", plane.axes, H_a + H_b, plane.axes)
-    reach = np.maximum(
-        0.75 * float(np.ptp(ends[:, 0])) * np.sqrt([1.0, steep[0] / steep[1]]), 0.65 * np.ptp(ends, axis=0)
-    )
-    u, v = (np.linspace(middle[k] - reach[k], middle[k] + reach[k], points) for k in (0, 1))
+    ends = (w_i, w_j) if best is None else (w_i, w_j, best.weights)
+    u, v = window(plane, ends, H_a + H_b, points)
     heights = [bowl_on_plane(plane, w, H, u, v) for w, H in ((w_i, H_a), (w_j, H_b))]
+    others = (bowl(w_j, w_i, H_a), bowl(w_i, w_j, H_b))
     figure = go.Figure(layout={"template": template(mode), "height": 440})
     if best is not None:
         total = best.alpha * heights[0] + (1 - best.alpha) * heights[1]
-        top = best.alpha * bowl(w_j, w_i, H_a) + (1 - best.alpha) * bowl(w_i, w_j, H_b)
-        figure.add_trace(
-            go.Heatmap(
-                x=u,
-                y=v,
-                z=total,
-                name="weighted sum",
-                zmin=best.height,
-                zmax=top,
-                zsmooth="best",
-                colorscale=[[0.0, colours.accent], [1.0, colours.paper]],
-                opacity=0.4,
-                showscale=False,
-                hovertemplate="weighted sum %{z:.4g}<extra></extra>",
-            )
-        )
-    for t, height in enumerate(heights):
-        # contours at equal steps of the root of the loss: evenly spaced ellipses
-        other = float(np.sqrt((bowl(w_j, w_i, H_a), bowl(w_i, w_j, H_b))[t]))
-        figure.add_trace(
-            go.Contour(
-                x=u,
-                y=v,
-                z=np.sqrt(height),
-                name=f"loss of {tasks[t]}",
-                showlegend=True,
-                showscale=False,
-                autocontour=False,
-                contours={"coloring": "none", "start": other / 5, "end": 1.6 * other, "size": other / 5},
-                line={"color": colours.task(t), "width": 1.8, "dash": ("solid", "dash")[t % 2]},
-                customdata=height,
-                hoverinfo="skip" if best is not None else None,
-                hovertemplate=None if best is not None else f"loss of {tasks[t]} %{{customdata:.4g}}<extra></extra>",
-            )
-        )
+        top = best.alpha * others[0] + (1 - best.alpha) * others[1]
+        figure.add_trace(_weighted_sum(u, v, total, (best.height, top), colours))
+    for t, (height, other) in enumerate(zip(heights, others, strict=True)):
+        name, colour, dash = f"loss of {tasks[t]}", colours.task(t), ("solid", "dash")[t % 2]
+        figure.add_trace(_contours(u, v, height, other, name, colour, dash, read_out=best is None))
     for t, w in enumerate((w_i, w_j)):
         at = plane.coordinates(w)
         figure.add_trace(_point(at, f"neuron of {tasks[t]}", MARKERS[t], colours.task(t), colours.paper, 15))
@@ -82,6 +60,48 @@ def bowls_figure(
     figure.update_xaxes(title="towards the other neuron", showgrid=False, range=[u[0], u[-1]])
     figure.update_yaxes(title="across", showgrid=False, range=[v[0], v[-1]])
     return figure
+
+
+def _weighted_sum(u: Floats, v: Floats, total: Floats, ends: tuple[float, float], colours: Palette) -> go.Heatmap:
+    """Shade the sum of both bowls, whose colours go from `ends[0]` to `ends[1]`."""
+    return go.Heatmap(
+        x=u,
+        y=v,
+        z=total,
+        name="weighted sum",
+        zmin=ends[0],
+        zmax=ends[1],
+        zsmooth="best",
+        colorscale=[[0.0, colours.accent], [1.0, colours.paper]],
+        opacity=0.4,
+        showscale=False,
+        hovertemplate="weighted sum %{z:.4g}<extra></extra>",
+    )
+
+
+def _contours(
+    u: Floats, v: Floats, height: Floats, other: float, name: str, colour: str, dash: str, *, read_out: bool
+) -> go.Contour:
+    """Draw a bowl as evenly spaced ellipses: contours at equal steps of the root of the loss.
+
+    The fifth of them goes through the other neuron, whose loss in this bowl is `other`. `read_out`: losses are shown
+    where the pointer is.
+    """
+    root = float(np.sqrt(other))
+    return go.Contour(
+        x=u,
+        y=v,
+        z=np.sqrt(height),
+        name=name,
+        showlegend=True,
+        showscale=False,
+        autocontour=False,
+        contours={"coloring": "none", "start": root / 5, "end": 1.6 * root, "size": root / 5},
+        line={"color": colour, "width": 1.8, "dash": dash},
+        customdata=height,
+        hoverinfo=None if read_out else "skip",
+        hovertemplate=f"{name} %{{customdata:.4g}}<extra></extra>" if read_out else None,
+    )
 
 
 def line_figure(
@@ -181,67 +201,58 @@ def blocks_figure(
     """
     colours = palette(mode)
     figure = go.Figure(layout={"template": template(mode), "height": 420})
-    s, r = share_in, share_out
-    own = 1 - s
-    # x: task A's own inputs | shared inputs | task B's own inputs; y: shared neurons above each task's own
-    parts = [
-        (own, own + s, 1 - r, 1.0, "shared → shared", blocks.shared, colours.shared, "once"),
-        (0.0, own, 1 - r, 1.0, "specific → shared", blocks.specific_to_shared, colours.task(0), tasks[0]),
-        (own + s, own + s + own, 1 - r, 1.0, "specific → shared", blocks.specific_to_shared, colours.task(1), tasks[1]),
-    ]
-    low = 1 - r
-    for t, (bottom, top) in enumerate(((low / 2, low), (0.0, low / 2))):
-        x0, x1 = (0.0, own) if t == 0 else (own + s, own + s + own)
-        parts.append(
-            (own, own + s, bottom, top, "shared → specific", blocks.shared_to_specific, colours.task(t), tasks[t])
-        )
-        parts.append(
-            (x0, x1, bottom, top, "specific → specific", blocks.specific_to_specific, colours.task(t), tasks[t])
-        )
-    for x0, x1, y0, y1, name, count, colour, whose in parts:
-        if x1 - x0 < 1e-9 or y1 - y0 < 1e-9:
-            continue
-        figure.add_trace(
-            go.Scatter(
-                x=[x0, x1, x1, x0, x0],
-                y=[y0, y0, y1, y1, y0],
-                fill="toself",
-                mode="lines",
-                showlegend=False,
-                line={"color": colours.paper, "width": 3},
-                fillcolor=colour,
-                hoveron="fills",
-                text=f"{name}, {whose}",
-                fillpattern={
-                    "shape": "" if whose == "once" else PATTERNS[list(tasks).index(whose)],
-                    "solidity": 0.15,
-                    "fgcolor": "rgba(255,255,255,0.5)",
-                    "bgcolor": colour,
-                    "size": 9,
-                },
-                hoverinfo="text",
-            )
-        )
-        if (x1 - x0) > 0.2 and (y1 - y0) > 0.09:
-            figure.add_annotation(
-                x=(x0 + x1) / 2,
-                y=(y0 + y1) / 2,
-                showarrow=False,
-                font={"size": 13, "color": colours.text},
-                bgcolor=colours.paper,
-                borderpad=3,
-                opacity=0.95,
-                text=f"{name.replace(' → ', '→<br>' if x1 - x0 < 0.45 else ' → ')}<br>{count_text(count)}",
-            )
-    width = 1 + own
-    if s > 0.05:
-        figure.add_annotation(x=own + s / 2, y=1.0, text="shared inputs", showarrow=False, yanchor="bottom")
+    for part in layer_parts(blocks, share_in, share_out):
+        figure.add_trace(_rectangle(part, tasks, colours))
+        if part.width > 0.2 and part.height > 0.09:
+            _write_count(figure, part, colours)
+    own = 1 - share_in
+    if share_in > 0.05:
+        figure.add_annotation(x=own + share_in / 2, y=1.0, text="shared inputs", showarrow=False, yanchor="bottom")
     if own > 0.12:
-        for x, task in ((own / 2, tasks[0]), (own + s + own / 2, tasks[1])):
+        for x, task in ((own / 2, tasks[0]), (own + share_in + own / 2, tasks[1])):
             figure.add_annotation(x=x, y=1.0, text=f"{task}'s own", showarrow=False, yanchor="bottom")
-    figure.update_xaxes(visible=False, range=[-0.01, width + 0.01])
+    figure.update_xaxes(visible=False, range=[-0.01, 1 + own + 0.01])
     figure.update_yaxes(visible=False, range=[-0.02, 1.09])
     return figure
+
+
+def _rectangle(part: Part, tasks: Sequence[str], colours: Palette) -> go.Scatter:
+    (x0, x1), (y0, y1) = part.x, part.y
+    colour = colours.shared if part.task is None else colours.task(part.task)
+    return go.Scatter(
+        x=[x0, x1, x1, x0, x0],
+        y=[y0, y0, y1, y1, y0],
+        fill="toself",
+        mode="lines",
+        showlegend=False,
+        line={"color": colours.paper, "width": 3},
+        fillcolor=colour,
+        hoveron="fills",
+        text=f"{part.name}, {'once' if part.task is None else tasks[part.task]}",
+        fillpattern={
+            "shape": "" if part.task is None else PATTERNS[part.task],
+            "solidity": 0.15,
+            "fgcolor": "rgba(255,255,255,0.5)",
+            "bgcolor": colour,
+            "size": 9,
+        },
+        hoverinfo="text",
+    )
+
+
+def _write_count(figure: go.Figure, part: Part, colours: Palette) -> None:
+    """Write what a part is, and how many numbers, into its middle."""
+    name = part.name.replace(" → ", "→<br>" if part.width < 0.45 else " → ")
+    figure.add_annotation(
+        x=sum(part.x) / 2,
+        y=sum(part.y) / 2,
+        showarrow=False,
+        font={"size": 13, "color": colours.text},
+        bgcolor=colours.paper,
+        borderpad=3,
+        opacity=0.95,
+        text=f"{name}<br>{count_text(part.count)}",
+    )
 
 
 def _point(at: tuple[float, float], name: str, symbol: str, colour: str, edge: str, size: int) -> go.Scatter:

@@ -18,12 +18,13 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linear_sum_assignment
 
 from mtz_core.errors import DataError
+from mtz_core.system.places import ASSETS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
 Cell = tuple[int, int]
 
-LESSON = Path(__file__).resolve().parents[2] / "assets" / "example" / "lesson.npz"
+LESSON = ASSETS / "example" / "lesson.npz"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,27 @@ class Blocks:
     def total(self) -> int:
         """Numbers stored for two tasks."""
         return self.shared + 2 * self.per_task
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rectangle of a drawn weight matrix: what the block is, how many numbers, and whose (`None`: of both tasks)."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    name: str
+    count: int
+    task: int | None
+
+    @property
+    def width(self) -> float:
+        """How far it goes in x."""
+        return self.x[1] - self.x[0]
+
+    @property
+    def height(self) -> float:
+        """How far it goes in y."""
+        return self.y[1] - self.y[0]
 
 
 def load_lesson(path: Path = LESSON) -> Lesson:
@@ -162,6 +184,20 @@ def bowl_on_plane(plane: Plane, floor: Floats, gram: Floats, u: Floats, v: Float
     U, V = np.meshgrid(u, v)
     height: Floats = (G[0, 0] * U**2 + 2 * G[0, 1] * U * V + G[1, 1] * V**2) / 2 + g[0] * U + g[1] * V + constant
     return height
+
+
+def window(plane: Plane, points: Sequence[Floats], gram: Floats, count: int) -> tuple[Floats, Floats]:
+    """Return (u, v), `count` values each, of a part of the plane around points of weight space.
+
+    Each axis is as long as a bowl with this Gram is wide, so that it looks round and not like a ditch.
+    """
+    places = np.array([plane.coordinates(w) for w in points])
+    middle = (places.min(0) + places.max(0)) / 2
+    steep = np.einsum("kd,de,ke->k", plane.axes, gram, plane.axes)
+    wide = np.sqrt([1.0, steep[0] / steep[1]])
+    reach = np.maximum(0.75 * float(np.ptp(places[:, 0])) * wide, 0.65 * np.ptp(places, axis=0))
+    u, v = (np.linspace(middle[k] - reach[k], middle[k] + reach[k], count) for k in (0, 1))
+    return u, v
 
 
 def bowls_on_line(w_i: Floats, w_j: Floats, H_a: Floats, H_b: Floats, t: Floats) -> tuple[Floats, Floats]:
@@ -248,3 +284,19 @@ def block_counts(inputs: int, outputs: int, shared_inputs: int, shared_outputs: 
         shared_to_specific=own_outputs * (shared_inputs + 1),
         specific_to_specific=own_outputs * own_inputs,
     )
+
+
+def layer_parts(blocks: Blocks, share_in: float, share_out: float) -> list[Part]:
+    """Lay out the blocks of two tasks' weight matrix, one wide for each task; empty ones are left out.
+
+    x: the first task's own inputs, shared inputs, the second task's own inputs. y: shared neurons above the neurons
+    of each task, which have half of the rest.
+    """
+    own, low = 1 - share_in, 1 - share_out
+    middle, sides, top = (own, own + share_in), ((0.0, own), (own + share_in, own + share_in + own)), (low, 1.0)
+    parts = [Part(middle, top, "shared → shared", blocks.shared, None)]
+    parts += [Part(side, top, "specific → shared", blocks.specific_to_shared, t) for t, side in enumerate(sides)]
+    for t, (side, y) in enumerate(zip(sides, ((low / 2, low), (0.0, low / 2)), strict=True)):
+        parts.append(Part(middle, y, "shared → specific", blocks.shared_to_specific, t))
+        parts.append(Part(side, y, "specific → specific", blocks.specific_to_specific, t))
+    return [part for part in parts if part.width >= 1e-9 and part.height >= 1e-9]

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
-from mtz_core.structure import LayerSummary, NetworkStructure
-from mtz_core.text import count_text
+from mtz_core.figures.palette import PATTERNS, Mode, palette
+from mtz_core.figures.text import count_text
+from mtz_core.figures.theme import empty_figure, hatch, template
+from mtz_core.structure.networks import LayerSummary, NetworkStructure
 
 MOST_NAMES = 18
 """Columns up to which every layer is named under its bar; the others are named where the pointer is."""
@@ -56,60 +57,18 @@ def network_drawing(
     figure = make_subplots(rows=len(structures), cols=1, vertical_spacing=names_below / plot)
     highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
     for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
-        layers = structure.layers
-        xs = list(places[t])
-        counts = [0 if shared is None else shared_neurons(layer, shared[t]) for layer in layers]
-        heights = [math.sqrt(layer.width) for layer in layers]
-        common = [h * c / layer.width for h, c, layer in zip(heights, counts, layers, strict=True)]
-        hover = [
-            f"<b>{layer.name}</b>: {layer_label(layer)}<br>{layer.width} {_units(layer)}"
-            f"<br>{layer.columns} weights each, {count_text(layer.width * layer.columns)} in all"
-            + _sharing(layer, c, shared is not None)
-            for layer, c in zip(layers, counts, strict=True)
-        ]
-        if shared is not None:
-            figure.add_trace(
-                go.Bar(
-                    x=xs,
-                    y=common,
-                    name="shared",
-                    legendgroup="shared",
-                    showlegend=t == 0,
-                    marker={"color": colours.shared, "line": {"width": 0}},
-                    hovertext=hover,
-                    hovertemplate="%{hovertext}<extra></extra>",
-                ),
-                row=t + 1,
-                col=1,
-            )
+        own, layers, xs = None if shared is None else shared[t], structure.layers, list(places[t])
+        heights = [bar_heights(layer, own or {}) for layer in layers]
+        hover = [_describe(layer, own) for layer in layers]
+        if own is not None:
+            bottoms = [bottom for bottom, _ in heights]
+            figure.add_trace(_shared_bars(xs, bottoms, hover, colours.shared, legend=t == 0), row=t + 1, col=1)
+        tops = [top for _, top in heights]
         figure.add_trace(
-            go.Bar(
-                x=xs,
-                y=[h - c for h, c in zip(heights, common, strict=True)],
-                name=task,
-                marker={
-                    "color": colours.task(t),
-                    "pattern": hatch(PATTERNS[t % len(PATTERNS)], colours.task(t)),
-                    "line": {"width": 0},
-                },
-                hovertext=hover,
-                hovertemplate="%{hovertext}<extra></extra>",
-            ),
-            row=t + 1,
-            col=1,
+            _own_bars(xs, tops, hover, task, PATTERNS[t % len(PATTERNS)], colours.task(t)), row=t + 1, col=1
         )
-        for k, (x, layer, h) in enumerate(zip(xs, layers, heights, strict=True)):
-            if step > 1 and k and layers[k - 1].width == layer.width:
-                continue  # numbers that repeat would overlap
-            figure.add_annotation(
-                x=x, y=h, text=f"{layer.width}", showarrow=False, yanchor="bottom", font={"size": 13}, row=t + 1, col=1
-            )
-        kinds = [f"<br><span style='font-size:12px'>{layer_label(layer)}</span>" for layer in layers]
-        names = [layer.name + ("" if crowded else kind) for layer, kind in zip(layers, kinds, strict=True)]
-        named = [k for k, x in enumerate(xs) if x % step == 0 or k == len(xs) - 1]
-        slant = -45 if crowded else 0
-        ticks, texts = [xs[k] for k in named], [names[k] for k in named]
-        figure.update_xaxes(tickvals=ticks, ticktext=texts, showgrid=False, tickangle=slant, row=t + 1, col=1)
+        _write_widths(figure, t + 1, xs, layers, all_of_them=step == 1)
+        _name_layers(figure, t + 1, xs, layers, step, crowded=crowded)
         if positions is not None:
             figure.update_xaxes(range=[-0.5, columns - 0.5], row=t + 1, col=1)
         figure.update_yaxes(visible=False, range=[0, 1.22 * highest], row=t + 1, col=1)
@@ -124,10 +83,86 @@ def network_drawing(
     return figure
 
 
-def _sharing(layer: LayerSummary, count: int, told: bool) -> str:
-    if not told:
-        return ""
-    return "<br>private: no layer corresponds" if layer.alone else f"<br>{count} shared"
+def bar_heights(layer: LayerSummary, shared: Mapping[str, int]) -> tuple[float, float]:
+    """Return how high the shared part of a layer's bar is, and the rest; together the root of its width."""
+    height = math.sqrt(layer.width)
+    common = height * shared_neurons(layer, shared) / layer.width
+    return common, height - common
+
+
+def _shared_bars(
+    xs: Sequence[int], heights: Sequence[float], hover: Sequence[str], colour: str, *, legend: bool
+) -> go.Bar:
+    return go.Bar(
+        x=xs,
+        y=heights,
+        name="shared",
+        legendgroup="shared",
+        showlegend=legend,
+        marker={"color": colour, "line": {"width": 0}},
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _own_bars(
+    xs: Sequence[int], heights: Sequence[float], hover: Sequence[str], task: str, pattern: str, colour: str
+) -> go.Bar:
+    return go.Bar(
+        x=xs,
+        y=heights,
+        name=task,
+        marker={"color": colour, "pattern": hatch(pattern, colour), "line": {"width": 0}},
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _write_widths(
+    figure: go.Figure, row: int, xs: Sequence[int], layers: Sequence[LayerSummary], *, all_of_them: bool
+) -> None:
+    """Write every layer's width above its bar; of equal ones that follow each other only the first, or they overlap."""
+    for k, (x, layer) in enumerate(zip(xs, layers, strict=True)):
+        if all_of_them or not k or layers[k - 1].width != layer.width:
+            figure.add_annotation(
+                x=x,
+                y=math.sqrt(layer.width),
+                text=f"{layer.width}",
+                showarrow=False,
+                yanchor="bottom",
+                font={"size": 13},
+                row=row,
+                col=1,
+            )
+
+
+def _name_layers(
+    figure: go.Figure, row: int, xs: Sequence[int], layers: Sequence[LayerSummary], step: int, *, crowded: bool
+) -> None:
+    """Write the name of the layer in every `step`-th column, and of the last, below its bar; slanted where crowded."""
+    kinds = [f"<br><span style='font-size:12px'>{layer_label(layer)}</span>" for layer in layers]
+    names = [layer.name + ("" if crowded else kind) for layer, kind in zip(layers, kinds, strict=True)]
+    named = [k for k, x in enumerate(xs) if x % step == 0 or k == len(xs) - 1]
+    figure.update_xaxes(
+        tickvals=[xs[k] for k in named],
+        ticktext=[names[k] for k in named],
+        showgrid=False,
+        tickangle=-45 if crowded else 0,
+        row=row,
+        col=1,
+    )
+
+
+def _describe(layer: LayerSummary, shared: Mapping[str, int] | None) -> str:
+    said = (
+        f"<b>{layer.name}</b>: {layer_label(layer)}<br>{layer.width} {_units(layer)}"
+        f"<br>{layer.columns} weights each, {count_text(layer.width * layer.columns)} in all"
+    )
+    if shared is None:
+        return said
+    return said + (
+        "<br>private: no layer corresponds" if layer.alone else f"<br>{shared_neurons(layer, shared)} shared"
+    )
 
 
 def _units(layer: LayerSummary) -> str:

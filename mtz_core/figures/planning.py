@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from mtz_core.figures.theme import Mode, palette, template
-from mtz_core.text import count_text
+from mtz_core.figures.palette import Mode, palette
+from mtz_core.figures.text import count_text
+from mtz_core.figures.theme import template
 
 
 def predicted_error(counts: Sequence[int], errors: Sequence[float], count: int) -> float:

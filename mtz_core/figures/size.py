@@ -7,9 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mtz_core.figures.theme import PATTERNS, Mode, empty_figure, hatch, palette, template
-from mtz_core.structure import ParameterCounts
-from mtz_core.text import count_text, percent_text
+from mtz_core.figures.palette import PATTERNS, Mode, palette
+from mtz_core.figures.text import count_text, percent_text
+from mtz_core.figures.theme import empty_figure, hatch, template
+from mtz_core.structure.sizes import ParameterCounts
 
 
 def counts_from_event(data: Mapping[str, Any]) -> ParameterCounts:

@@ -1,4 +1,4 @@
-"""One look for all figures: a light and a dark plotly template on the colours of `mtz_core.palette`."""
+"""One look for all figures: a light and a dark plotly template on the colours of `mtz_core.figures.palette`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mtz_core.palette import GLYPHS, MARKERS, PALETTES, PATTERNS, Mode, Palette, palette
+from mtz_core.figures.palette import GLYPHS, MARKERS, PALETTES, PATTERNS, Mode, Palette, palette
 
 __all__ = [
     "GLYPHS",

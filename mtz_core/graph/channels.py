@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
-from mtz_core.graph.trace import TracedNetwork
-from mtz_core.structure import HEAD as HEAD
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.graph.sources import TracedNetwork
+from mtz_core.structure.networks import HEAD as HEAD
+from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 
 PRIVATE = -3
 """Column that reads a value which no rule explains: it stays with its task."""
@@ -39,9 +39,9 @@ class WeightLayer:
     Its numbers form a matrix (n, d): d = positions per neuron · kernel, plus one column for the bias if there is one.
     `rows[j]` is the channel of `group` that neuron j writes. `column_groups[p]` is the index of the group that input
     position p reads (`COMMON`, or `PRIVATE`), `column_channels[p]` the channel in it. A grouped convolution has
-    `groups` > 1: its neurons are divided evenly among the groups, and each reads the input positions of its own
-    group only. It is depthwise if every neuron reads one input position and writes the very channel that it reads.
-    A layer of width 0 stands for one that this network does not have (see `match`).
+    `banks` > 1: its neurons are divided evenly among the banks, and each reads the input positions of its own bank
+    only. It is depthwise if every neuron reads one input position and writes the very channel that it reads.
+    A layer of width 0 stands for one that this network does not have (see `correspondence`).
     """
 
     name: str
@@ -55,7 +55,7 @@ class WeightLayer:
     rows: Indices = field(repr=False)
     column_groups: Indices = field(repr=False)
     column_channels: Indices = field(repr=False)
-    groups: int = 1
+    banks: int = 1
     depthwise: bool = False
     addend: int = 0
     """Layers of one group with the same number are added up; others meet by multiplication or by passing through."""
@@ -68,7 +68,7 @@ class WeightLayer:
     @property
     def columns(self) -> int:
         """d, incoming weights of one neuron, bias included."""
-        return len(self.column_groups) // self.groups * self.kernel_size + int(self.bias)
+        return len(self.column_groups) // self.banks * self.kernel_size + int(self.bias)
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,6 @@ class ChannelGraph:
     places: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     """Node name → layout of its result, in which channel c of group g is the number `offsets[g] + c`."""
     offsets: tuple[int, ...] = ()
-    alone: frozenset[str] = frozenset()
-    """Layers that no other of the networks to be zipped has (see `match`)."""
-    joint: bool = False
-    """Whether layers and groups are numbered alike with those of other networks (see `match`)."""
 
     def layer(self, name: str) -> WeightLayer:
         """Return the layer called `name`."""
@@ -116,13 +112,13 @@ class ChannelGraph:
         return to_matrix(self.network.module.get_submodule(layer.name))
 
     def role(self, layer: WeightLayer) -> str:
-        """What must be equal for layers of two networks to correspond (see `mtz_core.alignment`)."""
+        """What must be equal for layers of two networks to correspond (see `mtz_core.structure.alignment`)."""
         shape = self.network.shapes[layer.nodes[0]]
         space = shape[1:-1] if layer.kind in ("linear", "lstm", "gru") else shape[2:]
         whole = self.network.example.shape[2:]
         scaled = tuple(round(math.log2(a / b)) if a and b else 0 for a, b in zip(whole, space, strict=False))
         producers = [p for p in self.groups[layer.group].producers if not self.layer(p).depthwise]
-        kernel = (layer.kind, layer.kernel, layer.setting, layer.bias, layer.groups > 1, layer.depthwise)
+        kernel = (layer.kind, layer.kernel, layer.setting, layer.bias, layer.banks > 1, layer.depthwise)
         return repr((*kernel, scaled if layer.kernel else len(space), len(producers) > 1))
 
     def _positions(self, layer: WeightLayer, node: str) -> int:
@@ -146,12 +142,12 @@ class ChannelGraph:
             for g in np.unique(layer.column_groups[layer.column_groups >= 0]) if not layer.depthwise else ():
                 group = self.groups[int(g)]
                 columns = int((layer.column_groups == g).sum()) * layer.kernel_size
-                exact = columns % (group.width * layer.groups) == 0
+                exact = columns % (group.width * layer.banks) == 0
                 reads[group.name] = (
-                    columns // (group.width * layer.groups) if exact else columns / (group.width * layer.groups)
+                    columns // (group.width * layer.banks) if exact else columns / (group.width * layer.banks)
                 )
             group_name = None if self.groups[layer.group].frozen == HEAD else self.groups[layer.group].name
-            unexplained = int((layer.column_groups == PRIVATE).sum()) * layer.kernel_size // layer.groups
+            unexplained = int((layer.column_groups == PRIVATE).sum()) * layer.kernel_size // layer.banks
             layers.append(
                 LayerSummary(
                     layer.name,
@@ -162,9 +158,8 @@ class ChannelGraph:
                     reads,
                     layer.kernel,
                     bias=layer.bias,
-                    groups=layer.groups,
+                    groups=layer.banks,
                     unexplained=unexplained,
-                    alone=layer.name in self.alone,
                     role=self.role(layer),
                     positions=sum(self._positions(layer, node) for node in layer.nodes),
                     recipe=inputs.get(layer.nodes[0], "") if len(layer.nodes) == 1 else "",
@@ -201,3 +196,17 @@ def channel_roles(
         for c in np.unique(layer.column_channels[layer.column_groups == group]):
             roles[int(c)].append(2 * k + 1)
     return [tuple(role) for role in roles]
+
+
+def rows_by_channel(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that write each of the channels, (C, rows per channel)."""
+    order = np.argsort(layer.rows, kind="stable")
+    first = np.searchsorted(layer.rows[order], channels)
+    count = int(np.bincount(layer.rows)[channels].min()) if len(channels) else 1
+    rows: NDArray[np.int64] = order[first[:, None] + np.arange(count)]
+    return rows
+
+
+def first_rows(layer: WeightLayer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One row of each of the channels, in the order of the channels."""
+    return rows_by_channel(layer, channels)[:, 0] if len(channels) else channels

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from mtz_core.graph.recurrent import Recurrence
-from mtz_core.graph.rules import ADDITIVE, POINTWISE_FUNCTIONS, POINTWISE_MODULES, REDUCTIONS, callee
+from mtz_core.graph.record import Call, Carries, call_of
 from mtz_core.graph.sources import call_arguments, fresh_name
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -29,7 +27,7 @@ _SWAPPED = {0: 1, 1: 0}
 
 def images_first(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
     """Rewrite in place; `shapes` gives every node's shape, and is asked where something moves the first axis only."""
-    if not any(_moves_first(node) for node in traced.graph.nodes):
+    if not any(_moves_first(call_of(node, traced)) for node in traced.graph.nodes):
         return
     rewriter = _Rewriter(traced, shapes())
     for node in list(traced.graph.nodes):
@@ -38,15 +36,13 @@ def images_first(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
     traced.graph.eliminate_dead_code()
 
 
-def _moves_first(node: fx.Node) -> bool:
-    """Whether a node may be a permutation that moves the first axis."""
-    name = getattr(node.target, "__name__", node.target)
-    if node.op not in ("call_function", "call_method") or name not in ("permute", "transpose", "swapaxes"):
+def _moves_first(call: Call) -> bool:
+    """Whether a call may be a permutation that moves the first axis: not if it names more axes and that one first."""
+    if call.operation is None or call.operation.order is None:
         return False
-    given = [*node.args[1:], *node.kwargs.values()]
-    axes = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else given
-    first = axes[:1] != [0] if name == "permute" else True
-    return first and all(isinstance(axis, int) for axis in axes)
+    given: list[Any] = [*call.node.args[1:], *call.node.kwargs.values()]
+    axes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    return len(axes) <= 2 or axes[0] != 0
 
 
 class _Rewriter:
@@ -63,9 +59,10 @@ class _Rewriter:
         if node.name not in self.shapes:
             return
         with self.graph.inserting_before(node):
-            made = self._permuted(node) if _moves_first(node) else None
+            call = call_of(node, self.traced)
+            made = self._permuted(call)
             if made is None and any(source in self.twins for source in node.all_input_nodes):
-                made = self._rule(node)
+                made = self._rule(call)
         if made is None:
             return
         found, is_twin = made
@@ -106,23 +103,12 @@ class _Rewriter:
     def _rank(self, node: fx.Node) -> int:
         return len(self.shapes[node.name])
 
-    def _order(self, node: fx.Node) -> list[int] | None:
-        """Which axis of its input each axis of a permutation's result is."""
-        name, rank = getattr(node.target, "__name__", node.target), self._rank(node)
-        given: list[Any] = [*node.args[1:], *node.kwargs.values()]
-        listed = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else given
-        axes = [axis % rank for axis in listed if isinstance(axis, int)]
-        if name == "permute":
-            return axes if len(axes) == rank else None
-        if len(axes) != 2:
+    def _permuted(self, call: Call) -> Made | None:
+        source = call.node.args[0] if call.node.args else None
+        if call.operation is None or call.operation.order is None or not isinstance(source, fx.Node):
             return None
-        order = list(range(rank))
-        order[axes[0]], order[axes[1]] = axes[1], axes[0]
-        return order
-
-    def _permuted(self, node: fx.Node) -> Made | None:
-        source, order = node.args[0], self._order(node)
-        if not isinstance(source, fx.Node) or order is None or source.name not in self.shapes or len(order) < 2:
+        order = call.operation.order(call, self._rank(call.node))
+        if order is None or source.name not in self.shapes or len(order) < 2:
             return None
         if (twin := self.twins.get(source)) is not None:
             source, order = twin, [_SWAPPED.get(axis, axis) for axis in order]
@@ -135,52 +121,46 @@ class _Rewriter:
     def _by(self, source: fx.Node, order: Sequence[int]) -> fx.Node:
         return source if list(order) == sorted(order) else self.graph.call_method("permute", (source, *order))
 
-    def _rule(self, node: fx.Node) -> Made | None:
-        called = callee(node, self.traced)
-        first = node.args[0] if node.args else None
-        if called in ADDITIVE or called is torch.cat:
-            return self._together(node, called)
-        if not isinstance(first, fx.Node) or first not in self.twins or len(node.all_input_nodes) != 1:
+    def _rule(self, call: Call) -> Made | None:
+        node, operation = call.node, call.operation
+        if operation is None:
             return None
-        if isinstance(called, nn.Module):
-            return (self._again(node), True) if _keeps_front(called, self._rank(node)) else None
-        if called in POINTWISE_FUNCTIONS or (called in (F.softmax, torch.softmax, "softmax") and self._late(node)):
-            return self._again(node), True
-        if called is operator.getitem:
-            return self._picked(node, node.args[1])
-        if called in (torch.select, "select"):
-            arguments = call_arguments(node, ("input", "dim", "index"))
-            if arguments["dim"] == 0 and isinstance(arguments["index"], int):
-                return self._picked(node, arguments["index"])
-        return self._reduced(node, first) if called in REDUCTIONS else None
+        if operation.carries in (Carries.SUM, Carries.TIES, Carries.JOINS):
+            return self._together(call, operation.carries is Carries.JOINS)
+        first, *others = node.all_input_nodes
+        if not node.args or first is not node.args[0] or first not in self.twins:
+            return None
+        if any(other.op != "get_attr" or len(self.shapes[other.name]) > self._rank(node) - 2 for other in others):
+            return None
+        if operation.alike is not None:
+            return (self._again(node), True) if operation.alike(call, self._rank(node)) else None
+        if operation.index is not None:
+            return self._picked(first, operation.index(call, self._rank(first)))
+        return self._reduced(call, first) if operation.carries is Carries.REDUCES else None
 
     def _again(self, node: fx.Node) -> fx.Node:
         """The same operation on twins."""
         return self.graph.node_copy(node, lambda source: self.twins.get(source, source))
 
-    def _late(self, node: fx.Node) -> bool:
-        """Whether the axis of a softmax is none of the first two."""
-        axis = call_arguments(node, ("input", "dim")).get("dim")
-        return isinstance(axis, int) and axis % self._rank(node) > 1
-
-    def _together(self, node: fx.Node, called: Any) -> Made | None:
+    def _together(self, call: Call, joins: bool) -> Made | None:
         """Element-wise with others, or concatenated with them."""
-        rank, changed = self._rank(node), dict(self.twins)
+        node, changed = call.node, dict(self.twins)
+        rank = self._rank(node)
         for source in node.all_input_nodes:
             own = len(self.shapes.get(source.name, ()))
-            if source in changed or (own <= rank - 2 and called is not torch.cat):
+            if source in changed or (own <= rank - 2 and not joins):
                 continue
             if own != rank:
                 return None
             changed[source] = self._turned(source)
         twin = self.graph.node_copy(node, lambda source: changed.get(source, source))
-        if called is torch.cat:
-            arguments = call_arguments(node, ("tensors", "dim"))
-            axis = arguments.get("dim", 0)
+        if joins:
+            axis = call.setting("dim", 1, 0)
             if not isinstance(axis, int):
                 return None
             axis %= rank
-            twin.args, twin.kwargs = (twin.args[0], _SWAPPED.get(axis, axis)), {}
+            tensors = call_arguments(twin, ("tensors",))["tensors"]
+            twin.args, twin.kwargs = (tensors, _SWAPPED.get(axis, axis)), {}
         return twin, True
 
     def _turned(self, source: fx.Node) -> fx.Node:
@@ -197,34 +177,22 @@ class _Rewriter:
         self.shapes[found.name] = (shape[1], shape[0], *shape[2:])
         return found
 
-    def _picked(self, node: fx.Node, index: Any) -> Made | None:
+    def _picked(self, source: fx.Node, parts: list[Any] | None) -> Made | None:
         """`y[i]`, `y[i:j]` and `y[i, j, …]`, where i and j are whole numbers or slices of such."""
-        parts = list(index) if isinstance(index, tuple) else [index]
-        parts += [slice(None)] * (2 - len(parts))
-        if not all(isinstance(part, int | slice) for part in parts):
+        if parts is None:
             return None
-        twin = self.twins[cast(fx.Node, node.args[0])]
-        found = self.graph.call_function(operator.getitem, (twin, (parts[1], parts[0], *parts[2:])))
+        parts = parts + [slice(None)] * (2 - len(parts))
+        found = self.graph.call_function(operator.getitem, (self.twins[source], (parts[1], parts[0], *parts[2:])))
         return found, isinstance(parts[0], slice) and isinstance(parts[1], slice)
 
-    def _reduced(self, node: fx.Node, source: fx.Node) -> Made | None:
-        arguments = call_arguments(node, ("input", "dim", "keepdim"))
-        given, rank = arguments.get("dim"), self._rank(source)
+    def _reduced(self, call: Call, source: fx.Node) -> Made | None:
+        given, rank = call.setting("dim", 1), self._rank(source)
         listed = [given] if isinstance(given, int) else given
         if not isinstance(listed, list | tuple) or not all(isinstance(axis, int) for axis in listed):
             return None
-        axes = [axis % rank for axis in listed if isinstance(axis, int)]
-        kept = bool(arguments.get("keepdim", False))
-        target = getattr(torch, str(getattr(node.target, "__name__", node.target)))
+        assert call.operation is not None
+        axes = [axis % rank for axis in listed]
+        kept = bool(call.setting("keepdim", 2, False))
         moved = [_SWAPPED.get(axis, axis) for axis in axes]
-        found = self.graph.call_function(target, (self.twins[source], moved), {"keepdim": kept})
+        found = self.graph.call_function(call.operation.functions[0], (self.twins[source], moved), {"keepdim": kept})
         return found, kept or not {0, 1} & set(axes)
-
-
-def _keeps_front(module: nn.Module, rank: int) -> bool:
-    """Whether a module treats the first two axes alike."""
-    if isinstance(module, nn.LayerNorm):
-        return len(module.normalized_shape) <= rank - 2
-    if isinstance(module, nn.Softmax):
-        return module.dim is not None and module.dim % rank > 1
-    return isinstance(module, (nn.Linear, *POINTWISE_MODULES)) and not isinstance(module, Recurrence) and rank > 2

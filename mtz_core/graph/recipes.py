@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
-UNMOVED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
-"""Modules that, in evaluation, return what they are given."""
+from mtz_core.graph.record import call_of
+
 UNSEEN = ("inplace", "training")
 """Settings of modules that don't change their values."""
 
@@ -64,18 +64,17 @@ def recipes(
 
 def _operation(module: fx.GraphModule, node: fx.Node) -> str | None:
     """An operation and its settings; empty: it changes nothing; `None`: it has parameters of its own."""
+    call = call_of(node, module)
+    if call.operation is not None and call.operation.same:
+        return ""
     if node.op == "call_module":
-        child = module.get_submodule(str(node.target))
-        if isinstance(child, UNMOVED):
-            return ""
+        child = call.called
         if next(child.parameters(), None) is not None or next(child.buffers(), None) is not None:
             return None
         settings = {k: v for k, v in sorted(vars(child).items()) if k[0] != "_" and k not in UNSEEN}
         return f"{type(child).__module__}.{type(child).__qualname__} {settings}"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", str(node.target))
-        if "dropout" in name:
-            return ""
         return f"{getattr(node.target, '__module__', '')}.{name}"
     return str(node.target) if node.op == "call_method" else None
 

@@ -7,58 +7,66 @@ where a ReLU follows, it does not matter how negative a negative value is.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
-RELU = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_"}
-RELU6 = {F.relu6}
-ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-POOL = {F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d}
-SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+from mtz_core.graph.record import Call, Carries, Operation, call_of
 
 
 @dataclass(frozen=True)
 class Sequel:
-    """`summand` is the node whose value is added to the output.
+    """`summand` is the node whose value, times `sign`, is added to the output.
 
-    Of values below `floor` or above `ceiling` it does not matter how far below or above they are.
+    Of values of that sum below `floor` or above `ceiling` it does not matter how far below or above they are. A layer
+    that is subtracted from the summand is looked at with both signs turned: where a ReLU cuts off z - y below 0, y - z
+    is cut off above 0.
     """
 
     summand: fx.Node | None = None
     floor: float | None = None
     ceiling: float | None = None
+    sign: float = 1.0
 
 
 def sequel(module: fx.GraphModule, node: fx.Node, position: Mapping[fx.Node, int]) -> Sequel:
     """Return what follows the weight layer called at `node`; `position` is the order of execution."""
     summand: fx.Node | None = None
+    sign = own = 1.0
     pooled = False
     current = node
     while len(current.users) == 1:
-        user = next(iter(current.users))
-        called = module.get_submodule(str(user.target)) if user.op == "call_module" else None
-        if user.target in RELU or isinstance(called, nn.ReLU):
-            return Sequel(summand, 0.0)
-        if user.target in RELU6 or isinstance(called, nn.ReLU6):
-            return Sequel(summand, 0.0, 6.0)
-        if user.target in ADD and summand is None and not pooled and not user.kwargs:
-            others = [arg for arg in user.args if arg is not current]
-            if len(user.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
-                break
-            if position[others[0]] > position[node]:
-                break
-            summand = others[0]
-        elif user.target in POOL or isinstance(called, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
-            pooled = True
-        elif not isinstance(called, SAME):
+        call = call_of(next(iter(current.users)), module)
+        operation = call.operation
+        if operation is None:
             break
-        current = user
-    return Sequel(summand)
+        if operation.clip is not None:
+            low, high = operation.clip.bounds(call) or (None, None)
+            if own < 0:
+                low, high = (None if x is None else -x for x in (high, low))
+            return Sequel(summand, low, high, sign)
+        if operation.carries is Carries.SUM:
+            joined = None if summand is not None or pooled else _other(call, operation, current)
+            if joined is None or position[joined[0]] > position[node]:
+                break
+            summand, own, theirs = joined
+            sign = theirs * own
+        elif operation.largest:
+            pooled = True
+        elif not operation.same:
+            break
+        current = call.node
+    return Sequel(summand, sign=sign)
+
+
+def _other(call: Call, operation: Operation, current: fx.Node) -> tuple[fx.Node, float, float] | None:
+    """The other summand of a plain sum of two, the sign of `current` in it, and the other's."""
+    others = [arg for arg in call.node.args if arg is not current]
+    if call.node.kwargs or len(call.node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    own, theirs = operation.signs if call.node.args[0] is current else operation.signs[::-1]
+    return others[0], own, theirs
 
 
 def eager(nodes: Sequence[fx.Node], layers: Mapping[str, object]) -> list[fx.Node]:

@@ -1,11 +1,12 @@
-"""Where the numbers of a traced network's layers live in the parent, and helpers for rewriting its graph."""
+"""A traced network, where the numbers of its layers live in the parent, and helpers for rewriting its graph."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,23 @@ class WeightSource:
     rows: tuple[int, int] | None = None
     bias_rows: tuple[int, int] | None = None
     copies: int = 1
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A parent's computation: `module` is a traced copy in evaluation mode, `sources` has an entry per weight layer."""
+
+    module: fx.GraphModule
+    sources: dict[str, WeightSource]
+    shapes: dict[str, tuple[int, ...]]
+    """Output shape of every node that yields a tensor, for the example batch."""
+    example: Tensor
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest activation of one image."""
+        values = max(map(math.prod, self.shapes.values()), default=0)
+        return values * self.example.element_size() // max(1, len(self.example))
 
 
 def call_arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:

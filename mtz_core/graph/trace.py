@@ -9,53 +9,25 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from inspect import signature
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.errors import GraphError
 from mtz_core.graph.attention import plain_transformers, rewrite_attention
+from mtz_core.graph.functional import LINEAR, NORM, attribute, set_parameter
 from mtz_core.graph.images_first import images_first
+from mtz_core.graph.record import Carries, call_of, in_place_argument, operation_of, out_of_place
 from mtz_core.graph.recurrent import Recurrence, rewrite_recurrent
-from mtz_core.graph.sources import NormSource, WeightSource, call_arguments, fresh_name
-
-WEIGHT_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, Recurrence)
-NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@dataclass(frozen=True)
-class TracedNetwork:
-    """A parent's computation: `module` is a traced copy in evaluation mode, `sources` has an entry per weight layer."""
-
-    module: fx.GraphModule
-    sources: dict[str, WeightSource]
-    shapes: dict[str, tuple[int, ...]]
-    """Output shape of every node that yields a tensor, for the example batch."""
-    example: Tensor
-
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest activation of one image."""
-        values = max(map(math.prod, self.shapes.values()), default=0)
-        return values * self.example.element_size() // max(1, len(self.example))
-
-
-class _AnyBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over inputs of any rank, as the functional form allows."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        return
+from mtz_core.graph.sources import NormSource, TracedNetwork, WeightSource, call_arguments
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, WEIGHT_MODULES + NORM_MODULES) or super().is_leaf_module(m, module_qualified_name)
+        return _is_layer(m) or _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork:
@@ -85,18 +57,18 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     graph = _symbolic_graph(module)
     traced = fx.GraphModule(module, graph)
     _out_of_place(traced)
-    sources = {name: _module_source(name, child) for name, child in _called(traced, WEIGHT_MODULES)}
-    norms = {name: _module_norm(name, child) for name, child in _called(traced, NORM_MODULES)}
+    sources = {name: _module_source(name, child) for name, child in _called(traced, _is_layer)}
+    norms = {name: _module_norm(name, child) for name, child in _called(traced, _is_norm)}
     rewrite_attention(traced, sources)
     rewrite_recurrent(traced, sources)
     _functional_to_modules(traced, sources, norms)
-    images_first(traced, lambda: _shapes(traced, example)[0])
+    images_first(traced, lambda: node_shapes(traced, example)[0])
     _fold_norms(traced, sources, norms)
     if copies > 1:
         _copy_input(traced, sources, copies)
     traced.graph.eliminate_dead_code()
     traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
-    shapes, output = _shapes(traced, example)
+    shapes, output = node_shapes(traced, example)
     if not torch.allclose(output, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
         raise GraphError(
             f"{type(network).__name__} answers differently when it is traced; its forward depends on something that "
@@ -153,17 +125,6 @@ def _symbolic_graph(module: nn.Module) -> fx.Graph:
     return graph
 
 
-_IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul} | {
-    getattr(F, f"{name}_"): getattr(F, name)
-    for name in ("celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold")
-}
-_ASKED = frozenset(
-    {F.alpha_dropout, F.celu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.elu, F.hardsigmoid, F.hardswish}
-    | {F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu, F.threshold}
-)
-"""Functions that work in place if asked to."""
-
-
 def _out_of_place(traced: fx.GraphModule) -> None:
     """Let no operation overwrite its input: activations are kept and used more than once.
 
@@ -185,15 +146,10 @@ def _out_of_place(traced: fx.GraphModule) -> None:
         if node.op == "call_method" and _works_in_place(traced, node):
             node.target = str(node.target)[:-1]
         elif node.op == "call_function":
-            node.target = _IN_PLACE.get(node.target, node.target)
-            if node.target in _ASKED:
-                place = _switch(node)
+            node.target = out_of_place(cast(Callable[..., Any], node.target))
+            place = in_place_argument(node.target)
+            if place is not None:
                 node.args, node.kwargs = node.args[:place], {**node.kwargs, "inplace": False}
-
-
-def _switch(node: fx.Node) -> int:
-    """Place of the argument that asks for work in place."""
-    return list(signature(cast(Callable[..., Any], node.target)).parameters).index("inplace")
 
 
 def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -204,19 +160,30 @@ def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
         return name.endswith("_") and not name.endswith("__") and callable(getattr(Tensor, name[:-1], None))
     if node.op != "call_function":
         return False
-    if node.target in _ASKED:
-        place = _switch(node)
+    function = cast(Callable[..., Any], node.target)
+    place = in_place_argument(function)
+    if place is not None:
         return bool(node.args[place]) if len(node.args) > place else bool(node.kwargs.get("inplace"))
-    return node.target in _IN_PLACE
+    return out_of_place(function) is not function
 
 
-def _called(traced: fx.GraphModule, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
-    """Distinct sub-modules of the given kinds that the graph calls, in order of their first call."""
+def _is_layer(module: nn.Module) -> bool:
+    operation = operation_of(module)
+    return operation is not None and operation.carries is Carries.LAYER
+
+
+def _is_norm(module: nn.Module) -> bool:
+    operation = operation_of(module)
+    return operation is not None and operation.folds
+
+
+def _called(traced: fx.GraphModule, wanted: Callable[[nn.Module], bool]) -> list[tuple[str, nn.Module]]:
+    """Distinct sub-modules of a wanted kind that the graph calls, in order of their first call."""
     found: dict[str, nn.Module] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module":
             child = traced.get_submodule(str(node.target))
-            if isinstance(child, kinds):
+            if wanted(child):
                 found[str(node.target)] = child
     return list(found.items())
 
@@ -230,37 +197,23 @@ def _module_norm(name: str, module: nn.Module) -> NormSource:
     return NormSource(f"{name}.running_mean", f"{name}.running_var", keys[0], keys[1], cast(float, module.eps))
 
 
-def _attribute(node: object) -> str | None:
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-
-
-_LINEAR = ("input", "weight", "bias")
-_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-
-
 def _functional_to_modules(
     traced: fx.GraphModule, sources: dict[str, WeightSource], norms: dict[str, NormSource]
 ) -> None:
-    """Replace F.linear, F.conv1d, F.conv2d and F.batch_norm on attributes of the module by module calls."""
-    builders: dict[Callable[..., Any], Callable[[fx.GraphModule, fx.Node], tuple[str, nn.Module] | None]] = {
-        F.linear: _linear_module,
-        F.conv1d: _conv_module,
-        F.conv2d: _conv_module,
-        F.batch_norm: _norm_module,
-    }
+    """Replace weight layers and BatchNorm in functional form, on attributes of the module, by module calls."""
     for node in list(traced.graph.nodes):
-        if node.op != "call_function" or node.target not in builders:
+        operation = call_of(node, traced).operation if node.op == "call_function" else None
+        if operation is None or operation.to_module is None:
             continue
-        built = builders[node.target](traced, node)
+        built = operation.to_module(traced, node)
         if built is None:
             continue
         name, module = built
-        arguments = call_arguments(node, _NORM if isinstance(module, NORM_MODULES) else _LINEAR)
-        weight, bias = _attribute(arguments.get("weight")), _attribute(arguments.get("bias"))
-        if isinstance(module, NORM_MODULES):
-            mean, variance = (str(_attribute(arguments[key])) for key in ("running_mean", "running_var"))
-            norms[name] = NormSource(mean, variance, weight, bias, module.eps)
+        arguments = call_arguments(node, NORM if operation.folds else LINEAR)
+        weight, bias = attribute(arguments.get("weight")), attribute(arguments.get("bias"))
+        if operation.folds:
+            mean, variance = (str(attribute(arguments[key])) for key in ("running_mean", "running_var"))
+            norms[name] = NormSource(mean, variance, weight, bias, cast(float, module.eps))
         else:
             sources[name] = WeightSource(str(weight), bias)
         traced.add_submodule(name, module.eval().requires_grad_(False))
@@ -270,76 +223,6 @@ def _functional_to_modules(
         traced.graph.erase_node(node)
 
 
-def _layer_name(traced: fx.GraphModule, attribute: str) -> str:
-    base = attribute.replace(".", "_")
-    for ending in ("_weight", "_w", "_kernel"):
-        base = base.removesuffix(ending)
-    return fresh_name(traced, base)
-
-
-def _tensor(traced: fx.GraphModule, path: str) -> Tensor:
-    prefix, _, name = path.rpartition(".")
-    return cast(Tensor, getattr(traced.get_submodule(prefix), name))
-
-
-def _set(module: nn.Module, name: str, value: Tensor | None) -> None:
-    setattr(module, name, None if value is None else nn.Parameter(value.detach().clone(), requires_grad=False))
-
-
-def _linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = call_arguments(node, _LINEAR)
-    weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
-    if weight is None or (bias is not None and _attribute(bias) is None):
-        return None
-    value = _tensor(traced, weight)
-    module = nn.Linear(value.shape[1], value.shape[0], bias=bias is not None, device="meta", dtype=value.dtype)
-    _set(module, "weight", value)
-    _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
-    return _layer_name(traced, weight), module
-
-
-def _conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = call_arguments(node, _CONV)
-    weight, bias = _attribute(arguments["weight"]), arguments.get("bias")
-    if weight is None or (bias is not None and _attribute(bias) is None):
-        return None
-    value = _tensor(traced, weight)
-    groups = int(arguments.get("groups", 1))
-    build = nn.Conv1d if value.ndim == 3 else nn.Conv2d
-    module = build(
-        value.shape[1] * groups,
-        value.shape[0],
-        cast(Any, tuple(value.shape[2:])),
-        stride=arguments.get("stride", 1),
-        padding=arguments.get("padding", 0),
-        dilation=arguments.get("dilation", 1),
-        groups=groups,
-        bias=bias is not None,
-        device="meta",
-        dtype=value.dtype,
-    )
-    _set(module, "weight", value)
-    _set(module, "bias", None if bias is None else _tensor(traced, str(_attribute(bias))))
-    return _layer_name(traced, weight), module
-
-
-def _norm_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    arguments = call_arguments(node, _NORM)
-    paths = {key: _attribute(arguments.get(key)) for key in _NORM[1:5]}
-    if arguments.get("training", False) or paths["running_mean"] is None or paths["running_var"] is None:
-        return None
-    mean = _tensor(traced, paths["running_mean"])
-    module = _AnyBatchNorm(len(mean), eps=arguments.get("eps", 1e-5), dtype=mean.dtype)
-    module.running_mean, module.running_var = mean.clone(), _tensor(traced, paths["running_var"]).clone()
-    for key in ("weight", "bias"):
-        path = paths[key]
-        if path is not None:
-            _set(module, key, _tensor(traced, path))
-        else:
-            setattr(module, key, None)
-    return _layer_name(traced, f"{paths['running_mean']}_norm"), module
-
-
 def _fold_norms(traced: fx.GraphModule, sources: dict[str, WeightSource], norms: dict[str, NormSource]) -> None:
     """Fold every BatchNorm that follows a weight layer, and nothing but it, into that layer (in place)."""
     calls: dict[str, int] = {}
@@ -347,7 +230,7 @@ def _fold_norms(traced: fx.GraphModule, sources: dict[str, WeightSource], norms:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := traced.get_submodule(str(node.target)), NORM_MODULES):
+        if node.op != "call_module" or not _is_norm(norm := traced.get_submodule(str(node.target))):
             continue
         before = node.args[0] if node.args else None
         if not isinstance(before, fx.Node) or str(before.target) not in sources or len(before.users) != 1:
@@ -380,8 +263,8 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     if norm.bias is not None:
         bias = bias + cast(Tensor, norm.bias).double()
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    _set(layer, "weight", (weight.double() * gain.view(shape)).to(weight.dtype))
-    _set(layer, "bias", bias.to(weight.dtype))
+    set_parameter(layer, "weight", (weight.double() * gain.view(shape)).to(weight.dtype))
+    set_parameter(layer, "bias", bias.to(weight.dtype))
 
 
 def _copy_input(traced: fx.GraphModule, sources: dict[str, WeightSource], copies: int) -> None:
@@ -395,7 +278,7 @@ def _copy_input(traced: fx.GraphModule, sources: dict[str, WeightSource], copies
             shape = (-1, copies, *(-1,) * (layer.weight.ndim - 2))
             wide = traced.graph.call_method("expand", (placeholder, *shape))
         node.replace_input_with(placeholder, wide)
-        _set(layer, "weight", layer.weight.repeat_interleave(copies, dim=1) / copies)
+        set_parameter(layer, "weight", layer.weight.repeat_interleave(copies, dim=1) / copies)
         layer.in_channels = copies
         sources[str(node.target)] = replace(sources[str(node.target)], copies=copies)
 
@@ -412,8 +295,8 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _shapes(traced: fx.GraphModule, example: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
-    """Shape of every node's result, and the output."""
+def node_shapes(traced: fx.GraphModule, example: Tensor) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+    """Return the shape of every node's result, where it is a tensor, and the output, for the input `example`."""
     recorder = _ShapeRecorder(traced)
     with torch.no_grad():
         output = recorder.run(example)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from mtz_core.data.torchvision import import_torchvision
 from mtz_core.errors import SpecError
-from mtz_core.torchvision_compat import import_torchvision
 from mtz_core.zoo.architectures import ARCHITECTURES
 
 TORCHVISION = "torchvision:"

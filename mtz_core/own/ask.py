@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mtz_core.errors import CheckpointError
-from mtz_core.own.uploads import PROGRAM
+from mtz_core.system.places import child_environment
 
 PATIENCE = 120.0
 """Seconds until a request is given up; a download says that it goes on, which begins them anew."""
@@ -22,11 +21,9 @@ def ask(request: Mapping[str, Any], say: Callable[[str], None] | None = None, pa
 
     Raises `CheckpointError` with the message of the process, or if it ended without an answer or took too long.
     """
-    paths = [str(PROGRAM), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(
         [sys.executable, "-m", "mtz_core.own.job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=environment,
+        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=child_environment(),
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtz_core.errors import CheckpointError
 from mtz_core.own.files import REMEDY, Shapes, file_kind, plain_shapes, safetensors_shapes
-from mtz_core.own.matching import (
+from mtz_core.own.recognition import (
     SHOWN,
     architecture,
     class_count,
@@ -48,7 +48,7 @@ def inspect_file(path: Path) -> Inspection:
     """
     kind = file_kind(path)
     if kind == "pt2":
-        from mtz_core.graph.exported import read_exported
+        from mtz_core.own.exported import read_exported
 
         program = read_exported(path)
         shapes = plain_shapes(program.module.state_dict())

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mtz_core.data.uploads import upload_path
 from mtz_core.errors import MTZError, SpecError
-from mtz_core.own.uploads import upload_path
 from mtz_core.spec import NetworkSpec
 from mtz_core.system import threads
 

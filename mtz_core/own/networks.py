@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mtz_core.data.uploads import PREFIX, upload_path
 from mtz_core.errors import DataError, SpecError
-from mtz_core.graph.exported import read_exported
-from mtz_core.own.matching import architecture
+from mtz_core.own.exported import read_exported
 from mtz_core.own.pretrained import published_weights
+from mtz_core.own.recognition import architecture
 from mtz_core.own.registered import registered_model
 from mtz_core.own.states import load_state, read_state
-from mtz_core.own.uploads import PREFIX, upload_path
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
 from mtz_core.zoo.parents import load_parent
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mtz_core.errors import SpecError
@@ -59,13 +60,22 @@ def registered_model(name: str) -> Registered:
     return known[name]
 
 
-@lru_cache(maxsize=4)
-def _called(where: str) -> Mapping[str, Registered]:
+def import_registered() -> None:
+    """Import the module of `--models`, if there is one, so that the methods that it registers have a name here.
+
+    Raises `SpecError` if it can't be found or fails.
+    """
+    if where := os.environ.get(VARIABLE, ""):
+        _imported(where)
+
+
+def _imported(where: str) -> tuple[ModuleType, str]:
+    """The module that `where` names, and the name of its factory."""
     module_name, _, factory_name = where.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), factory_name)):
         raise SpecError(f"--models {where[:80]!r} is malformed; {FORM}")
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name), factory_name
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
             raise SpecError(
@@ -77,9 +87,14 @@ def _called(where: str) -> Mapping[str, Registered]:
         raise SpecError(
             f"--models {where}: importing {module_name} failed ({type(error).__name__}: {error})"
         ) from error
+
+
+@lru_cache(maxsize=4)
+def _called(where: str) -> Mapping[str, Registered]:
+    module, factory_name = _imported(where)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise SpecError(f"--models {where}: {module_name} has no function {factory_name!r}; {FORM}")
+        raise SpecError(f"--models {where}: {module.__name__} has no function {factory_name!r}; {FORM}")
     try:
         made = factory()
     except Exception as error:  # the user's own code

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import SpecError
-from mtz_core.own.uploads import uploads_folder
 from mtz_core.spec import NetworkSpec
-from mtz_core.structure import NetworkStructure
-from mtz_core.zoo.structures import structure_from_json, structure_to_json
+from mtz_core.structure.networks import NetworkStructure, structure_from_json, structure_to_json
+from mtz_core.system.places import uploads_folder
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 MOST_BYTES = 8 * 2**20

@@ -24,7 +24,7 @@ from mtz_core.own.files import (
     first_line,
     safetensors_shapes,
 )
-from mtz_core.own.matching import (
+from mtz_core.own.recognition import (
     COUNTER,
     architecture,
     class_count,

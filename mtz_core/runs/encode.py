@@ -12,7 +12,7 @@ import numpy as np
 
 from mtz_core.events import DifferenceComputed, Event, LayerZipped
 from mtz_core.runs.files import Array
-from mtz_core.structure import GroupSummary, LayerSummary, NetworkStructure, ParameterCounts
+from mtz_core.structure.sizes import ParameterCounts
 
 WEIGHT_LIMIT = 64 * 2**20
 """Bytes of weights kept per layer; larger ones are in the saved network anyway."""
@@ -78,20 +78,6 @@ def counts_data(counts: ParameterCounts) -> dict[str, Any]:
         "versus_all": counts.versus_all,
         "versus_smallest": counts.versus_smallest,
     }
-
-
-def decode_counts(data: Mapping[str, Any]) -> ParameterCounts:
-    """Return the `ParameterCounts` that `counts_data` wrote."""
-    return ParameterCounts(data["shared"], tuple(data["private"]), tuple(data["parents"]))
-
-
-def decode_structure(data: Mapping[str, Any]) -> NetworkStructure:
-    """Return a `NetworkStructure` from the data of a stored `Started` event (one of its `structures`)."""
-    return NetworkStructure(
-        layers=tuple(LayerSummary(**{**layer, "kernel": tuple(layer["kernel"])}) for layer in data["layers"]),
-        groups=tuple(GroupSummary(**{**group, "producers": tuple(group["producers"])}) for group in data["groups"]),
-        other_parameters=data["other_parameters"],
-    )
 
 
 def _single(values: Any) -> Array:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from mtz_core.errors import RunError
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.system.places import child_environment
 
 __all__ = ["is_alive", "start_worker"]
-
-PROGRAM = Path(__file__).resolve().parents[2]
 
 
 def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subprocess.Popen[bytes]:
@@ -24,14 +22,13 @@ def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subproce
     `resume` is not set, or the process can't be started.
     """
     record = store.reserve(run_id, resume=resume)
-    paths = [str(PROGRAM), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "mtz_core", "worker", run_id, "--store", str(store.root)]
     try:
         with (record.path / "worker.log").open("ab") as output:
             process = subprocess.Popen(
                 [*command, "--launcher", str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=record.path, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env=child_environment(),
             )  # fmt: skip
     except OSError as error:
         store.set_status(run_id, RunStatus.FAILED, f"the worker could not be started: {error}")

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
-from mtz_core.zipper import Checkpoint, Zipper
+from mtz_core.zipping.checkpoint import Checkpoint
+from mtz_core.zipping.zipper import Zipper
 
 __all__ = ["Checkpoint", "Zipper", "load_checkpoint", "save_checkpoint", "save_images", "save_networks"]
 

@@ -18,6 +18,7 @@ from mtz_core.events import (
     OutputsWeighed,
     Planned,
     Planning,
+    RetrainEnded,
     RetrainStep,
     Started,
 )
@@ -69,6 +70,9 @@ class ProgressLine:
             self._layers = len(event.layers)
             for warning in event.warnings:
                 self._print(f"warning: {warning}")
+        if isinstance(event, RetrainEnded):
+            self._print(describe(event))
+            return
         left = remaining(event.fraction, now - self._began, self._first)
         eta = "" if left is None or event.fraction >= 1.0 else f", about {duration(left)} left"
         text = f"{event.fraction:4.0%}  {describe(event)}  ({duration(now - self._began)}{eta})"
@@ -126,6 +130,8 @@ def describe(event: Event) -> str:
             return f"{layer}: fitted to its parents, relative loss {relative:.3f}"
         case RetrainStep():
             return f"{layer or 'all layers'}: retraining, step {event.step}, loss {sum(event.losses):.3f}"
+        case RetrainEnded():
+            return event.text
         case OutputsWeighed():
             return f"network {event.task + 1}: how much each output matters, {event.part:.0%}"
         case LookedAhead():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
 from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
 from mtz_core.spec import parse_run_spec
+from mtz_core.system.places import runs_folder
 
 Events = list[StoredEvent]  # inside the class, `list` is the method
 Names = list[str]
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class RunReader:
-    """Runs under one folder (default: `$MTZ_RUNS`, else `./runs`), which is made on the first write.
+    """Runs under one folder (default: see `runs_folder`), which is made on the first write.
 
     Every method that takes a run identifier raises `RunError` if it is malformed or unknown.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root or os.environ.get("MTZ_RUNS") or "runs").absolute()
+        self.root = Path(root or runs_folder()).absolute()
         self._database = self.root / "runs.sqlite3"
 
     def get(self, run_id: str) -> RunRecord:
@@ -116,7 +116,10 @@ class RunReader:
             fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
             fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
         except (ValueError, SpecError) as error:
-            raise RunError(f"run {row['id']} cannot be read: {error}; it was written by another version") from error
+            raise RunError(
+                f"run {row['id']} cannot be read: {error}; it was written by another version, or with "
+                "a method that this process does not know"
+            ) from error
         record = RunRecord(**fields)
         claimed = record.status is RunStatus.RUNNING or (record.status is RunStatus.QUEUED and record.pid is not None)
         if claimed and not is_alive(record):

@@ -1,1 +1,1 @@
-"""The machine: how processes use its cores (no torch here)."""
+"""The machine: where files lie, and how processes use its cores (no torch here)."""

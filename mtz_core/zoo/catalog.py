@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from mtz_core.data.bundled import class_names
 from mtz_core.errors import CheckpointError, SpecError
+from mtz_core.system.places import ASSETS
 
-PARENTS = Path(__file__).resolve().parents[2] / "assets" / "parents"
+PARENTS = ASSETS / "parents"
 
 
 @dataclass(frozen=True)

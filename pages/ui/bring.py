@@ -12,17 +12,18 @@ from typing import Any
 
 import streamlit as st
 
+from mtz_core.data import uploads
 from mtz_core.data.bundled import TASKS
 from mtz_core.errors import MTZError, SpecError
-from mtz_core.own import uploads
+from mtz_core.figures.text import count_text
 from mtz_core.own.ask import ask
-from mtz_core.own.matching import architectures
+from mtz_core.own.recognition import architectures
 from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
-from mtz_core.text import count_text
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import address, frame, setup
+from mtz_core.structure.sizes import why_not_zippable
+from mtz_core.system.places import uploads_folder
+from pages.ui import address, frame, query
 
 SOURCES = ("file", "torchvision", "registered")
 SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
@@ -137,7 +138,7 @@ def _registered() -> Found | None:
     if not os.environ.get(VARIABLE):
         st.info(
             "No module is registered. Whoever starts the dashboard can add the networks of a Python module: "
-            "`streamlit run app.py -- --models my_models:trained`.",
+            "`python -m mtz_core app --models my_models:trained`.",
             icon=":material/info:",
         )
         return None
@@ -245,9 +246,9 @@ def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
             status.update(label="The network was not added", state="error")
             raise
         status.update(label="Added", state="complete")
-    known = setup.known_networks()
+    known = query.known_networks()
     fitting = [n for n in parents if why_not_zippable([known[n], known[added["name"]]], [n, added["name"]]) is None]
-    kept = [name for name in fitting if name != added["name"]][: setup.MOST_PARENTS - 1]
+    kept = [name for name in fitting if name != added["name"]][: query.MOST_PARENTS - 1]
     st.session_state["parents-wanted"] = [*kept, added["name"]]
     st.toast(f"{frame.plain(title)} was added.", icon=":material/check_circle:")
     st.rerun()
@@ -284,7 +285,7 @@ def _models(where: str) -> dict[str, Any]:
 def _problem(error: MTZError) -> None:
     """Show an error: the file is called by its own name, and nothing in it is taken for markup."""
     text = str(error)
-    folder = str(uploads.uploads_folder())
+    folder = str(uploads_folder())
     for upload, name in _names().items():
         text = text.replace(f"{folder}/{upload.removeprefix(uploads.PREFIX)}", name)
     text = re.sub(re.escape(folder) + r"/([0-9a-f]{8})[0-9a-f]{56}", r"file \1…", text)

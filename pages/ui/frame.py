@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mtz_core.errors import MTZError
+from mtz_core.figures.palette import palette
+from mtz_core.figures.text import ago_text, percent_text
 from mtz_core.own.registered import VARIABLE, register
-from mtz_core.palette import palette
-from mtz_core.text import ago_text, percent_text
+from mtz_core.system.places import runs_folder
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from mtz_core.palette import Mode, Palette
+    from mtz_core.figures.palette import Mode, Palette
     from mtz_core.runs.records import RunRecord
     from mtz_core.runs.store import RunStore
 
-ROOT = Path(__file__).resolve().parents[2]
 HOME, NETWORKS, ZIP = "app.py", "pages/1_Networks.py", "pages/2_Zip.py"
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
 NAME = "MTZ Explorer"
@@ -98,15 +98,15 @@ def theme() -> Mode:
 
 
 def store() -> RunStore:
-    """Return the run store of this server (`$MTZ_RUNS`, or `runs` beside `app.py`)."""
-    return _open_store(os.environ.get("MTZ_RUNS") or str(ROOT / "runs"))
+    """Return the run store of this server ."""
+    return _open_store(runs_folder())
 
 
 @st.cache_resource(show_spinner=False)
-def _open_store(root: str) -> RunStore:
+def _open_store(root: Path) -> RunStore:
     from mtz_core.runs.store import RunStore
 
-    return RunStore(Path(root))
+    return RunStore(root)
 
 
 def show(figure: go.Figure, key: str, *, alt: str, file_name: str | None = None, **options: Any) -> Any:

@@ -24,6 +24,35 @@ LIMIT = 512
 EXACT = 128 * 128  # so many values are also sent as numbers, to be read out exactly
 
 
+class View:
+    """What is shown of a matrix (n, m): some rows and columns in some order, pooled to the blocks of the canvas."""
+
+    def __init__(self, matrix: Floats, rows: Integers | None, columns: Integers | None, pooled: Pooled | None) -> None:
+        self.rows = np.arange(matrix.shape[0]) if rows is None else rows
+        self.columns = np.arange(matrix.shape[1]) if columns is None else columns
+        self.matrix = matrix
+        self.blocks = pool_minimum(self._shown(), LIMIT) if pooled is None else pooled
+        self.places = [np.full(size, -1) for size in matrix.shape]
+        for place, order in zip(self.places, (self.rows, self.columns), strict=True):
+            place[order] = np.arange(order.size)
+
+    def place(self, i: int, j: int) -> list[int] | None:
+        """Return the block in which entry (i, j) lies; `None` where it is not shown."""
+        a, b = int(self.places[0][i]), int(self.places[1][j])
+        return list(self.blocks.block(a, b)) if a >= 0 and b >= 0 else None
+
+    def cell(self, a: int, b: int) -> tuple[int, int] | None:
+        """Return the entry (i, j) that block (a, b) shows; `None` where there is no such block."""
+        down, across = self.blocks.values.shape
+        if not (0 <= a < down and 0 <= b < across):
+            return None
+        r, c = cheapest_in_block(self._shown(), self.blocks, a, b)
+        return int(self.rows[r]), int(self.columns[c])
+
+    def _shown(self) -> Floats:
+        return self.matrix[np.ix_(self.rows, self.columns)]
+
+
 def heatmap(
     matrix: Floats,
     *,
@@ -54,52 +83,44 @@ def heatmap(
         pooled: what `pool_minimum` makes of the entries shown, where the caller has it already.
         on_cell: `None` makes a map that can only be read.
     """
-    rows = np.arange(matrix.shape[0]) if rows is None else rows
-    columns = np.arange(matrix.shape[1]) if columns is None else columns
-    blocks = pool_minimum(matrix[np.ix_(rows, columns)], LIMIT) if pooled is None else pooled
-    place_row = np.full(matrix.shape[0], -1)
-    place_row[rows] = np.arange(rows.size)
-    place_column = np.full(matrix.shape[1], -1)
-    place_column[columns] = np.arange(columns.size)
-
-    def place(i: int, j: int) -> list[int] | None:
-        a, b = int(place_row[i]), int(place_column[j])
-        return list(blocks.block(a, b)) if a >= 0 and b >= 0 else None
-
-    marks = [] if pairs is None else [at for at in (place(int(i), int(j)) for i, j in pairs) if at is not None]
+    view = View(matrix, rows, columns, pooled)
+    marks = [view.place(int(i), int(j)) for i, j in ([] if pairs is None else pairs)]
 
     def chosen() -> None:
         cell = st.session_state[key].cell
-        if not cell or on_cell is None:
-            return
-        a, b = int(cell["i"]), int(cell["j"])
-        if 0 <= a < blocks.values.shape[0] and 0 <= b < blocks.values.shape[1]:
-            r, c = cheapest_in_block(matrix[np.ix_(rows, columns)], blocks, a, b)
-            on_cell(int(rows[r]), int(columns[c]))
+        if cell and on_cell is not None and (found := view.cell(int(cell["i"]), int(cell["j"]))) is not None:
+            on_cell(*found)
 
     _heatmap(
         key=key,
         data={
-            "rows": blocks.values.shape[0],
-            "columns": blocks.values.shape[1],
-            "levels": base64.b64encode(to_bytes(blocks.values, *scale).tobytes()).decode(),
-            "low": scale[0],
-            "high": scale[1],
-            "clipped": bool(np.nanmax(blocks.values) > scale[1] * (1 + 1e-9)),
-            "pairs": marks,
-            "selected": None if selected is None else place(*selected),
+            **_picture(view.blocks, scale),
+            "pairs": [at for at in marks if at is not None],
+            "selected": None if selected is None else view.place(*selected),
             "selectedValue": None if selected is None else _numbers(matrix[selected])[0],
             "names": list(names),
-            "rowLabels": _labels(rows, blocks.row_edges, labels[0] if labels else None),
-            "columnLabels": _labels(columns, blocks.column_edges, labels[1] if labels else None),
-            "pooled": not blocks.exact,
-            "values": _numbers(blocks.values) if blocks.exact and blocks.values.size <= EXACT else None,
+            "rowLabels": _labels(view.rows, view.blocks.row_edges, labels[0] if labels else None),
+            "columnLabels": _labels(view.columns, view.blocks.column_edges, labels[1] if labels else None),
             "mark": mark,
             "marked": marked,
             "readonly": on_cell is None,
         },
         on_cell_change=chosen,
     )
+
+
+def _picture(blocks: Pooled, scale: tuple[float, float]) -> dict[str, Any]:
+    """What the canvas paints: a byte per block, and the values themselves where they are exact and few."""
+    return {
+        "rows": blocks.values.shape[0],
+        "columns": blocks.values.shape[1],
+        "levels": base64.b64encode(to_bytes(blocks.values, *scale).tobytes()).decode(),
+        "low": scale[0],
+        "high": scale[1],
+        "clipped": bool(np.nanmax(blocks.values) > scale[1] * (1 + 1e-9)),
+        "pooled": not blocks.exact,
+        "values": _numbers(blocks.values) if blocks.exact and blocks.values.size <= EXACT else None,
+    }
 
 
 def _labels(order: Integers, edges: Integers, names: Sequence[str] | None) -> list[str]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtz_core.palette import Mode, palette
-from mtz_core.text import count_text, percent_text
+from mtz_core.figures.palette import Mode, palette
+from mtz_core.figures.text import count_text, percent_text
+from mtz_core.system.places import ASSETS
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "assets" / "example" / "landing.json"
+EXAMPLE = ASSETS / "example" / "landing.json"
 SHAPES = ("circle", "square", "diamond", "triangle")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,14 +15,16 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
-from mtz_core.budgets import Choice, Point, frontier, resolve
+from mtz_core.budget.choice import Choice, Point
+from mtz_core.budget.plan import EVEN, read_choice
+from mtz_core.budget.search import frontier, resolve
 from mtz_core.errors import MTZError
 from mtz_core.figures.planning import frontier_figure, share_curve
-from mtz_core.plans import EVEN, read_choice
+from mtz_core.figures.text import count_text, duration_text
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
-from mtz_core.structure import NetworkStructure
-from mtz_core.text import count_text, duration_text
-from mtz_core.trunks import trunk_of
+from mtz_core.structure.joint import JointStructure
+from mtz_core.structure.trunks import trunk_of
+from mtz_core.system.places import child_environment
 from pages.ui import frame, setup
 
 TICK = 0.7
@@ -103,10 +104,10 @@ def busy() -> bool:
     return _job() is not None
 
 
-def known(spec: RunSpec, networks: Sequence[NetworkStructure]) -> Choice | None:
+def known(spec: RunSpec, joint: JointStructure) -> Choice | None:
     """Return the curves of a specification if they were measured."""
     data = _measured().get(key_of(spec))
-    return None if data is None else read_choice(data, networks)
+    return None if data is None else read_choice(data, joint)
 
 
 def apply_wanted() -> None:
@@ -157,7 +158,7 @@ def choose_budget() -> BudgetSpec:
     return BudgetSpec(size=size)
 
 
-def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
+def area(spec: RunSpec | None, joint: JointStructure) -> None:
     """Draw budget and button; while a process measures, its progress and a way to stop it."""
     st.caption(
         "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
@@ -166,7 +167,7 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
     budget = choose_budget()
     if spec is not None and budget.macs is not None:
         try:
-            trunk = trunk_of(networks, limit=budget.macs)
+            trunk = trunk_of(joint, limit=budget.macs)
             name = None if trunk is None else trunk.name
             spec = spec.model_copy(update={"zip": spec.zip.model_copy(update={"trunk": name})})
         except MTZError as error:
@@ -177,7 +178,7 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
         st.rerun()
     clicked = st.button("Plan", icon=":material/route:", key="plan", disabled=spec is None or _job() is not None)
     if clicked and spec is not None:
-        choice = known(spec, networks)
+        choice = known(spec, joint)
         if choice is None:
             _start(spec)
         else:
@@ -187,8 +188,8 @@ def area(spec: RunSpec | None, networks: Sequence[NetworkStructure]) -> None:
     if (note := st.session_state.pop("plan-note", None)) is not None:
         st.info(note, icon=":material/info:")
     if _job() is not None:
-        st.fragment(_watch, run_every=TICK)(budget, networks)
-    elif spec is not None and known(spec, networks) is None:
+        st.fragment(_watch, run_every=TICK)(budget, joint)
+    elif spec is not None and known(spec, joint) is None:
         st.caption("The curves under the sliders appear once they were measured for these networks and this method.")
 
 
@@ -217,7 +218,7 @@ def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
     """Draw the frontier, with the point where the sliders stand."""
     points = _frontier(choice, repr(choice))
     error = choice.error(choice.divergence(shares))
-    smallest = min(structure.parameters for structure in choice.structures)
+    smallest = choice.smallest
     st.subheader("Predicted error and size", anchor=False)
     frame.show(
         frontier_figure(
@@ -274,18 +275,17 @@ def _start(spec: RunSpec) -> None:
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="plan-")
     file, out, err = (Path(folder.name) / name for name in ("plan.yaml", "out", "err"))
     file.write_text(dump_run_spec(spec), encoding="utf-8")
-    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with out.open("wb") as output, err.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "plan", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )  # fmt: skip
     st.session_state["plan-job"] = key_of(spec)
     _jobs()[key_of(spec)] = Job(key_of(spec), process, folder)
 
 
-def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
+def _watch(budget: BudgetSpec, joint: JointStructure) -> None:
     """Show how far a process is; when it has ended, take its plan over."""
     job = _job()
     if job is None:  # another page has ended it
@@ -298,7 +298,7 @@ def _watch(budget: BudgetSpec, networks: Sequence[NetworkStructure]) -> None:
             st.session_state["plan-failure"] = job.complaint()
         _end(job)
         if found is not None:
-            _settle(read_choice(found, networks), budget)
+            _settle(read_choice(found, joint), budget)
         st.rerun()
     _progress(job, job.lines())
     if st.button("Stop", icon=":material/stop:", key="plan-stop"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,12 +13,13 @@ from typing import Any
 
 import streamlit as st
 
+from mtz_core.checking.text import deviation_text, layer_text, shape_text, sharing_text, verdict
 from mtz_core.errors import MTZError, RunError
-from mtz_core.preflights import deviation_text, layer_text, shape_text, sharing_text, verdict
+from mtz_core.figures.text import duration_text, percent_text
 from mtz_core.spec import RunSpec, dump_run_spec
-from mtz_core.text import duration_text, percent_text
-from mtz_core.zoo.structures import why_not_zippable
-from pages.ui import address, frame, setup
+from mtz_core.structure.sizes import why_not_zippable
+from mtz_core.system.places import child_environment
+from pages.ui import address, frame, query, setup
 
 PATIENCE = 120.0
 """Seconds until a check is given up."""
@@ -49,7 +49,7 @@ def area(parents: Sequence[str], tasks: Sequence[str]) -> None:
         return
     report = _reports()[asked]
     _report(report, [f"{number}: {task}" for number, task in enumerate(tasks)])
-    known = setup.known_networks()
+    known = query.known_networks()
     if report["green"] and (problem := why_not_zippable([known[name] for name in parents], parents)):
         st.info(f"The Zip page does not take them. {problem}", icon=":material/block:")
 
@@ -110,14 +110,13 @@ def _checked(parents: Sequence[str]) -> dict[str, Any]:
     Raises `RunError` with the message of the process, or if it took too long.
     """
     spec = RunSpec(networks=tuple(map(setup.network_spec, parents)))
-    paths = [str(frame.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "preflight.yaml"
         file.write_text(dump_run_spec(spec), encoding="utf-8")
         with subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "preflight", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         ) as process:  # fmt: skip
             try:
                 output, errors = _awaited(process)

@@ -14,11 +14,20 @@ import streamlit as st
 from mtz_core.figures.curves import error_curves, loss_curves
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.size import size_by_layer
+from mtz_core.figures.text import (
+    bytes_text,
+    count_text,
+    duration_text,
+    error_text,
+    percent_text,
+    points_text,
+    times_text,
+)
 from mtz_core.spec import dump_run_spec
-from mtz_core.structure import ParameterCounts
-from mtz_core.text import bytes_text, count_text, duration_text, error_text, percent_text, points_text, times_text
+from mtz_core.structure.sizes import ParameterCounts
 from mtz_core.zoo.catalog import catalog
-from pages.ui import frame, jobs, setup
+from pages.ui import frame, jobs
+from pages.ui.query import query_of
 from pages.ui.story import Story, seconds_left, tell, thinned
 
 if TYPE_CHECKING:
@@ -49,7 +58,7 @@ def show_run(run_id: str) -> None:
             if str(record.status) == "finished":
                 frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id)
                 frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
-            if (query := setup.query_of(record.spec)) is not None:
+            if (query := query_of(record.spec)) is not None:
                 frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **query)
     _ending(record)
 
@@ -139,6 +148,8 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             alt=f"Retraining loss over {len(story.steps)} steps",
             file_name=f"mtz-loss-{run_id}",
         )
+        if story.retrained:
+            st.caption(story.retrained[-1])
     _log(story)
 
 
@@ -274,9 +285,9 @@ def _snippet(record: RunRecord) -> str:
     """Return Python lines that load the zipped network."""
     load = f"""network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
 single = network.extract(0)  # a plain module of the first parent's architecture"""
-    zipped = "from mtz_core.zipped import ZippedNetwork"
+    zipped = "from mtz_core.network.zipped import ZippedNetwork"
     if record.spec.zip.trunk is not None or record.spec.zip.macs is not None:
-        zipped = f"from mtz_core.together import Together\n{zipped}"
+        zipped = f"from mtz_core.network.together import Together\n{zipped}"
         load += "\nanswers = Together(network)(images)  # of all tasks to the same images; common layers run once"
     if all(network.parent for network in record.spec.networks):
         names = ", ".join(repr(network.parent) for network in record.spec.networks)

@@ -8,124 +8,34 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
+from mtz_core.budget.plan import multiplications_text
 from mtz_core.figures import names
+from mtz_core.figures.text import percent_text, sentence
+from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.own.registry import own_networks
-from mtz_core.plans import multiplications_text
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
-from mtz_core.structure import HEAD, NO_PARTNER, JointStructure, NetworkStructure, joined, shared_count
-from mtz_core.text import percent_text, sentence
-from mtz_core.trunks import Trunk, trunk_of, trunks
+from mtz_core.structure.joint import NO_PARTNER, JointGroup, JointStructure
+from mtz_core.structure.networks import HEAD, NetworkStructure
+from mtz_core.structure.sizes import shared_count
+from mtz_core.structure.trunks import Trunk, trunks
+from mtz_core.system.registry import Registry
 from mtz_core.zoo.catalog import catalog
-from mtz_core.zoo.structures import structures
+from pages.ui.query import (
+    CARRIED,
+    DEFAULTS,
+    MOST_PARENTS,
+    PLAIN,
+    RATES,
+    RETRAINING,
+    RIDGES,
+    field_of,
+    number_text,
+    with_fields,
+)
 
-PLAIN = RunSpec(networks=(NetworkSpec(parent="a"), NetworkSpec(parent="b")), zip=ZipSpec(retrain=RetrainSpec()))
-DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
-DRAWN = ZipSpec(pairing="random")
-"""What is in force where pairs are drawn at random."""
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
-MOST_PARENTS = 6
 NO_TRUNK = "nothing"
 IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
-RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
-RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
-CARRIED = {
-    "bias": "zip.bias",
-    "scale": "zip.scale",
-    "normalise": "zip.normalise",
-    "weighting": "zip.weighting",
-    "rounds": "zip.relu_rounds",
-    "streams": "zip.streams",
-    "sparse": "zip.sparse",
-    "chunk": "zip.batch_size",
-    "memory": "zip.activation_budget",
-    "device": "zip.device",
-    "tested": "evaluation.images",
-    "live": "evaluation.live_images",
-    "decay": "zip.retrain.weight_decay",
-    "every": "zip.retrain.evaluate_every",
-}
-"""Fields without a widget: parameter of the URL → field of the specification."""
-
-
-def query_of(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
-
-    `None` where the page cannot show it: networks that were not brought through the dashboard.
-    """
-    known = known_networks()
-    named = {network.spec: name for name, network in own_networks().items()}
-    named |= {NetworkSpec(parent=name): name for name in structures()}
-    parents = [named[network] for network in spec.networks if network in named]
-    if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
-        return None
-    zipping, retrain = spec.zip, spec.zip.retrain
-    networks = [known[name] for name in parents]
-    query: dict[str, Any] = {
-        "parents": parents,
-        "images": spec.calibration.images,
-        "enough": "true" if zipping.calibration == "enough" else None,
-        "pairing": zipping.pairing,
-        "metric": zipping.metric if zipping.pairing != "random" else None,
-        "sharing": _unless(zipping.sharing, ZipSpec(pairing=zipping.pairing).sharing),
-        "compensate": None if zipping.compensate else "false",
-        "ridge": zipping.ridge if zipping.ridge == "auto" else _number(zipping.ridge, RIDGES[1:]),
-        "title": spec.title or None,
-        "seed": zipping.seed or None,
-        "positions": _unless(zipping.positions or 0, DEFAULTS.positions),
-    }
-    for group in joined(networks).groups if len(networks) > 1 and zipping.share != "auto" else ():
-        if group.sharing:
-            share = zipping.share.get(group.name, 0.0) if isinstance(zipping.share, dict) else zipping.share
-            query[f"share-{group.name}"] = share if isinstance(share, float) else min(1.0, share / min(group.widths))
-    trunk = trunk_of(networks, zipping.trunk, zipping.macs)
-    query["trunk"] = None if trunk is None else trunk.name
-    if (budget := zipping.budget) is not None:  # the sliders follow when it is planned
-        least = min(network.parameters for network in networks)
-        size = budget.size if budget.parameters is None else budget.parameters / least
-        query |= (
-            {"budget": "computation", "macs": budget.macs}
-            if budget.only_macs
-            else {"budget": "error", "change": budget.error}
-            if size is None
-            else {"budget": "size", "size": size}
-        )
-    for t, weight in enumerate(zipping.alpha or ()):
-        query[f"weight-{t}"] = weight
-    if retrain is not None:
-        query |= {
-            "retrain": retrain.schedule,
-            "steps": retrain.steps,
-            "targets": retrain.targets,
-            "rate": _number(retrain.learning_rate, RATES),
-            "optimizer": _unless(retrain.optimizer, RETRAINING.optimizer),
-            "batch": _unless(retrain.batch_size, RETRAINING.batch_size),
-            "temperature": _unless(retrain.temperature, RETRAINING.temperature),
-        }
-    plain = PLAIN.model_copy(
-        update={"zip": ZipSpec(compensate=zipping.compensate, pairing=zipping.pairing, retrain=RETRAINING)}
-    )
-    for name, path in CARRIED.items():
-        if retrain is not None or "retrain" not in path:
-            value = _field(spec, path)
-            if value != _field(plain, path):
-                query[name] = "all" if value is None else value
-    return query
-
-
-def _number(value: float, listed: Sequence[str]) -> str:
-    """Return a number as it is written in a list, or in full where it is not there."""
-    return next((text for text in listed if float(text) == value), repr(float(value)))
-
-
-def _unless(value: Any, default: Any) -> Any:
-    return None if value == default else value
-
-
-def _field(spec: RunSpec, path: str) -> Any:
-    value: Any = spec
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _given(name: str, read: Callable[[str], Any]) -> list[Any]:
@@ -168,11 +78,6 @@ def _ridge(text: str) -> str:
     return text if _number_between(text, 0.0, 1e300) >= 0 else ""
 
 
-def known_networks() -> dict[str, NetworkStructure]:
-    """Return the structure of every network that can be chosen: bundled ones first, then those that were brought."""
-    return structures() | {name: network.structure for name, network in own_networks().items()}
-
-
 def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PARENTS) -> tuple[str, ...]:
     """Draw the selector of parents, bound to `?parents=a&parents=b`."""
     if wanted := st.session_state.pop("parents-wanted", None):
@@ -204,9 +109,9 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
-def choose_trunk(networks: Sequence[NetworkStructure]) -> Trunk | None:
+def choose_trunk(joint: JointStructure) -> Trunk | None:
     """Draw which layers are computed once for tasks that see the same images; nothing where none can be."""
-    possible = {trunk.name: trunk for trunk in trunks(networks)}
+    possible = {trunk.name: trunk for trunk in trunks(joint)}
     if st.session_state.get("trunk") not in (None, NO_TRUNK, *possible):  # of other networks
         del st.session_state["trunk"]
     if not possible:
@@ -222,7 +127,7 @@ def choose_trunk(networks: Sequence[NetworkStructure]) -> Trunk | None:
         "tasks, so they are computed once.",
     )
     trunk = possible.get(chosen or NO_TRUNK)
-    st.caption(sentence(multiplications_text(trunk, networks)))
+    st.caption(sentence(multiplications_text(trunk, joint.networks)))
     return trunk
 
 
@@ -243,7 +148,6 @@ def choose_shares(
     top = st.container()
     shares: dict[str, float] = {}
     for group in joint.groups:
-        first = next(iter(group.members.values()))
         if not group.sharing:
             reasons = [own.frozen for own in group.members.values() if own.frozen not in (None, HEAD, NO_PARTNER)]
             if reasons:
@@ -252,25 +156,9 @@ def choose_shares(
         if group.name in fixed:
             st.caption(f":material/join: **{group.name}**: all {min(group.widths)} shared, computed once for all tasks")
             continue
-        more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
-        some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
-        width = min(group.widths)
-        ratio = st.slider(
-            f"Share of {group.name}{more}{some}",
-            0.0,
-            1.0,
-            1.0,
-            0.05,
-            format="percent",
-            key=f"share-{group.name}",
-            bind="query-params",
-            help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
-        )
-        shares[group.name] = ratio
-        count = f"{shared_count(ratio, [width])} of {width} shared"
-        st.html(f"<p class='under-slider'>{count}</p>")
+        shares[group.name] = _share_slider(group, tasks)
         if under is not None:
-            under(group.name, shared_count(ratio, [width]))
+            under(group.name, shared_count(shares[group.name], [min(group.widths)]))
     for network, task in zip(joint.networks, tasks, strict=True):
         private = [layer.name for layer in network.layers if layer.alone]
         if private:
@@ -295,6 +183,26 @@ def choose_shares(
             help="Moves all sliders below.",
         )
     return shares | dict.fromkeys(fixed, 1.0)
+
+
+def _share_slider(group: JointGroup, tasks: Sequence[str]) -> float:
+    """Draw the slider of a channel group, and under it how many neurons it shares."""
+    first, width = next(iter(group.members.values())), min(group.widths)
+    more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
+    some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
+    ratio = st.slider(
+        f"Share of {group.name}{more}{some}",
+        0.0,
+        1.0,
+        1.0,
+        0.05,
+        format="percent",
+        key=f"share-{group.name}",
+        bind="query-params",
+        help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
+    )
+    st.html(f"<p class='under-slider'>{shared_count(ratio, [width])} of {width} shared</p>")
+    return ratio
 
 
 def _share_all(groups: Sequence[str]) -> None:
@@ -322,6 +230,27 @@ def _weight_range(key: str) -> tuple[float, float]:
 
 def choose_method(tasks: int) -> dict[str, Any]:
     """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
+    chosen = _choose_images() | _choose_pairing(tasks)
+    chosen["compensate"] = st.toggle(
+        "Compensation",
+        value=True,
+        key="compensate",
+        bind="query-params",
+        help="Every layer makes up for what merges before it have changed, and errors that would change an answer "
+        "count most. Needs no labels. Off: the paper's method.",
+    )
+    ridge = st.select_slider(
+        "Ridge",
+        ["auto", *_options("ridge", RIDGES[1:], _ridge)],
+        "auto",
+        key="ridge",
+        bind="query-params",
+        help="Steadies the fit where images are few. Auto chooses it for every layer by cross-validation.",
+    )
+    return chosen | {"ridge": "auto" if ridge == "auto" else float(ridge)}
+
+
+def _choose_images() -> dict[str, Any]:
     images = st.select_slider(
         "Calibration images per task",
         _options("images", IMAGES, _whole),
@@ -338,26 +267,30 @@ def choose_method(tasks: int) -> dict[str, Any]:
         help="Tries ever more images, up to the number above, and goes on with as many as it takes until twice as many "
         "would change pairs and predicted loss little. Costs about as much time as the zip.",
     )
+    return {"images": images, "calibration": "enough" if enough else DEFAULTS.calibration}
+
+
+def _choose_pairing(tasks: int) -> dict[str, Any]:
+    """What is compared, and by how many tasks a neuron may be shared, does not matter to random pairs."""
     pairing = st.segmented_control(
         "Pairing",
-        ["optimal", "greedy", "random"],
-        default="optimal",
+        PAIRING.names,
+        default=DEFAULTS.pairing,
         required=True,
         key="pairing",
         bind="query-params",
-        help="Optimal: the assignment of least total difference. Greedy: the paper's rule. Random: a baseline.",
+        help=_listed("Which neurons become one.", PAIRING),
     )
-    random = pairing == "random"
+    random = PAIRING.find(pairing).random
     metric = st.segmented_control(
         "What is compared",
-        ["functional", "euclidean"],
-        default="functional",
+        METRICS.names,
+        default=DEFAULTS.metric,
         required=True,
         key="metric",
         bind="query-params",
         disabled=random,
-        help="Functional: how different the outputs are on the calibration images. Euclidean: the weights alone. "
-        "Random pairs are compared by nothing.",
+        help=_listed("What decides how alike two neurons are. Random pairs are compared by nothing.", METRICS),
     )
     sharing = DEFAULTS.sharing
     if tasks > 2:
@@ -372,31 +305,15 @@ def choose_method(tasks: int) -> dict[str, Any]:
             help="Subsets: a neuron may be shared by any two or more tasks. All: by all of them or by none, as in "
             "random pairs.",
         )
-    compensate = st.toggle(
-        "Compensation",
-        value=True,
-        key="compensate",
-        bind="query-params",
-        help="Every layer makes up for what merges before it have changed, and errors that would change an answer "
-        "count most. Needs no labels. Off: the paper's method.",
-    )
-    ridge = st.select_slider(
-        "Ridge",
-        ["auto", *_options("ridge", RIDGES[1:], _ridge)],
-        "auto",
-        key="ridge",
-        bind="query-params",
-        help="Steadies the fit where images are few. Auto chooses it for every layer by cross-validation.",
-    )
-    return {
-        "images": images,
-        "calibration": "enough" if enough else DEFAULTS.calibration,
-        "pairing": pairing,
-        "metric": DRAWN.metric if random else metric,
-        "sharing": DRAWN.sharing if random else sharing,
-        "compensate": compensate,
-        "ridge": "auto" if ridge == "auto" else float(ridge),
-    }
+    if random:
+        drawn = ZipSpec(pairing=pairing)
+        return {"pairing": pairing, "metric": drawn.metric, "sharing": drawn.sharing}
+    return {"pairing": pairing, "metric": metric, "sharing": sharing}
+
+
+def _listed(question: str, registry: Registry[Any]) -> str:
+    """Help for a menu of what is registered."""
+    return "\n".join([f"{question}\n", *(f"- {entry.name}: {entry.text}" for entry in registry)])
 
 
 def choose_retraining() -> RetrainSpec | None:
@@ -425,9 +342,11 @@ def choose_retraining() -> RetrainSpec | None:
     rate = st.select_slider(
         "Learning rate",
         _options("rate", RATES, _rate),
-        "1e-3",
+        number_text(RETRAINING.learning_rate, RATES),
         key="rate",
         bind="query-params",
+        help="By which part of its size a weight moves in a step. Where the network gets worse on images held back, "
+        "the rate is halved; its best state is kept.",
     )
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
 
@@ -479,22 +398,10 @@ def _carried(retraining: bool) -> dict[str, Any]:
             continue
         value = None if text == "all" else text
         try:
-            found[path] = _field(_with(PLAIN, {path: value}), path)
+            found[path] = field_of(with_fields(PLAIN, {path: value}), path)
         except ValidationError:
             st.warning(f"The link asks for {path} = “{text[:40]}”, which is not valid.", icon=":material/link_off:")
     return found
-
-
-def _with(spec: RunSpec, fields: Mapping[str, Any]) -> RunSpec:
-    """Return the specification with fields replaced (path → value). Raises `ValidationError`."""
-    data = spec.model_dump(mode="json")
-    for path, value in fields.items():
-        *parents, last = path.split(".")
-        at = data
-        for name in parents:
-            at = at[name]
-        at[last] = value
-    return RunSpec.model_validate(data)
 
 
 def run_spec(
@@ -524,4 +431,4 @@ def run_spec(
             retrain=retrain,
         ),
     )
-    return _with(spec, more) if more else spec
+    return with_fields(spec, more) if more else spec

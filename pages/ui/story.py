@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
+from mtz_core.figures.text import error_text, percent_text, times_text
 from mtz_core.runs.progress import on_images
-from mtz_core.text import error_text, percent_text, times_text
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import StoredEvent
-    from mtz_core.structure import ParameterCounts
+    from mtz_core.structure.sizes import ParameterCounts
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Story:
     sizes: list[ParameterCounts] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     losses: list[tuple[float, ...]] = field(default_factory=list)
+    retrained: list[str] = field(default_factory=list)
+    """What retraining came to, a sentence for each time it ended."""
     log: list[tuple[float, str]] = field(default_factory=list)
     fraction: float = 0.0
     seconds: float = 0.0
@@ -129,6 +131,9 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
         case "RetrainStep":
             story.steps.append(int(data["step"]))
             story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))
+        case "RetrainEnded":
+            story.retrained.append(data["text"])
+            say(story.retrained[-1])
         case "Finished":
             counts = counts_from_event(data["counts"])
             if data.get("parent_errors"):

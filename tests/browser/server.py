@@ -42,7 +42,7 @@ def dashboard(runs: Path, port: int | None = None) -> Iterator[str]:
     port = port or free_port()
     with (runs.parent / f"server-{port}.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"],
+            [sys.executable, "-m", "mtz_core", "app", f"--port={port}", "--no-browser"],
             cwd=ROOT,
             env=os.environ | {"MTZ_RUNS": str(runs)},
             stdout=log,

@@ -1,0 +1,166 @@
+"""Merging a layer's neurons together, when it matters in which direction their errors point.
+
+Merged on its own, every neuron has the least squared error. What the rest of the network notices is rᵀ F r of the
+errors r of all neurons (see `calibration.sensitivity`): a neuron may take back what another does wrong. With
+V_t the weights of task t, B_t those it would like to have, P_t the Gram of its inputs and F_t what its outputs weigh,
+
+    minimise  Σ_t ½ tr F_t (V_t - B_t) P_t (V_t - B_t)ᵀ
+
+over all weights at once, where some entries of the V_t are one and the same number (a `Tie`) up to a scale. Conjugate
+gradients start from the uncoupled solution and go through products of F_t and P_t only; each tie is preconditioned by
+the Kronecker product of its own means of F_t and P_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mtz_core.algebra.gram import SINGLE_FROM, block, cholesky
+
+STEPS = 12
+WORTHWHILE = 3e-3
+"""A step that lowers the loss by a smaller part of itself is the last one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times entry (i, places[j]).
+
+    Without `columns` and `places` it is all columns of V as they stand.
+    """
+
+    rows: Tensor
+    columns: Tensor | None
+    places: Tensor | None
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Unknowns (k, size) and where they stand in each task's weights; entries of different ties do not overlap."""
+
+    members: Mapping[int, Member]
+    size: int
+
+    def gathered(self, matrices: Mapping[int, Tensor]) -> Tensor:
+        """Sum over all places where an unknown stands, times its scale there: the transpose of `scatter`."""
+        some = next(iter(self.members.values()))
+        total = matrices[next(iter(self.members))].new_zeros(len(some.rows), self.size)
+        for t, m in self.members.items():
+            taken = matrices[t][m.rows]
+            if m.columns is None or m.places is None:
+                total += taken.mul_(m.scales[:, None])
+            else:
+                total.index_add_(1, m.places, taken[:, m.columns].mul_(m.scales[:, None]))
+        return total
+
+    def scatter(self, unknowns: Tensor, matrices: Mapping[int, Tensor]) -> None:
+        """Write the unknowns to where they stand."""
+        for t, m in self.members.items():
+            if m.columns is None or m.places is None:
+                matrices[t][m.rows] = unknowns * m.scales[:, None]
+            else:
+                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.places] * m.scales[:, None]
+
+
+@dataclass(frozen=True)
+class _Preconditioner:
+    """Inverses of both factors."""
+
+    left: Tensor
+    right: Tensor
+
+    @staticmethod
+    def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> _Preconditioner:
+        some = grams[next(iter(tie.members))]
+        height = len(next(iter(tie.members.values())).rows)
+        left, right = some.new_zeros(height, height), some.new_zeros(tie.size, tie.size)
+        for t, m in tie.members.items():
+            left += weights[t][m.rows][:, m.rows] * m.scales[:, None] * m.scales / len(tie.members)
+            if m.columns is None or m.places is None:
+                right += grams[t]
+            else:
+                right[m.places[:, None], m.places] += block(grams[t], m.columns, m.columns)
+        return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
+
+    def __call__(self, residual: Tensor) -> Tensor:
+        return self.left @ residual @ self.right
+
+
+def merge_coupled(
+    values: Mapping[int, Tensor],
+    wanted: Mapping[int, Tensor],
+    grams: Mapping[int, Tensor],
+    weights: Mapping[int, Tensor],
+    ties: Sequence[Tie],
+) -> dict[int, Tensor]:
+    """Return every task's weights V_t (n_t, d_t), better than `values`; both obey the ties.
+
+    Args:
+        values: weights to start from.
+        wanted: B_t (n_t, d_t).
+        grams: P_t (d_t, d_t) with task weight and ridge.
+        weights: F_t (n_t, n_t).
+        ties: the unknowns; entries outside all ties stay as they are.
+    """
+    exact = values
+    if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
+        values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
+        ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
+    preconditioners = [_Preconditioner.of(tie, grams, weights) for tie in ties]
+
+    def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
+
+    def pulled(matrices: Mapping[int, Tensor]) -> list[Tensor]:
+        return [tie.gathered(matrices) for tie in ties]
+
+    found = {t: v.clone() for t, v in exact.items()}
+    errors = {t: v - wanted[t] for t, v in values.items()}
+    weighed = moved(errors)
+    loss = 0.5 * _dot([errors[t] for t in weighed], list(weighed.values()))
+    residual = [-r for r in pulled(weighed)]
+    del errors, weighed
+    scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+    direction, strength = scaled, _dot(residual, scaled)
+    for _ in range(STEPS):
+        if not strength > 0:
+            break
+        deltas = _scattered(ties, direction, values)
+        pull = pulled(moved(deltas))
+        slope = _dot(direction, pull)
+        if not slope > 0:
+            break
+        step = strength / slope
+        for t, delta in deltas.items():
+            found[t] += step * delta
+        gained = 0.5 * strength * step
+        loss -= gained
+        if gained < WORTHWHILE * loss:
+            break
+        residual = [r - step * p for r, p in zip(residual, pull, strict=True)]
+        scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+        renewed = _dot(residual, scaled)
+        direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
+        strength = renewed
+    return found
+
+
+def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Matrices of the shapes of `like` with every tie's unknowns where they stand, and zeros elsewhere."""
+    matrices = {t: torch.zeros_like(v) for t, v in like.items()}
+    for tie, unknown in zip(ties, unknowns, strict=True):
+        tie.scatter(unknown, matrices)
+    return matrices
+
+
+def _single(matrices: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    return {t: matrix.float() for t, matrix in matrices.items()}
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    return sum(float((a * b).sum()) for a, b in zip(left, right, strict=True))

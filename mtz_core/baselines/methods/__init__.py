@@ -1,0 +1,1 @@
+"""Rival ways to match channels, one a module."""

@@ -1,0 +1,121 @@
+"""A plan as data and as text (no torch here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtz_core.budget.choice import Choice, Curve, Point
+from mtz_core.structure.joint import JointStructure
+from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.trunks import Trunk, trunk_of
+
+EVEN = "The same share for all: no other choice is predicted to be clearly better."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be chosen, the point that was chosen, and the best points at other sizes, by size."""
+
+    choice: Choice
+    point: Point
+    frontier: tuple[Point, ...]
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """Return the fields of the event `Planned`."""
+    error = plan.choice.error
+    curves = {
+        c.group: {
+            "counts": c.counts,
+            "errors": tuple(error(value) for value in c.divergences),
+            "measured": c.measured,
+        }
+        for c in plan.choice.curves
+    }
+    points = tuple((float(p.parameters), p.error) for p in plan.frontier)
+    return {
+        "shares": dict(plan.point.shares),
+        "parameters": plan.point.parameters,
+        "error": plan.point.error,
+        "curves": curves,
+        "frontier": points,
+    }
+
+
+def choice_data(choice: Choice) -> dict[str, Any]:
+    """Return what was measured as JSON-able data; the structures are left out."""
+    curves = [
+        {
+            "group": c.group,
+            "counts": list(c.counts),
+            "divergences": list(c.divergences),
+            "measured": list(c.measured),
+            "gate": c.gate,
+            "power": c.power,
+        }
+        for c in choice.curves
+    ]
+    trunk = None if choice.trunk is None else choice.trunk.name
+    own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale}
+    return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base}
+
+
+def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
+    """Return what `choice_data` wrote, for these networks."""
+    curves = tuple(
+        Curve(
+            c["group"],
+            tuple(c["counts"]),
+            tuple(c["divergences"]),
+            tuple(c["measured"]),
+            c["gate"],
+            c["power"],
+        )
+        for c in data["curves"]
+    )
+    own = (data["own_bias"], data["own_scale"])
+    trunk = trunk_of(joint, data["trunk"])
+    return Choice(joint, curves, *own, data["rate"], trunk, data["base"])
+
+
+def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:
+    """Return what all tasks' answers to one image take, in words."""
+    each = [structure.multiplications for structure in structures]
+    apart = f"{sum(each) / min(each):.2f}"
+    if trunk is None:
+        return f"all answers to one image take {apart} times the multiplications of one network"
+    return (
+        f"computed once for images that all tasks see: the layers up to {trunk.name}; all answers to one take "
+        f"{trunk.multiplications / min(each):.2f} times the multiplications of one network instead of {apart}"
+    )
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as lines to read.
+
+    >>> from mtz_core.structure.joint import joined
+    >>> from mtz_core.structure.networks import GroupSummary, LayerSummary
+    >>> hidden = LayerSummary("fc1", "Linear", 8, 5, "fc1", {})
+    >>> head = LayerSummary("fc2", "Linear", 2, 9, None, {"fc1": 1})
+    >>> structure = NetworkStructure((hidden, head), (GroupSummary("fc1", 8, ("fc1",)),))
+    >>> choice = Choice(joined([structure, structure]), (Curve("fc1", (0, 4, 8), (0.0, 0.1, 0.4)),), rate=10.0)
+    >>> print(plan_text(Plan(choice, choice.point({"fc1": 4}), (choice.point({"fc1": 8}),))))
+    96 parameters, 3.2 % of the answers predicted to change
+      fc1: 4 of 8 shared; alone 3.2 %
+    best at other sizes (parameters, answers that change)
+      76: 6.3 %
+    """
+    lines = [f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the answers predicted to change"]
+    if plan.point.even:
+        lines.append(EVEN)
+    if plan.choice.trunk is not None:
+        lines.append(multiplications_text(plan.choice.trunk, plan.choice.joint.networks))
+    for curve in plan.choice.curves:
+        count = plan.point.shares[curve.group]
+        alone = plan.choice.error(curve.divergence(count))
+        lines.append(f"  {curve.group}: {count} of {curve.width} shared; alone {alone:.1f} %")
+    lines.append("best at other sizes (parameters, answers that change)")
+    lines += [f"  {point.parameters:,}: {point.error:.1f} %" for point in plan.frontier]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Will these networks zip, and how much of them? Answered in seconds, without training and without data."""

@@ -1,0 +1,216 @@
+"""Two checks on the actual weights.
+
+Permuting the channels of every group must leave a network's outputs as they are: then the channel graph says the truth
+about which weights read which channels. A network zipped with itself must answer as before at one network's size: then
+sharing stores and assembles weights rightly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from mtz_core.errors import GraphError
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
+from mtz_core.graph.correspondence import correspond
+from mtz_core.graph.execution import Program, execute
+from mtz_core.graph.layout import Layout, expand
+from mtz_core.graph.record import Operation, call_of, operation_of
+from mtz_core.graph.trace import own_answer
+from mtz_core.network.tables import own_entries
+from mtz_core.network.zipped import ZippedNetwork
+
+TOLERANCE = 1e-3
+"""Largest difference of outputs, relative to the largest output, that counts as equal."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One self-check of one network: `deviation` is the largest difference of its outputs, relative to the largest."""
+
+    name: str
+    network: int
+    passed: bool
+    deviation: float
+    note: str = ""
+
+
+def _verdict(name: str, network: int, got: Tensor, expected: Tensor, note: str = "") -> Check:
+    scale = float(expected.abs().max())
+    deviation = float((got - expected).abs().max()) / (scale if scale > 0 else 1.0)
+    return Check(name, network, deviation <= TOLERANCE, deviation, note)
+
+
+def require_identity(networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph]) -> None:
+    """Refuse networks that a zip would answer wrongly for: those that are not themselves when zipped with themselves.
+
+    Raises:
+        GraphError: which network, by how much, and the way out.
+    """
+    for number, (network, graph) in enumerate(zip(networks, graphs, strict=True)):
+        check = identity_check(network, graph, number)
+        if not check.passed:
+            raise GraphError(
+                f"network {number} ({type(network).__name__}) answers differently once it is taken apart into layers "
+                f"and weights: by {deviation_text(check.deviation)} of its largest output, on its own calibration "
+                "data. Some layer does more than its weight says (a forward or a hook of its own, a weight that is "
+                "computed). Make such weights plain (torch.nn.utils.parametrize.remove_parametrizations and the "
+                "like), or export the network with torch.export and zip the exported program"
+            )
+
+
+def deviation_text(deviation: float) -> str:
+    """A relative difference of outputs in words."""
+    return f"{100.0 * deviation:.3g} %" if math.isfinite(deviation) else "more than any number"
+
+
+def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> Check:
+    """Zip a network with itself, every neuron with itself: outputs and size must be those of the untouched network."""
+    twins = ZippedNetwork([network, network], correspond([graph, graph]), "no")
+    for group in twins.joint.groups:
+        if group.open:
+            twins.pair(group.number, np.repeat(np.arange(group.narrowest)[:, None], 2, axis=1))
+    for layer in twins.joint.layers:
+        if twins.joint.groups[layer.group].open:
+            twins.merge(layer.index, [twins.matrix(layer.index, t).detach() for t in range(2)])
+    x = graph.network.example
+    with torch.no_grad():
+        got = torch.stack([twins(x, task=t) for t in range(2)])
+    expected = own_answer(network, x)
+    counts = twins.counts()
+    note = f"{counts.versus_smallest:.3f}× the size of one network"
+    return _verdict("zipped with itself", number, got, expected.expand_as(got), note)
+
+
+def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Check:
+    """Let the channels of every group change places; the outputs must stay the same."""
+    rng = np.random.default_rng(seed)
+    orders = []
+    for group in graph.groups:
+        order = np.arange(group.width)
+        if group.frozen is None:
+            for cell in np.unique(group.cells) if group.cells is not None else (None,):
+                inside = order if cell is None else np.flatnonzero(group.cells == cell)
+                order[inside] = rng.permutation(inside)
+        orders.append(order)
+    flat = np.concatenate([offset + order for offset, order in zip(graph.offsets, orders, strict=True)])
+    matrices = {layer.name: _permuted_matrix(graph, layer, orders) for layer in graph.layers}
+    body = copy.deepcopy(graph.network.module)
+    _permute_body(graph, body, flat)
+    x = graph.network.example
+    with torch.no_grad():
+        got = execute(Program(body, graph.layers), x, matrices.__getitem__)
+        expected = graph.network.module(x)
+    moved = int((flat != np.arange(len(flat))).sum())
+    return _verdict("channels permuted", number, got, expected, f"{moved} of {len(flat)} channels moved")
+
+
+def _sources(ids: Layout, order: Layout) -> Layout:
+    """For every position the one whose content it gets when channel c becomes channel `order[c]`; ids < 0 stay."""
+    ids = ids.reshape(-1)
+    positions: dict[int, list[int]] = {}
+    for position, channel in enumerate(ids):
+        positions.setdefault(int(channel), []).append(position)
+    seen: dict[int, int] = {}
+    result = np.arange(len(ids))
+    for position, channel in enumerate(ids):
+        if channel < 0:
+            continue
+        nth = seen.get(int(channel), 0)
+        seen[int(channel)] = nth + 1
+        there = positions.get(int(order[channel]), [])
+        if nth < len(there):
+            result[position] = there[nth]
+    return result
+
+
+def _permuted_matrix(graph: ChannelGraph, layer: WeightLayer, orders: Sequence[Layout]) -> Tensor:
+    matrix = graph.matrix(layer)
+    rows = _sources(layer.rows, orders[layer.group])
+    if layer.depthwise:
+        return matrix[torch.as_tensor(rows, device=matrix.device)]
+    source = np.arange(len(layer.column_groups))
+    for g in np.unique(layer.column_groups[layer.column_groups >= 0]):
+        mine = np.flatnonzero(layer.column_groups == g)
+        source[mine] = mine[_sources(layer.column_channels[mine], orders[int(g)])]
+    kernel = np.arange(layer.kernel_size)
+    keys = (np.arange(len(source))[:, None] * layer.kernel_size + kernel).reshape(-1)
+    wanted = (source[:, None] * layer.kernel_size + kernel).reshape(-1)
+    if layer.banks == 1:
+        all_columns = np.append(wanted, layer.columns - 1) if layer.bias else wanted
+        chosen = torch.as_tensor(all_columns, device=matrix.device)
+        return matrix[torch.as_tensor(rows, device=matrix.device)].index_select(1, chosen)
+    bias = [np.array([-1])] if layer.bias else []
+    own, asked = (own_entries(layer, np.concatenate([x, *bias])) for x in (keys, wanted))
+    first = own[:, :1]  # entries of one row are consecutive numbers, but for the bias
+    columns = np.where(asked >= 0, asked - first, layer.columns - 1)
+    index = torch.as_tensor(columns, device=matrix.device)
+    return matrix[torch.as_tensor(rows, device=matrix.device)].gather(1, index)
+
+
+def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> None:
+    """Let parameters outside weight layers (normalisation, PReLU, tokens) follow their channels."""
+    done: set[str] = set()
+    weighty = {node for layer in graph.layers for node in layer.nodes}
+    for node in body.graph.nodes:
+        if node.op == "call_module" and node.name not in weighty and str(node.target) not in done:
+            done.add(str(node.target))
+            layout, shape = graph.places.get(node.name), graph.network.shapes.get(node.name)
+            module = body.get_submodule(str(node.target))
+            if layout is not None and shape is not None:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    if tensor.numel() > 1:
+                        each = _per_channel(operation_of(module))
+                        _permute_tensor(tensor, layout, shape[1:], flat, 0 if each else tensor.ndim)
+        elif node.op == "get_attr" and str(node.target) not in done:
+            done.add(str(node.target))
+            user = _first_activation(graph, node)
+            prefix, _, name = str(node.target).rpartition(".")
+            tensor = getattr(body.get_submodule(prefix), name)
+            if user is not None and isinstance(tensor, Tensor) and tensor.numel() > 1:
+                shape = graph.network.shapes[user.name]
+                if _per_channel(call_of(user, body).operation):
+                    _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, 0)
+                else:
+                    _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, min(tensor.ndim, len(shape) - 1))
+
+
+def _per_channel(operation: Operation | None) -> bool:
+    return operation is not None and operation.parameters == "channels"
+
+
+def _first_activation(graph: ChannelGraph, node: fx.Node) -> fx.Node | None:
+    """The first node behind a parameter whose result holds channels."""
+    frontier = [node]
+    while frontier:
+        current = frontier.pop(0)
+        for user in current.users:
+            if user.name in graph.places:
+                return user
+            frontier.append(user)
+    return None
+
+
+def _permute_tensor(tensor: Tensor, layout: Layout, shape: Sequence[int], flat: Layout, trailing: int) -> None:
+    """Permute a parameter in place: its last `trailing` axes are the activation's, or (0) it has one per channel."""
+    if trailing == 0:
+        if tensor.ndim != 1 or layout.shape[0] != len(tensor):
+            return
+        ids = layout.reshape(layout.shape[0], -1)[:, 0]
+    else:
+        own = tensor.shape[tensor.ndim - trailing :]
+        tail = layout[(0,) * (layout.ndim - trailing)] if layout.ndim > trailing else layout
+        cut = tail[tuple(slice(0, 1) if size == 1 else slice(None) for size in own)]
+        fits = all(a in (1, b) for a, b in zip(cut.shape, own, strict=True))
+        if not fits or tensor.numel() != int(np.prod(own)):
+            return
+        ids = expand(cut, own)
+    source = torch.as_tensor(_sources(ids, flat), device=tensor.device)
+    with torch.no_grad():
+        tensor.copy_(tensor.reshape(-1)[source].reshape(tensor.shape))

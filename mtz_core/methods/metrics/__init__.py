@@ -1,0 +1,1 @@
+"""Weights in, what is compared out: one metric a module."""

@@ -1,0 +1,1 @@
+"""Costs in, pairs out: one rule a module."""

@@ -1,0 +1,1 @@
+"""The zipped network: every shared number stored once, assembled for each task."""

@@ -1,0 +1,182 @@
+"""One weight layer of several tasks, every shared number stored once.
+
+Rows and columns have slot tables (see `pairing.slots`). Slots of the same tasks form a band; where a band of rows
+meets a band of columns lies a block, which belongs to the tasks that both have in common. With two tasks these are
+the blocks of the paper (§3.2): shared→shared once, and per task specific→shared, shared→specific, specific→specific.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtz_core.network.stored import StoredLayer
+from mtz_core.pairing.slots import Members, Table, by_members
+
+
+class DenseLayer(StoredLayer):
+    """Weight matrices of T tasks, assembled from blocks.
+
+    Args:
+        matrices: one (n_t, d_t) matrix per task. Where tasks share an entry, the first task's value is kept.
+        rows: slot table of the rows, (S_r, T).
+        columns: slot table of the columns, (S_c, T).
+        masks: per task the entries that may differ from zero, or `None` for dense layers.
+        scales: per task a factor (n_t,) of what each row shares; `None`: one.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Tensor],
+        rows: Table,
+        columns: Table,
+        masks: Sequence[Tensor] | None = None,
+        scales: Sequence[Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.tasks = len(matrices)
+        self.row_bands, self.column_bands = _bands(rows), _bands(columns)
+        self.blocks = nn.ParameterDict()
+        self.scales = nn.ParameterDict()
+        self.masked, self.scaled = masks is not None, scales is not None
+        if scales is not None:
+            for r in self.row_bands:
+                for t in r[1:]:
+                    first, own = (scales[x][torch.as_tensor(rows[self.row_bands[r], x])] for x in (r[0], t))
+                    self.scales[_scale_name(r, t)] = nn.Parameter((own / first).to(matrices[t]))
+        for r in self.row_bands:
+            for c in self.column_bands:
+                common = [t for t in r if t in c]
+                if common:
+                    self._add_block(r, c, common, matrices, masks)
+        for t in (t for t in range(self.tasks) if matrices[t].numel()):
+            for what, bands in (("row", self.row_bands), ("column", self.column_bands)):
+                table = rows if what == "row" else columns
+                order = np.concatenate([table[slots, t] for members, slots in bands.items() if t in members])
+                moved = bool((order != np.arange(len(order))).any())
+                place = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
+                self.register_buffer(f"{what}_place_{t}", place, persistent=False)
+
+    def _add_block(
+        self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
+    ) -> None:
+        key = _key(r, c)
+        block = self._cut(matrices[common[0]], common[0], r, c)
+        if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
+            block /= scale.detach()[:, None]
+        self.blocks[key] = nn.Parameter(block)
+        if masks is not None:
+            union = self._cut(masks[common[0]], common[0], r, c)
+            for t in common[1:]:
+                union = union | self._cut(masks[t], t, r, c)
+            self.register_buffer(_mask_name(key), union, persistent=False)
+
+    def _cut(self, source: Tensor, t: int, r: Members, c: Members) -> Tensor:
+        """What a matrix of task t holds where two bands meet, as a new tensor; whole matrices are copied once."""
+        part = source
+        for axis, table in ((0, self.rows[self.row_bands[r], t]), (1, self.columns[self.column_bands[c], t])):
+            if not np.array_equal(table, np.arange(part.shape[axis])):
+                part = part.index_select(axis, torch.as_tensor(table, device=source.device))
+        return part.clone() if part is source else part
+
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        found = []
+        for r in self.row_bands:
+            for c in self.column_bands:
+                if common := [t for t in r if t in c]:
+                    found.append(torch.stack([self._cut(matrices[t], t, r, c) for t in common]).mean(0))
+        return [*found, *(scale.detach().abs() for scale in self.scales.values())]
+
+    def matrix(self, task: int) -> Tensor:
+        bands = []
+        if not any(task in r for r in self.row_bands):
+            return cast(Tensor, next(iter(self.blocks.values()))).new_zeros((0, 0))
+        for r in self.row_bands:
+            if task in r:
+                scale = self._scale(r, task)
+                parts = [
+                    self.blocks[_key(r, c)] * scale[:, None]
+                    if scale is not None and len(set(r) & set(c)) > 1
+                    else self.blocks[_key(r, c)]
+                    for c in self.column_bands
+                    if task in c
+                ]
+                bands.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        full = bands[0] if len(bands) == 1 else torch.cat(bands)
+        for axis, what in enumerate(("row", "column")):
+            place = getattr(self, f"{what}_place_{task}")
+            full = full if place is None else full.index_select(axis, place)
+        return full
+
+    def _scale(self, band: Members, task: int) -> Tensor | None:
+        """Factors (k,) of a task in a band of rows; `None` stands for one."""
+        name = _scale_name(band, task)
+        return cast(Tensor, self.scales[name]) if name in self.scales else None
+
+    def scale(self, task: int) -> Tensor | None:
+        if not self.scaled:
+            return None
+        full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.blocks.values())).dtype)
+        for r, slots in self.row_bands.items():
+            if task in r and (scale := self._scale(r, task)) is not None:
+                full[torch.as_tensor(self.rows[slots, task])] = scale.detach().cpu().to(full.dtype)
+        return full
+
+    def mask(self, task: int) -> Tensor | None:
+        if not self.masked:
+            return None
+        shape = (int((self.rows[:, task] >= 0).sum()), int((self.columns[:, task] >= 0).sum()))
+        some = next(iter(self.blocks.values()))
+        full = torch.zeros(shape, dtype=torch.bool, device=some.device)
+        for r, row_slots in self.row_bands.items():
+            for c, column_slots in self.column_bands.items():
+                if task in r and task in c:
+                    i = torch.as_tensor(self.rows[row_slots, task], device=some.device)
+                    j = torch.as_tensor(self.columns[column_slots, task], device=some.device)
+                    full[i[:, None], j] = self._mask(_key(r, c))
+        return full
+
+    def _mask(self, key: str) -> Tensor:
+        mask = getattr(self, _mask_name(key))
+        assert isinstance(mask, Tensor)
+        return mask
+
+    def counts(self) -> tuple[int, list[int]]:
+        shared, private = 0, [0] * self.tasks
+        for r in self.row_bands:
+            for c in self.column_bands:
+                common = [t for t in r if t in c]
+                if common:
+                    key = _key(r, c)
+                    size = int(self._mask(key).sum()) if self.masked else self.blocks[key].numel()
+                    if len(common) > 1:
+                        shared += size
+                    else:
+                        private[common[0]] += size
+        for r in self.row_bands:
+            for t in r:
+                scale = self._scale(r, t)
+                private[t] += 0 if scale is None else len(scale)
+        return shared, private
+
+
+def _bands(table: Table) -> dict[Members, Table]:
+    """Set of tasks → slots that hold exactly these, in order."""
+    return dict(by_members(table))
+
+
+def _key(rows: Members, columns: Members) -> str:
+    return f"rows_{'_'.join(map(str, rows))}__columns_{'_'.join(map(str, columns))}"
+
+
+def _scale_name(rows: Members, task: int) -> str:
+    return f"rows_{'_'.join(map(str, rows))}__task_{task}"
+
+
+def _mask_name(key: str) -> str:
+    return f"mask_{key}"

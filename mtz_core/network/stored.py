@@ -1,0 +1,40 @@
+"""What every weight layer of a zipped network answers, however it stores its numbers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class StoredLayer(nn.Module, ABC):
+    """Weight matrices of T tasks, every shared number stored once."""
+
+    masked: bool
+    """Whether zeros of pruned parents are kept."""
+    scaled: bool = False
+    """Whether tasks multiply what they share with scales of their own."""
+
+    @abstractmethod
+    def matrix(self, task: int) -> Tensor:
+        """Assembled (n_t, d_t) weights of a task, in the parent's own order of rows and columns."""
+
+    @abstractmethod
+    def mask(self, task: int) -> Tensor | None:
+        """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
+
+    @abstractmethod
+    def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """What matrices (n_t, d_t) hold at the place of every parameter, on average over the tasks that share it.
+
+        In the order of `parameters()`. A scale, which has no place in a matrix, gets its own size.
+        """
+
+    @abstractmethod
+    def counts(self) -> tuple[int, list[int]]:
+        """Stored numbers shared by two or more tasks, and private ones per task; masked zeros are not stored."""
+
+    def scale(self, task: int) -> Tensor | None:
+        """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""
+        return None

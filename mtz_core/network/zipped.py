@@ -1,0 +1,308 @@
+"""The zipped network: every parent's computation, with weights assembled from shared and private blocks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtz_core.errors import SpecError
+from mtz_core.graph.channels import ChannelGraph
+from mtz_core.graph.correspondence import JointGraph
+from mtz_core.graph.execution import Program, execute
+from mtz_core.network.dense import DenseLayer
+from mtz_core.network.description import checked, described, explained
+from mtz_core.network.extract import extracted
+from mtz_core.network.grouped import GroupedLayer
+from mtz_core.network.stored import StoredLayer
+from mtz_core.network.tables import column_keys, column_table, own_entries, row_keys, row_table
+from mtz_core.pairing.slots import Table, complete, private_table, shared_rows
+from mtz_core.structure.networks import RECURRENT
+from mtz_core.structure.sizes import ParameterCounts
+
+SPARSE_FRACTION = 0.01
+
+
+class ZippedNetwork(nn.Module):
+    """T networks in one.
+
+    It starts with everything private and answers exactly as the parents do; `pair` and `merge` then share channels
+    and weights. `forward(x, task)` runs task's network; `extract(task)` returns it as a plain module of the
+    parent's own class; `state_dict()` holds every shared number once.
+
+    Args:
+        networks: the parents; they are read, never changed. Their classes are needed for `extract`.
+        joint: their channel graphs side by side, in the same order.
+        sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
+            layers, `"no"` of none; or one flag per layer.
+        own_bias: whether every task keeps a bias of its own for shared neurons.
+        trunk: how many layers, from the first on, are to be computed once for all tasks (see `structure.trunks.Trunk`).
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        joint: JointGraph,
+        sparse: str | Sequence[bool] = "auto",
+        own_bias: bool = False,
+        trunk: int = 0,
+    ) -> None:
+        super().__init__()
+        self.parents, self.joint, self.own_bias, self.trunk = tuple(networks), joint, own_bias, trunk
+        self.tables: list[Table] = [private_table(group.widths) for group in joint.groups]
+        self.merged: list[bool] = [False] * len(joint.layers)
+        self.bodies = nn.ModuleList(_body(graph) for graph in joint.graphs)
+        self.layers = nn.ModuleList()
+        for layer in joint.layers:
+            matrices = [graph.matrix(own) for graph, own in zip(joint.graphs, layer.members, strict=True)]
+            mode = sparse if isinstance(sparse, str) else ("yes" if sparse[layer.index] else "no")
+            masks = _masks(matrices, [own.bias for own in layer.members], mode)
+            self.layers.append(self._stored(layer.index, matrices, masks))
+        self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, joint.graphs, strict=True)]
+        self._index = [{own.name: k for k, own in enumerate(graph.layers)} for graph in joint.graphs]
+        self.parent_sizes = tuple(self.counts(parents=()).private)
+        self.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
+        sparse = [layer.masked for layer in self.stored()]
+        twin = ZippedNetwork(self.parents, self.joint, sparse, self.own_bias, self.trunk)
+        twin.restore(self.description(), {k: v.detach().clone() for k, v in self.state_dict().items()})
+        memo[id(self)] = twin
+        return twin
+
+    @property
+    def tasks(self) -> int:
+        """Number of networks."""
+        return self.joint.tasks
+
+    @property
+    def graphs(self) -> tuple[ChannelGraph, ...]:
+        """Every task's channel graph, with the numbers of the common order."""
+        return self.joint.graphs
+
+    def stored(self) -> list[StoredLayer]:
+        """What is stored of every layer."""
+        return [cast(StoredLayer, layer) for layer in self.layers]
+
+    def _stored(
+        self,
+        index: int,
+        matrices: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        scales: Sequence[Tensor] | None = None,
+    ) -> StoredLayer:
+        """What is to be stored of a layer: in one vector where its neurons read different channels."""
+        members = self.joint.layers[index].members
+        if any(own.banks > 1 and not own.depthwise for own in members):
+            return GroupedLayer(matrices, self._row_keys(index), self.entries(index), masks)
+        rows = self.row_slots(index) if self.merged[index] else private_table([own.width for own in members])
+        return DenseLayer(matrices, rows, self.column_slots(index), masks, scales)
+
+    def _row_keys(self, index: int) -> list[Table]:
+        members, group = self.joint.layers[index].members, self.joint.group_of(index)
+        if not self.merged[index]:
+            return [np.full(own.width, -1, dtype=np.int64) for own in members]
+        return row_keys(members, self.tables[group.number], group.widths)
+
+    def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
+        """For every task what the entries (n_t, d_t) of a grouped convolution read (see `tables.column_keys`).
+
+        `tables` are the slot tables of all channel groups, the network's own if omitted.
+        """
+        members = self.joint.layers[index].members
+        tables = self.tables if tables is None else tables
+        keys = column_keys(members, tables, self.joint.widths, self.owns_bias(index))
+        return [own_entries(own, k) for own, k in zip(members, keys, strict=True)]
+
+    def row_slots(self, index: int, table: Table | None = None) -> Table:
+        """Slot table that the layer's rows have once it is merged, if its group has this one, its own if omitted."""
+        group = self.joint.group_of(index)
+        table = self.tables[group.number] if table is None else table
+        return row_table(self.joint.layers[index].members, table, group.widths)
+
+    def column_slots(self, index: int, tables: Sequence[Table] | None = None) -> Table:
+        """Slot table of the layer's columns, if the groups have these tables, their own if omitted."""
+        tables = self.tables if tables is None else tables
+        return column_table(self.joint.layers[index].members, tables, self.joint.widths, self.owns_bias(index))
+
+    def owns_bias(self, index: int) -> bool:
+        """Whether every task keeps a bias of its own for shared neurons of layer number `index`."""
+        return self.own_bias and index not in self.common
+
+    @property
+    def common(self) -> range:
+        """Numbers of the layers in which tasks share biases and scales: the trunk, but for its last layer's sums."""
+        if self.trunk and self.joint.layers[self.trunk - 1].kind in RECURRENT:
+            return range(self.trunk)
+        return range(max(0, self.trunk - 1))
+
+    def lay_trunk(self, count: int) -> None:
+        """Have so many layers computed once; to be called before any of them is merged."""
+        longest = max(self.trunk, count)
+        self.trunk = count
+        for index in range(longest):
+            self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
+
+    def program(self, task: int) -> Program:
+        """The task's computation, to be run with `matrices(task)`."""
+        return self._programs[task]
+
+    def matrices(self, task: int) -> Callable[[str], Tensor]:
+        """Weight matrices by layer name; each is assembled once and kept for the life of the returned function."""
+        known: dict[str, Tensor] = {}
+
+        def lookup(name: str) -> Tensor:
+            if name not in known:
+                known[name] = self.matrix(self._index[task][name], task)
+            return known[name]
+
+        return lookup
+
+    def matrix(self, index: int, task: int) -> Tensor:
+        """Assembled weights (n_t, d_t) of layer number `index`."""
+        return self.stored()[index].matrix(task)
+
+    def scale(self, index: int, task: int) -> Tensor | None:
+        """Factors (n_t,) of what the rows of layer number `index` share, relative to the first task's; `None`: one."""
+        return self.stored()[index].scale(task)
+
+    def mask(self, index: int, task: int) -> Tensor | None:
+        """Sparsity mask (n_t, d_t) of layer number `index`, `None` if it is dense."""
+        return self.stored()[index].mask(task)
+
+    def forward(self, x: Tensor, task: int = 0) -> Tensor:
+        """Return task's outputs for inputs `x` (N, ...)."""
+        if not 0 <= task < self.tasks:
+            raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
+        return execute(self._programs[task], x, self.matrices(task))
+
+    def pair(self, group: int, shared: Table) -> None:
+        """Share channels: each row of `shared` (k, T) holds undecided channels of two or more tasks (-1: none).
+
+        Producers keep their weights until `merge`; consumers now read these channels through shared columns.
+        """
+        slots = np.concatenate([shared_rows(self.tables[group]), shared])
+        self.tables[group] = complete(slots, self.joint.groups[group].widths)
+        for layer in self.joint.layers:
+            reads = any((own.column_groups == group).any() for own in layer.members)
+            if reads or (layer.group == group and self.merged[layer.index]):
+                self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)])
+
+    def merge(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
+        """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
+
+        The tasks' matrices must agree wherever they share an entry, each divided by its `scales` (n_t,) if given.
+        """
+        self.merged[index] = True
+        self._rebuild(index, matrices, scales)
+
+    def set_weights(self, index: int, matrices: Sequence[Tensor]) -> None:
+        """Change the weights of a layer, shared as before; the tasks' matrices must agree where they share."""
+        self._rebuild(index, matrices)
+
+    def _rebuild(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
+        before = self.stored()[index]
+        tasks = range(self.tasks)
+        masks = [cast(Tensor, before.mask(t)) for t in tasks] if before.masked else None
+        if scales is None and before.scaled:
+            scales = [cast(Tensor, before.scale(t)) for t in tasks]
+        after = self._stored(index, [m.detach() for m in matrices], masks, scales)
+        self.layers[index] = after.requires_grad_(next(before.parameters()).requires_grad)
+
+    def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
+        """Stored numbers: shared, private per task, and the parents' own. Zeros of pruned layers are not stored."""
+        shared, private = 0, [0] * self.tasks
+        for layer in self.stored():
+            common, alone = layer.counts()
+            shared += common
+            private = [a + b for a, b in zip(private, alone, strict=True)]
+        for t, body in enumerate(self.bodies):
+            private[t] += sum(parameter.numel() for parameter in body.parameters())
+        return ParameterCounts(shared, tuple(private), self.parent_sizes if parents is None else parents)
+
+    def extract(self, task: int) -> nn.Module:
+        """Return task's network as a new module of the parent's own class, in evaluation mode.
+
+        A BatchNorm that was folded into its convolution stays in place and becomes the identity.
+        """
+        named = {own.name: self.matrix(k, task) for k, own in enumerate(self.graphs[task].layers) if own.width}
+        return extracted(self.parents[task], self.graphs[task], named, self.bodies[task])
+
+    def description(self) -> dict[str, Any]:
+        """What is shared, as JSON-able data: with `state_dict()` all that `restore` needs."""
+        return described(self)
+
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state saved by `description()` and `state_dict()`.
+
+        Raises:
+            CheckpointError: it belongs to other networks, or is damaged.
+        """
+        state = checked(description, self)
+        self.merged, self.own_bias, self.trunk = state.merged, state.own_bias, state.trunk
+        for g, shared in enumerate(state.shared):
+            self.tables[g] = complete(shared, self.joint.groups[g].widths)
+        with explained():
+            for layer in self.joint.layers:
+                ones = [torch.ones(own.width) for own in layer.members] if state.scaled[layer.index] else None
+                self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)], ones)
+            self.load_state_dict(tensors, strict=True)
+        self.parent_sizes = state.parents
+        for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
+            if stored.masked:  # a pruned layer's zeros are its mask; the shared part has its own
+                matrices = [stored.matrix(t).detach() for t in range(self.tasks)]
+                masks = [_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)]
+                self.layers[layer.index] = self._stored(layer.index, matrices, masks)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""
+        from mtz_core.network import saving  # reading traces networks, which is above this module
+
+        saving.write(path, self)
+
+    @staticmethod
+    def load(path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
+        """Read a file written by `save`.
+
+        `networks` are modules of the architectures that were zipped, in the same order; their weights do not matter.
+
+        Raises:
+            CheckpointError: not such a file, damaged, or made from other architectures.
+        """
+        from mtz_core.network import saving
+
+        return saving.read(path, networks)
+
+
+def _body(graph: ChannelGraph) -> nn.Module:
+    """The traced computation without the weights that stored layers hold."""
+    managed = [layer.name for layer in graph.layers if layer.width]
+    weights = (p for name in managed for p in graph.network.module.get_submodule(name).parameters(recurse=False))
+    body = copy.deepcopy(graph.network.module, {id(p): p for p in weights})  # which are not to be copied
+    for name in managed:
+        module = body.get_submodule(name)
+        module.register_parameter("weight", None)
+        module.register_parameter("bias", None)
+    return body
+
+
+def _nonzero(matrix: Tensor, bias: bool) -> Tensor:
+    mask = matrix != 0
+    if bias and matrix.numel():
+        mask[:, -1] = True
+    return mask
+
+
+def _masks(matrices: Sequence[Tensor], biases: Sequence[bool], sparse: str) -> list[Tensor] | None:
+    if sparse == "no":
+        return None
+    weights = [matrix[:, :-1] if bias else matrix for matrix, bias in zip(matrices, biases, strict=True)]
+    zeros = max(float((w == 0).float().mean()) if w.numel() else 0.0 for w in weights)
+    if sparse == "auto" and zeros <= SPARSE_FRACTION:
+        return None
+    return [_nonzero(matrix, bias) for matrix, bias in zip(matrices, biases, strict=True)]

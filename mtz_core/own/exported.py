@@ -1,0 +1,149 @@
+"""Programs of `torch.export.save` (.pt2) as plain modules, read without executing anything in the file.
+
+torch's own loader unpickles the sample inputs and evaluates the text of symbolic sizes, so a file can run a program
+in it. This reader takes the archive's JSON and the raw bytes of the weights, and nothing else: every operation must
+be known by its exported name (see `mtz_core.graph.operations`), every number is checked, and no text of the file
+becomes code.
+"""
+
+from __future__ import annotations
+
+import copy
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtz_core.errors import CheckpointError
+from mtz_core.own.archive import EXPORT, Archive, name_of, whole
+from mtz_core.own.files import check_name, checked_archive, first_line
+from mtz_core.own.steps import ExportedNetwork
+from mtz_core.own.translation import Translation
+
+MOST_STEPS = 10_000
+MOST_NUMBERS = 2**29
+
+
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Within, an operation whose result is too large is an error; on meta tensors nothing is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(tensor, Tensor):
+                self.total += tensor.numel()
+        if self.total > MOST_NUMBERS:
+            raise ValueError(f"its activations for three images are more than {MOST_NUMBERS:,} numbers")
+        return made
+
+
+@dataclass(frozen=True)
+class ExportedProgram:
+    """What a file holds: the network, the shape of one of its inputs, and how many outputs it has."""
+
+    module: ExportedNetwork
+    input_shape: tuple[int, ...]
+    classes: int
+
+
+def read_exported(path: Path) -> ExportedProgram:
+    """Read a file of `torch.export.save`.
+
+    Raises `CheckpointError` if it is damaged, is not written plainly, holds an operation that is not known, or cannot
+    be run with another number of images than it was exported with.
+    """
+    archive = checked_archive(path)
+    try:
+        with archive:
+            return _read(Archive(path, archive))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} is not written as torch.export.save does ({type(error).__name__}: {first_line(error)}); {EXPORT}"
+        ) from error
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:  # the last: unknown compression
+        raise CheckpointError(f"{path} is damaged ({first_line(error)}); copy or export it again") from error
+
+
+def _read(archive: Archive) -> ExportedProgram:
+    program = archive.program()
+    graph, signature = program["graph"], program["signature"]
+    if not isinstance(graph["nodes"], list) or len(graph["nodes"]) > MOST_STEPS:
+        raise archive.refused(f"more than {MOST_STEPS:,} operations")
+    sizes = {name: [_size(size) for size in about["sizes"]] for name, about in graph["tensor_values"].items()}
+    source, names, trained = _inputs(archive, signature["input_specs"])
+    shape = sizes[source][1:]
+    if not shape or len(shape) > 4 or not all(isinstance(n, int) and 0 < n < 2**16 for n in shape):
+        raise archive.refused("its input is no batch of images of one size")
+    result = _output(archive, signature["output_specs"])
+    weights = archive.tensors(names, trained)
+    made = Translation(archive, sizes, source, names, graph["nodes"])
+    if result not in made.current or result not in made.batched:
+        raise archive.refused("its output does not follow from its input")
+    module = ExportedNetwork(weights, made.steps, names, source, made.current[result])
+    module.eval()
+    return ExportedProgram(module, tuple(shape), _checked(archive, module, tuple(shape)))
+
+
+def _inputs(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], set[str]]:
+    """Return the name of the images, name → path of every tensor, and which of these are parameters."""
+    images, names, trained = [], {}, set()
+    for spec in specs:
+        ((kind, about),) = spec.items()
+        if kind == "user_input" and "as_tensor" in about["arg"]:
+            images.append(name_of(about["arg"]["as_tensor"]["name"]))
+        elif kind in ("parameter", "buffer", "tensor_constant"):
+            key = {"parameter": "parameter_name", "buffer": "buffer_name"}.get(kind, "tensor_constant_name")
+            names[name_of(about["arg"]["name"])] = about[key]
+            check_name(archive.path, about[key])
+            if kind == "parameter":
+                trained.add(about[key])
+        else:
+            raise archive.refused(f"it takes an input of kind {str(kind)[:30]!r}; one tensor of images is expected")
+    if len(images) != 1:
+        raise archive.refused(f"it takes {len(images)} tensors; one tensor of images is expected")
+    return images[0], names, trained
+
+
+def _output(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> str:
+    kinds = [next(iter(spec)) for spec in specs]
+    if "buffer_mutation" in kinds:
+        raise archive.refused("it was exported in training mode (BatchNorm's statistics change); call model.eval()")
+    if kinds != ["user_output"] or "as_tensor" not in specs[0]["user_output"]["arg"]:
+        raise archive.refused(f"it returns {len(kinds)} values; one tensor (images, classes) is expected")
+    return name_of(specs[0]["user_output"]["arg"]["as_tensor"]["name"])
+
+
+def _checked(archive: Archive, module: ExportedNetwork, shape: tuple[int, ...]) -> int:
+    """Run the network on three images and on one; return its number of outputs."""
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        shapes_only, declared = copy.deepcopy(module).to("meta"), images.to("meta")
+        with torch.no_grad(), _Bounded():
+            shapes_only(declared)
+        with torch.no_grad():
+            together, alone = module(images), module(images[:1])
+    except Exception as error:  # whatever a wrong program makes torch raise
+        raise archive.refused(f"it cannot be run on three images ({first_line(error)})") from error
+    if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != 3:
+        raise archive.refused("its output has no shape (images, classes)")
+    if not bool(torch.isfinite(together).all()) or not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
+        raise archive.refused("what it answers to an image depends on the other images, or is not finite")
+    return together.shape[1]
+
+
+def _size(size: Mapping[str, Any]) -> Any:
+    """A size as a number; one that is not fixed as the text that describes it, which is compared and never read."""
+    if "as_int" in size:
+        return whole(size["as_int"])
+    return name_of(size["as_expr"]["expr_str"])

@@ -1,0 +1,118 @@
+"""What merging a few layers alone does to the answers: nothing is merged for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtz_core.calibration.stream import Twin
+from mtz_core.graph.execution import execute
+from mtz_core.layerwise.walk import LayerWalk
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.pairing.slots import Table, shared_rows
+
+RIDGE = 1e-3
+"""Of the layers that compensate; searching for it at every step would not change the order of the groups."""
+
+Anew = Callable[[Sequence[Twin]], Table]
+"""Slots of a group that are found when its first layer is reached, given the images on their way."""
+
+
+@dataclass
+class Bench:
+    """Merges layers for trial and compares the answers with the parents'.
+
+    Args:
+        walk: how layers are merged and compensated.
+        alphas: task weights.
+        judge: images of every task to judge by.
+        device: where the networks run.
+    """
+
+    walk: LayerWalk
+    alphas: tuple[float, ...]
+    judge: Sequence[Tensor]
+    device: torch.device
+    ridges: dict[int, float] = field(default_factory=dict)
+    """Ridge of every layer's merge."""
+    seen: list[tuple[float, float]] = field(default_factory=list)
+    """Divergence and changed answers in %, of every trial."""
+
+    @property
+    def network(self) -> ZippedNetwork:
+        """The parents; its weights are as before after every trial."""
+        return self.walk.network
+
+    def answers(self) -> list[Tensor]:
+        """Logarithms of every task's soft predictions on the judging images, (N, classes)."""
+        found = []
+        for t, images in enumerate(self.judge):
+            program, matrices = self.network.program(t), self.network.matrices(t)
+            with torch.no_grad():
+                batches = torch.split(images, self.walk.spec.batch_size)
+                parts = [execute(program, x.to(self.device), matrices) for x in batches]
+            found.append(torch.cat(parts).double().flatten(1).log_softmax(-1))
+        return found
+
+    def trial(
+        self,
+        slots: Mapping[int, Table | Anew],
+        streams: Sequence[Twin],
+        before: Sequence[Tensor],
+        inputs: Sequence[Table],
+    ) -> float:
+        """Return the mean divergence of the answers from those before if some layers alone are merged.
+
+        Args:
+            slots: for every layer that is merged the slots of the group that it writes, or how they are found.
+            streams: calibration images, which are brought to the first of these layers.
+            before: the parents' answers.
+            inputs: slot tables of what the merged layers read.
+        """
+        network, first = self.network, min(slots)
+        stations = [k for k in self.walk.stations() if k >= first]
+        kept = {k: [network.matrix(k, t).detach() for t in range(network.tasks)] for k in stations}
+        self._advance(streams, first)
+        forks = [stream.fork(len(h)) for stream, h in zip(streams, self.walk.calibrator.halves, strict=True)]
+        for k in stations:
+            rows = np.empty((0, network.tasks), dtype=np.int64)
+            if k in slots:
+                table = slots[k]
+                table = table if isinstance(table, np.ndarray) else table(forks)
+                rows = shared_rows(network.row_slots(k, table))
+            elif not self.walk.spec.compensate:
+                continue
+            seen = self.walk.compare(k, forks, inputs if k in slots else network.tables, peaks=False, keep=False)
+            network.set_weights(k, seen.problem.merged_weights(rows, self.ridges.get(k, RIDGE)))
+            if network.joint.layers[k].repeated:
+                for fork in forks:
+                    fork.restart()
+        divergence, changed = self._compared(before, self.answers())
+        self.seen.append((divergence, changed))
+        for k, matrices in kept.items():
+            network.set_weights(k, matrices)
+        return divergence
+
+    def _compared(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> tuple[float, float]:
+        """Task-weighted divergence, and answers that changed in %."""
+        divergence = changed = 0.0
+        for alpha, x, y in zip(self.alphas, before, now, strict=True):
+            divergence += alpha * _divergence(x, y)
+            changed += alpha * float((x.argmax(1) != y.argmax(1)).double().mean())
+        return divergence, 100.0 * changed
+
+    def _advance(self, streams: Sequence[Twin], index: int) -> None:
+        """Bring the streams to a layer, so that forks start there."""
+        for t, stream in enumerate(streams):
+            for node in self.network.graphs[t].layers[index].nodes[:1]:
+                for _ in stream.inputs(node, stream.sequel(node).summand):
+                    pass
+
+
+def _divergence(parent: Tensor, other: Tensor) -> float:
+    """Mean Kullback-Leibler divergence of soft predictions given as logarithms (N, classes)."""
+    return float((parent.exp() * (parent - other)).sum(1).mean().clamp(min=0.0))

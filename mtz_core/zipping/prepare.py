@@ -1,0 +1,245 @@
+"""From networks, data and a specification to a job: everything checked, nothing zipped yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtz_core.calibration.inputs import as_images, as_labelled, check_shapes, network_dtype
+from mtz_core.checking.checks import require_identity
+from mtz_core.errors import DataError, SpecError
+from mtz_core.graph.correspondence import JointGraph, correspond
+from mtz_core.graph.propagation import channel_graphs
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.spec import RetrainSpec, ZipSpec
+from mtz_core.structure.networks import HEAD
+from mtz_core.structure.sizes import effective_shares, shared_count, unfounded
+from mtz_core.structure.trunks import Trunk, trunk_of
+from mtz_core.zipping.retraining import RetrainingData, held_back
+
+Data = Tensor | Iterable[Any]
+Labelled = tuple[Tensor, Tensor]
+FEW_IMAGES = 100
+"""With fewer calibration images than this a user is warned."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Calibration images (N_t, ...) of every task, and their numbers (N_t,) among those that were given."""
+
+    images: tuple[Tensor, ...]
+    chosen: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor]) -> Sample:
+        """All images that were given."""
+        return cls(tuple(images), tuple(torch.arange(len(x)) for x in images))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of every task."""
+        return tuple(map(len, self.images))
+
+    def narrowed(self, numbers: Sequence[Tensor]) -> Sample:
+        """Some of the images of every task."""
+        images = tuple(x[some] for x, some in zip(self.images, numbers, strict=True))
+        return Sample(images, tuple(known[some] for known, some in zip(self.chosen, numbers, strict=True)))
+
+    def halves(self, seed: int) -> tuple[Tensor, ...]:
+        """Half 0 or 1 of every image: a seeded, balanced, random split."""
+        halves = [torch.arange(count) % 2 for count in self.counts]
+        chances = [torch.Generator().manual_seed(seed + t) for t in range(len(halves))]
+        return tuple(h[torch.randperm(len(h), generator=g)] for h, g in zip(halves, chances, strict=True))
+
+    def orders(self, seed: int) -> list[Tensor]:
+        """The order in which each task's images are tried."""
+        chances = (torch.Generator().manual_seed(seed + 29 * t + 3) for t in range(len(self.images)))
+        return [torch.randperm(count, generator=chance) for count, chance in zip(self.counts, chances, strict=True)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be zipped, with what, and how.
+
+    `shares` are channels per shareable group that take effect, `blocked` groups that were asked to share and cannot.
+    Of the evaluation images `live` are used for reports before the final one.
+    """
+
+    spec: ZipSpec
+    device: torch.device
+    networks: tuple[nn.Module, ...]
+    alphas: tuple[float, ...]
+    joint: JointGraph
+    trunk: Trunk | None
+    shares: Mapping[str, int]
+    blocked: tuple[str, ...]
+    sample: Sample
+    evaluation: tuple[Labelled | None, ...]
+    live: tuple[Labelled | None, ...]
+    retraining: tuple[RetrainingData, ...]
+
+    def network(self) -> ZippedNetwork:
+        """The parents in one, nothing shared yet."""
+        spec, laid = self.spec, 0 if self.trunk is None else len(self.trunk.layers)
+        return ZippedNetwork(self.networks, self.joint, spec.sparse, spec.own_bias, laid).to(self.device)
+
+    def warnings(self, sample: Sample, shares: Mapping[str, int]) -> tuple[str, ...]:
+        """What a user should know of these images and shares although nothing is wrong."""
+        notes = [
+            f"task {t} has only {count} calibration images; predictions will be rough"
+            for t, count in enumerate(sample.counts)
+            if count < FEW_IMAGES
+        ]
+        for t, graph in enumerate(self.joint.graphs):
+            for group in graph.groups:
+                if group.width and group.frozen is not None and group.frozen != HEAD:
+                    notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
+        for name in self.blocked:
+            notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
+        for name in unfounded(self.joint.structure, shares):
+            notes.append(f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind")
+        return tuple(dict.fromkeys(notes))
+
+
+def prepare(
+    networks: Sequence[nn.Module],
+    calibration: Sequence[Data],
+    spec: ZipSpec,
+    evaluation: Sequence[Labelled | None] | None = None,
+    retraining: Sequence[Data | Labelled] | None = None,
+    live_images: int | None = None,
+) -> Job:
+    """Check everything that a zip is given (see `mtz_core.zipping.zipper.Zipper`).
+
+    Raises:
+        GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
+        SpecError, DataError: the specification or the data does not fit the networks.
+    """
+    if len(networks) < 2:
+        raise SpecError(f"zipping needs two or more networks, got {len(networks)}")
+    for what, given in (("calibration", calibration), ("evaluation", evaluation), ("retraining", retraining)):
+        if given is not None and len(given) != len(networks):
+            raise DataError(f"{what} holds data of {len(given)} tasks for {len(networks)} networks; give one each")
+    device = device_of(spec.device)
+    dtypes = [network_dtype(network) for network in networks]
+    images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
+    alphas = spec.task_weights(len(networks))
+    joint = joint_graph(networks, images, device)
+    trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
+    asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, joint)
+    asked |= {} if trunk is None else trunk.groups
+    effective = effective_shares(joint.structure, asked)
+    shares = {name: effective.get(name, count) for name, count in asked.items()}
+    tested = tuple(
+        None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t])
+        for t, given in enumerate(evaluation or [None] * len(networks))
+    )
+    check_shapes(images, [pair and pair[0] for pair in tested], "evaluation")
+    learnt = () if spec.retrain is None else _retraining(spec.retrain, spec.seed, retraining, images, dtypes)
+    if learnt:
+        check_shapes(images, [data.images for data in learnt], "retraining")
+    return Job(
+        spec=spec,
+        device=device,
+        networks=tuple(networks),
+        alphas=alphas,
+        joint=joint,
+        trunk=trunk,
+        shares=shares,
+        blocked=tuple(name for name, count in asked.items() if count > shares[name]),
+        sample=Sample.of(images),
+        evaluation=tested,
+        live=tuple(None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in tested),
+        retraining=learnt,
+    )
+
+
+def joint_graph(networks: Sequence[nn.Module], images: Sequence[Tensor], device: torch.device) -> JointGraph:
+    """Trace networks on two of their images, make sure that they can be answered for, and put them side by side.
+
+    Raises:
+        GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
+    """
+    graphs = channel_graphs(networks, [x[:2].to(device) for x in images])
+    require_identity(networks, graphs)
+    return correspond(graphs)
+
+
+def _retraining(
+    spec: RetrainSpec,
+    seed: int,
+    given: Sequence[Any] | None,
+    images: Sequence[Tensor],
+    dtypes: Sequence[torch.dtype],
+) -> tuple[RetrainingData, ...]:
+    labelled = spec.targets == "labels"
+    if given is None:
+        if labelled:
+            raise DataError(
+                "retrain.targets is 'labels' but no labelled data was given; pass retraining=[(images, labels), …] "
+                "or retrain with targets='distill', which needs none"
+            )
+        return tuple(RetrainingData(x, None, held_back(x, seed + t)) for t, x in enumerate(images))
+    data = []
+    for t, item in enumerate(given):
+        if labelled:
+            inputs, labels = as_labelled(item, f"retraining[{t}]", dtypes[t])
+        else:
+            first = item[0] if isinstance(item, tuple) else item
+            inputs, labels = as_images(first, f"retraining[{t}]", dtypes[t]), None
+        data.append(RetrainingData(inputs, labels, held_back(inputs, seed + t, images[t])))
+    return tuple(data)
+
+
+def resolve_shares(share: float | Mapping[str, float | int], joint: JointGraph) -> dict[str, int]:
+    """Return how many channels each shareable group shares, by group name, in order of execution.
+
+    Args:
+        share: a ratio for all groups, or a mapping from layer name (of the first network) to a ratio (float) or a
+            count (int); layers of one group must agree.
+        joint: the networks side by side.
+
+    Raises:
+        SpecError: a name is unknown, its layer cannot be shared, or a count exceeds the narrowest width.
+    """
+    free = [group for group in joint.groups if group.open]
+    if not isinstance(share, Mapping):
+        return {group.name: shared_count(float(share), [group.narrowest]) for group in free}
+    chosen: dict[int, float | int] = {}
+    names = [name for group in free for name in group.members[0].producers]
+    for name, value in share.items():
+        layer = next((layer for layer in joint.layers if layer.name == name), None)
+        if layer is None:
+            raise SpecError(f"share: there is no layer {name!r}; layers that can be shared: {', '.join(names)}")
+        group = joint.groups[layer.group]
+        if not group.open:
+            raise SpecError(f"share: layer {name!r} cannot be shared ({group.frozen}); drop it from the mapping")
+        if not isinstance(value, float) and value > group.narrowest:
+            raise SpecError(
+                f"share: layer {name!r} was asked to share {value} neurons but the narrowest has {group.narrowest}"
+            )
+        if chosen.setdefault(group.number, value) != value:
+            tied = ", ".join(group.members[0].producers)
+            raise SpecError(f"share: {tied} write into one residual stream and share alike; give them one value")
+    return {group.name: shared_count(chosen.get(group.number, 0), [group.narrowest]) for group in free}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name. Raises `SpecError` if it is not there."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"device: {name!r} was asked for, but torch finds no CUDA GPU here; use 'cpu'")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SpecError(f"device: {name!r} was asked for, but torch finds no Metal GPU here; use 'cpu'")
+    return device
+
+
+def resumed(job: Job, images: int | None) -> Sample:
+    """The sample of a run that went on with so many images per task; `None`: with all."""
+    if images is None:
+        return job.sample
+    return job.sample.narrowed([order[:images].sort().values for order in job.sample.orders(job.spec.seed)])
