@@ -27,6 +27,8 @@ SMALLEST = "mtz_core.algebra.ridge.*"
 OUTCOMES = {None: "open", 0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests"}
 OUTCOMES |= dict.fromkeys((36, 24, -24, 152, 255), "timeout")
 NOTICED = ("killed", "timeout")
+BATCH = 100
+"""Mutants that are tried together, the quickest first; an interrupted run has whole batches of a random order."""
 
 
 def outcomes() -> dict[str, str]:
@@ -105,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = chosen(list(known), options.paths, options.sample, options.seed)
     again = ("open", "survived", "no tests", "other") if options.again else ("open",)
     if (left := [name for name in names if known[name] in again]) and not options.report:
-        mutmut(left)
+        for first in range(0, len(left), BATCH):
+            mutmut(left[first : first + BATCH])
         known = outcomes()
     whole = len(chosen(list(known), options.paths, None, 0))
     return 0 if report({name: known[name] for name in names}, whole) else 1

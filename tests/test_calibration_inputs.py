@@ -62,6 +62,8 @@ def test_labels_are_one_whole_number_an_image() -> None:
     for bad in (LABELS.double(), LABELS[:3], LABELS[:, None], [0, 1, 2, 1]):
         with pytest.raises(DataError, match=r"^evaluation\[0\] has 4 images but labels of shape"):
             as_labelled((IMAGES, bad), "evaluation[0]", torch.float32)
+    with pytest.raises(DataError, match=r"^evaluation\[0\] has shape"):
+        as_labelled((IMAGES[:1], LABELS[:1]), "evaluation[0]", torch.float32)
     for pair in (IMAGES, (IMAGES,), (IMAGES, LABELS, LABELS)):
         with pytest.raises(DataError, match=r"^evaluation\[0\] must be a pair"):
             as_labelled(pair, "evaluation[0]", torch.float32)

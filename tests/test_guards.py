@@ -21,6 +21,7 @@ from mtz_core.algebra.merging import merge, merge_loss
 from mtz_core.algebra.partial import merge_partial
 from mtz_core.budget import search
 from mtz_core.budget.choice import Choice, Curve
+from mtz_core.budget.plan import Plan, plan_text
 from mtz_core.budget.search import frontier, smallest_error, smallest_size
 from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Moments
 from mtz_core.calibration.sensitivity import Sensitivity
@@ -32,10 +33,13 @@ from mtz_core.layerwise.dense import DenseProblem
 from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.layerwise.problem import Given
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.pairing.slots import complete
+from mtz_core.pairing.subsets import match_subsets
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.trunks import trunks
 from tests.networks import randomised
+from tests.test_layer_problems import Convolutions
 
 RIDGE = 0.01
 
@@ -184,6 +188,54 @@ def test_the_euclidean_distance_of_a_pair_is_weighed_by_both_tasks(kind: str) ->
         a, b = (problem.alphas[x] / (problem.alphas[t] + problem.alphas[u]) for x in (t, u))
         expected = 0.5 * a * b * (w[:, None] - v[None]).square().sum(-1)
         torch.testing.assert_close(problem.difference(t, u), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_every_task_that_compensates_gets_a_ridge_whatever_the_tasks_before_it_do() -> None:
+    for ridge, expected in ((RIDGE, {1: RIDGE, 2: RIDGE}), ("auto", None)):
+        problem = _dense(ZipSpec(ridge=ridge), tasks=3)
+        moments: dict[int, LayerMoments] = {}
+        for t in range(3):
+            moments[t] = Moments(6)
+            for part in (0, 1):
+                residuals = _rows(80 + 2 * t + part, 20, 4) * (t > 0)
+                moments[t].add(part, _rows(10 * t + part, 20, 6), residuals)
+        problem = DenseProblem.of(
+            Given((0, 1, 2), problem.matrices, [None] * 3, problem.inputs, (), False, moments, (0.2, 0.5, 0.3),
+                  ZipSpec(ridge=ridge))
+        )  # fmt: skip
+        problem.compensate()
+        assert set(problem.own_ridge) == {1, 2}
+        assert expected is None or problem.own_ridge == expected
+
+
+def _total(slots: np.ndarray, costs: Mapping[tuple[int, int], np.ndarray], alphas: tuple[float, ...]) -> float:
+    total = 0.0
+    for slot in slots:
+        held = [t for t in range(3) if slot[t] >= 0]
+        pairs = [(alphas[t] + alphas[u]) ** 2 * costs[t, u][slot[t], slot[u]] for t, u in combinations(held, 2)]
+        total += sum(pairs) / max(1e-9, sum(alphas[t] for t in held))
+    return total
+
+
+@pytest.mark.parametrize(("seed", "n", "power"), [(0, 6, 3), (1, 6, 3), (2, 5, 1), (2, 5, 6), (16, 12, 3)])
+def test_no_task_leaves_its_dearest_slot_for_a_cheaper_one(seed: int, n: int, power: int) -> None:
+    """Of all memberships the one whose end saves most is ended: no new one costs less."""
+    rng, alphas = np.random.default_rng(seed), (0.5, 0.3, 0.2)
+    costs = {pair: rng.random((n, n)) ** power for pair in ((0, 1), (0, 2), (1, 2))}
+    slots = complete(match_subsets(costs, [n] * 3, alphas, n, full=False), [n] * 3)
+    now = _total(slots, costs, alphas)
+    ends = []
+    for s, t in product(range(len(slots)), range(3)):
+        if slots[s, t] >= 0 and (slots[s] >= 0).sum() > 1:
+            left, alone = slots.copy(), np.full((1, 3), -1)
+            alone[0, t], left[s, t] = slots[s, t], -1
+            ends.append(np.concatenate([left, alone]))
+    after = min(ends, key=lambda each: _total(each, costs, alphas))
+    for a, b in product(range(len(after)), repeat=2):
+        single, both = after[b], np.maximum(after[a], after[b])
+        if a != b and (single >= 0).sum() == 1 and not ((after[a] >= 0) & (single >= 0)).any():
+            joined_up = np.concatenate([np.delete(after, [a, b], axis=0), both[None]])
+            assert _total(joined_up, costs, alphas) >= now - 1e-9
 
 
 # A layer in front of images.
@@ -427,3 +479,27 @@ def test_what_rounding_left_too_large_shares_its_cheapest_channels_first(monkeyp
     found = [tuple(point.shares.values()) for point in frontier(choice, points=5)]
     # Each channel of the first layer saves 9 numbers, each of the second 6: sizes are 164 and 26, 52, ... more.
     assert found == [(6, 5, 4), (6, 4, 0), (6, 0, 0), (3, 0, 0), (0, 0, 0)]
+
+
+def test_what_cannot_be_chosen_is_one_point_of_the_true_size() -> None:
+    choice = _choice(2, 3, False)
+    only = frontier(choice, lambda shares: 1000 + sum(shares.values()))
+    assert [(point.parameters, dict(point.shares)) for point in only] == [(1015, {"fc0": 6, "fc1": 5, "fc2": 4})]
+    assert frontier(choice)[0].parameters == _size(choice, WIDTHS)
+
+
+def test_a_plan_is_written_line_by_line() -> None:
+    choice = _choice(2, 0, False)
+    text = plan_text(Plan(choice, choice.point(choice.uniform(0.5)), tuple(frontier(choice, points=3))))
+    lines = text.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:4]] == ["fc0", "fc1", "fc2"]
+    assert len(lines) == 5 + len(frontier(choice, points=3))
+
+
+def test_what_is_saved_are_the_numbers_that_are_counted() -> None:
+    """Of a grouped layer, too: what says where numbers stand is found again, not saved."""
+    parents = [randomised(Convolutions(2), seed) for seed in (0, 1)]
+    made = zip_networks(parents, [_rows(t, 60, 9) for t in (0, 1)], ZipSpec(share=0.5))
+    numbers = sum(value.numel() for value in made.network.state_dict().values() if value.is_floating_point())
+    assert numbers == made.counts.total
+    assert not [name for name, value in made.network.state_dict().items() if not value.is_floating_point()]

@@ -24,6 +24,7 @@ def input_rows(layer: WeightLayer, module: nn.Module, x: Tensor, count: int | No
     [
         nn.Conv2d(3, 4, 3, padding=1),
         nn.Conv2d(3, 4, (2, 3), stride=(2, 1), dilation=(1, 2), padding="valid", bias=False),
+        nn.Conv2d(3, 4, (3, 2), stride=(1, 2), dilation=(2, 1)),
         nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect"),
     ],
 )
