@@ -355,6 +355,36 @@ def test_channels_are_paired_with_those_that_the_same_layers_read() -> None:
     assert ((stem.pairs[:, 0] < 3) == (stem.pairs[:, 1] < 3)).all()
 
 
+class Banked(nn.Module):
+    """Six channels that a convolution reads in three banks of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.banks, self.head = nn.Conv1d(1, 6, 3), nn.Conv1d(6, 6, 1, groups=3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.banks(torch.relu(self.stem(x[:, None])))).mean(2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_of_one_bank_are_paired_with_those_of_one_bank(seed: int) -> None:
+    """Which banks belong together is what costs least over all orders of banks, and of channels within."""
+    parents = [randomised(Banked(), t) for t in (0, 1)]
+    joint = correspond([channel_graph(parent, _rows(t, 2, 9)) for t, parent in enumerate(parents)])
+    costs, bank = np.random.default_rng(seed).random((6, 6)), np.arange(6) // 2
+    tables = ZippedNetwork(parents, joint).tables
+    group, everything = joint.group_of(0), {t: np.arange(6) for t in (0, 1)}
+    found = allowed(joint, group, {(0, 1): costs}, everything, tables)[0, 1]
+
+    def cost(order: tuple[int, ...]) -> float:
+        squares = [costs[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in enumerate(order)]
+        return sum(min(square.trace(), square[::-1].trace()) for square in squares)
+
+    best = np.array(min(permutations(range(3)), key=cost))
+    within = best[bank][:, None] == bank[None, :]
+    np.testing.assert_array_equal(found, np.where(within, costs, np.inf))
+
+
 # The planner.
 
 

@@ -141,13 +141,6 @@ class ZippedNetwork(nn.Module):
             return range(self.trunk)
         return range(max(0, self.trunk - 1))
 
-    def lay_trunk(self, count: int) -> None:
-        """Have so many layers computed once; to be called before any of them is merged."""
-        longest = max(self.trunk, count)
-        self.trunk = count
-        for index in range(longest):
-            self._rebuild(index, [self.matrix(index, t) for t in range(self.tasks)])
-
     def program(self, task: int) -> Program:
         """The task's computation, to be run with `matrices(task)`."""
         return self._programs[task]
