@@ -139,6 +139,11 @@ def test_bad_input_is_answered_with_the_remedy() -> None:
         functional_difference(a, b[:, :5], h_a, h_b[:5, :5])
     with pytest.raises(SpecError, match="alpha"):
         functional_difference(a, b, h_a, h_b, alpha=1.0)
+    for name, pair in (("A", (a[:, :4], b)), ("B", (a, b[:, :4]))):
+        with pytest.raises(SpecError, match=f"weights of {name} have 4 inputs, its Gram has {a.shape[1]}"):
+            functional_difference(*pair, h_a, h_b)
+    with pytest.raises(SpecError, match="weights of task 1 have 4 inputs"):
+        merge_weights([a, b[:, :4]], [h_a, h_b])
     with pytest.raises(SpecError, match="ridge"):
         functional_difference(a, b, h_a, h_b, ridge=-1.0)
     with pytest.raises(NumericalError, match="NaN"):

@@ -402,7 +402,7 @@ def _perceptron() -> NetworkStructure:
     return NetworkStructure(tuple(layers), tuple(groups))
 
 
-def _choice(tasks: int, trunk: int, own_scale: bool, step: int = 1, seed: int = 0) -> Choice:
+def random_choice(tasks: int, trunk: int, own_scale: bool, step: int = 1, seed: int = 0) -> Choice:
     """Random rising curves with a point for every `step` channels; a trunk of so many layers."""
     rng = np.random.default_rng(seed)
     joint = joined([_perceptron()] * tasks)
@@ -415,7 +415,7 @@ def _choice(tasks: int, trunk: int, own_scale: bool, step: int = 1, seed: int = 
     return Choice(joint, tuple(curves), True, own_scale, 10.0, known, 0.5 if trunk else 0.0)
 
 
-def _size(choice: Choice, counts: tuple[int, ...]) -> int:
+def stored_size(choice: Choice, counts: tuple[int, ...]) -> int:
     """Numbers that a network with these shares stores, layer by layer as `docs/method.md` says."""
     tasks, total = choice.tasks, 0
     for k, (width, count) in enumerate(zip(WIDTHS, counts, strict=True)):
@@ -436,7 +436,7 @@ def _every(choice: Choice) -> list[tuple[int, float]]:
         if any(counts[k] and not counts[k - 1] for k in range(1, len(counts))):
             continue
         divergence = sum(c.divergence(n) for c, n in zip(choice.curves, counts, strict=True))
-        found.append((_size(choice, counts), choice.base + divergence))
+        found.append((stored_size(choice, counts), choice.base + divergence))
     return found
 
 
@@ -444,14 +444,14 @@ def _every(choice: Choice) -> list[tuple[int, float]]:
 def test_planned_sizes_count_every_tasks_scales_and_a_trunk_that_has_none(
     trunk: int, own_scale: bool, tasks: int
 ) -> None:
-    choice = _choice(tasks, trunk, own_scale)
+    choice = random_choice(tasks, trunk, own_scale)
     every = _every(choice)
     sizes = [size for size, _ in every]
     for part in (0.15, 0.4, 0.7):
         limit = round(min(sizes) + part * (max(sizes) - min(sizes)))
         found = smallest_error(choice, limit)
         counts = tuple(found.shares[c.group] for c in choice.curves)
-        assert found.parameters == _size(choice, counts) <= limit
+        assert found.parameters == stored_size(choice, counts) <= limit
         assert found.divergence == pytest.approx(min(d for size, d in every if size <= limit), rel=1e-3)
         error = choice.error(choice.base + part * (max(d for _, d in every) - choice.base))
         small = smallest_size(choice, error)
@@ -462,25 +462,25 @@ def test_planned_sizes_count_every_tasks_scales_and_a_trunk_that_has_none(
 @pytest.mark.parametrize(("trunk", "own_scale", "tasks"), [(0, False, 2), (0, True, 3), (2, False, 2), (2, True, 3)])
 def test_the_integer_program_itself_knows_every_size(trunk: int, own_scale: bool, tasks: int) -> None:
     """What it finds needs no repair: within the size to the number, and the best of all."""
-    choice = _choice(tasks, trunk, own_scale)
+    choice = random_choice(tasks, trunk, own_scale)
     every = _every(choice)
     sizes = [size for size, _ in every]
     for part in (0.1, 0.3, 0.5, 0.7):
         limit = round(min(sizes) + part * (max(sizes) - min(sizes)))
         found = search.Program(choice).solve(size=limit)
-        assert _size(choice, tuple(found.values())) <= limit
+        assert stored_size(choice, tuple(found.values())) <= limit
         least = min(d for size, d in every if size <= limit)
         assert choice.divergence(found) == pytest.approx(least, rel=1e-3)
         small = search.Program(choice).solve(divergence=least - choice.base + 1e-6)
         best = min(size for size, d in every if d <= least + 1e-6)
-        assert best <= _size(choice, tuple(small.values())) <= 1.002 * best
+        assert best <= stored_size(choice, tuple(small.values())) <= 1.002 * best
         assert choice.divergence(small) <= least + 1e-5
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_channel_more_or_less_betters_a_plan(seed: int) -> None:
     """Curves with few points are where the solver looks; between them single channels make the best of the room."""
-    choice = _choice(2, 0, False, step=3, seed=seed)
+    choice = random_choice(2, 0, False, step=3, seed=seed)
     every = _every(choice)
     sizes, worst = [size for size, _ in every], max(d for _, d in every)
     for part in (0.2, 0.35, 0.6, 0.8):
@@ -498,7 +498,7 @@ def test_no_channel_more_or_less_betters_a_plan(seed: int) -> None:
 
 def test_what_rounding_left_too_large_shares_its_cheapest_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """From nothing shared, as far as the size asks: all of a cheap layer, then the next, not the dear one."""
-    choice = _choice(2, 0, False)
+    choice = random_choice(2, 0, False)
     slopes = (0.01, 1.0, 50.0)
     curves = [
         replace(c, divergences=tuple(slope * n for n in c.counts))
@@ -512,14 +512,14 @@ def test_what_rounding_left_too_large_shares_its_cheapest_channels_first(monkeyp
 
 
 def test_what_cannot_be_chosen_is_one_point_of_the_true_size() -> None:
-    choice = _choice(2, 3, False)
+    choice = random_choice(2, 3, False)
     only = frontier(choice, lambda shares: 1000 + sum(shares.values()))
     assert [(point.parameters, dict(point.shares)) for point in only] == [(1015, {"fc0": 6, "fc1": 5, "fc2": 4})]
-    assert frontier(choice)[0].parameters == _size(choice, WIDTHS)
+    assert frontier(choice)[0].parameters == stored_size(choice, WIDTHS)
 
 
 def test_a_plan_is_written_line_by_line() -> None:
-    choice = _choice(2, 0, False)
+    choice = random_choice(2, 0, False)
     text = plan_text(Plan(choice, choice.point(choice.uniform(0.5)), tuple(frontier(choice, points=3))))
     lines = text.splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:4]] == ["fc0", "fc1", "fc2"]

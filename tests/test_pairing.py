@@ -38,7 +38,7 @@ def test_greedy_with_equal_costs_ends_with_disjoint_pairs() -> None:
 @given(seed=st.integers(0, 100_000), rows=st.integers(1, 6))
 def test_optimal_assignment_costs_the_least(seed: int, rows: int) -> None:
     costs = np.random.default_rng(seed).random((rows, 6))
-    got = pair_neurons(torch.tensor(costs), rows, "optimal")
+    got = pair_neurons(torch.tensor(costs, requires_grad=True), rows, "optimal")
     assert costs[got[:, 0], got[:, 1]].sum() == pytest.approx(least_assignment(costs))
     assert (np.diff(costs[got[:, 0], got[:, 1]]) >= 0).all()
 

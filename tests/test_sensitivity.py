@@ -186,6 +186,13 @@ def test_wide_layers_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     network = randomised(InPlace(), 3)
     found, _ = weighed(network, images(20))
     assert found
+    widening = randomised(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 7)), 0)
+    every = weighed(widening, images(20))[0]
+    monkeypatch.setattr(weighing, "WIDEST", 4)
+    (name, only), *others = weighed(widening, images(20))[0].items()  # the way to the answer leads through a wide one
+    assert not others
+    torch.testing.assert_close(only.matrix, every[name].matrix)
+    assert only.unit == pytest.approx(every[name].unit)
     monkeypatch.setattr(weighing, "WIDEST", 1)
     assert weighed(network, images(20))[0] == {}
 

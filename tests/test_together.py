@@ -113,6 +113,28 @@ def test_three_tasks_have_a_trunk_in_common() -> None:
     assert operations(answering, x) == trunk.multiplications
 
 
+def test_frozen_answers_are_the_same_and_assemble_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, data = family("perceptron")
+    network = zip_networks(parents, data, ZipSpec(share=0.5, trunk="fc1")).network
+    answering, x = Together(network), data[0][:4]
+    with torch.no_grad():
+        wanted, frozen = answering(x), answering.frozen()
+        monkeypatch.setattr(ZippedNetwork, "matrix", None)
+        for answer, expected in zip(frozen(x), wanted, strict=True):
+            torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_trunk_may_end_in_a_single_neuron() -> None:
+    parents = [randomised(nn.Sequential(nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 3)), seed) for seed in (0, 1)]
+    data = [torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(t)) for t in (0, 1)]
+    network = zip_networks(parents, data, ZipSpec(share=0.5, trunk="0")).network
+    answering = Together(network)
+    assert operations(answering, data[0][:3]) == 4 + 2 * 3
+    with torch.no_grad():
+        for task, answer in enumerate(answering(data[0])):
+            torch.testing.assert_close(answer, network(data[0], task=task), rtol=1e-9, atol=1e-9)
+
+
 def test_without_a_trunk_everything_is_computed_for_each_task() -> None:
     parents, data = family("perceptron")
     network = zip_networks(parents, data, ZipSpec()).network

@@ -58,8 +58,7 @@ def curve(
     for k, cost in enumerate(costs):
         if cost <= 0.0 or k == 0:
             continue
-        upper = next((i for i, j in enumerate(at) if j >= k), len(at) - 1)
-        i = max(1, upper)
+        i = max(1, next(i for i, j in enumerate(at) if j >= k))  # the last one measured is the last of all
         low, high = costs[at[i - 1]], costs[at[i]]
         power = np.log(changes[i] / changes[i - 1]) / np.log(high / low) if high > low > 0.0 else 1.0
         power = float(np.clip(power, *POWERS)) if k < at[0] else float(power)

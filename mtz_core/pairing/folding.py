@@ -51,7 +51,7 @@ def pair_tasks(
     costs = _slot_costs(slots, tasks, weights, grams)
     if kind.random:
         slots, costs = slots[:k], costs[:k]
-    if kind.improves and len(weights) > 2:
+    if kind.improves:
         slots, costs = _rematch(slots, costs, weights, grams)
     slots, costs = _cheapest(slots, costs, k)
     if kind.improves and 0 < k < min(len(w) for w in weights):
