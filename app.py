@@ -26,11 +26,12 @@ if result:
 frame.draw_edge()
 
 st.subheader("Start from an example", anchor=False)
-for column, preset in zip(st.columns(len(PRESETS)), PRESETS, strict=True):
-    with column, st.container(border=True, height="stretch"):
-        st.markdown(f"**{preset.title}**")
-        st.markdown(preset.text)
-        frame.link(frame.ZIP, "Open", icon=":material/arrow_forward:", parents=preset.parents)
+for row in range(0, len(PRESETS), 3):
+    for column, preset in zip(st.columns(3), PRESETS[row : row + 3], strict=False):
+        with column, st.container(border=True, height="stretch"):
+            st.markdown(f"**{preset.title}**")
+            st.markdown(preset.text)
+            frame.link(frame.ZIP, "Open", icon=":material/arrow_forward:", parents=preset.parents)
 
 with st.container(horizontal=True, gap="medium"):
     frame.link(frame.NETWORKS, "See all networks", icon=":material/hub:")

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import (
     dashboard,
     difference,
+    kinds,
     landscape,
     linear,
     memory,
@@ -46,6 +47,7 @@ def main() -> None:
     known: dict[str, Callable[[], None]] = {
         "difference": difference.run,
         "wide": wide.run,
+        "kinds": lambda: kinds.run(options.draws),
         "quality": lambda: zipping.run(
             root,
             options.draws,

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mtz_core.errors import MTZError
     from mtz_core.network.together import Together
     from mtz_core.network.zipped import ZippedNetwork
+    from mtz_core.outputs.types import TaskType
     from mtz_core.pairing.assignment import pair_neurons
-    from mtz_core.spec import RetrainSpec, RunSpec, ZipSpec
+    from mtz_core.spec import RetrainSpec, RunSpec, TypeSpec, ZipSpec
     from mtz_core.zipping.zipper import Zipper
     from mtz_core.zoo.parents import load_parent
 
@@ -35,7 +36,9 @@ _HOME = {
     "preflight": "checking.report",
     "RetrainSpec": "spec",
     "RunSpec": "spec",
+    "TypeSpec": "spec",
     "ZipSpec": "spec",
+    "TaskType": "outputs.types",
     "Together": "network.together",
     "ZippedNetwork": "network.zipped",
     "Zipper": "zipping.zipper",
@@ -48,7 +51,9 @@ __all__ = [
     "Preflight",
     "RetrainSpec",
     "RunSpec",
+    "TaskType",
     "Together",
+    "TypeSpec",
     "ZipResult",
     "ZipSpec",
     "ZippedNetwork",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mtz_core import events as ev
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.spec import ZipSpec
+from mtz_core.outputs.types import TaskType
+from mtz_core.spec import TypeSpec, ZipSpec
 from mtz_core.structure.sizes import ParameterCounts
 from mtz_core.zipping.zipper import Zipper
 
@@ -37,7 +38,10 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class ZipResult:
-    """A zipped network, its layers' records, sizes, and test errors in % if evaluation data was given."""
+    """A zipped network, its layers' records, sizes, and test errors in % if evaluation data was given.
+
+    `errors` (of what, `types` say) and `scores` are None and empty without evaluation data.
+    """
 
     network: ZippedNetwork
     layers: tuple[LayerResult, ...]
@@ -50,6 +54,11 @@ class ZipResult:
     """Calibration images of every task that were used."""
     notes: tuple[str, ...] = ()
     """What retraining came to, a sentence for each layer after which there was some."""
+    types: tuple[TaskType, ...] = ()
+    """What each task's answers are; `types[t].error` says what `errors[t]` counts."""
+    scores: tuple[Mapping[str, float], ...] = ()
+    """Further measures of every task by name, e.g. the mean average precision of attributes."""
+    parent_scores: tuple[Mapping[str, float], ...] = ()
 
 
 def zip_networks(
@@ -59,6 +68,7 @@ def zip_networks(
     *,
     evaluation: Sequence[tuple[Tensor, Tensor] | None] | None = None,
     retraining: Sequence[Any] | None = None,
+    types: Sequence[str | Mapping[str, Any] | TypeSpec | None] | None = None,
     on_event: Callable[[ev.Event], None] | None = None,
 ) -> ZipResult:
     """Zip several trained networks, one per task, into one.
@@ -67,8 +77,11 @@ def zip_networks(
         networks: the parents, never modified.
         calibration: per task unlabelled inputs, a tensor (N, ...) or an iterable of batches.
         spec: how to zip; `ZipSpec()` shares every hidden layer fully and does not retrain.
-        evaluation: per task `(images, labels)`, only to report errors.
+        evaluation: per task `(images, labels)`, to report errors. Labels are classes (N,), 0 or 1 or values (N, K), or
+            all this per pixel or token.
         retraining: per task inputs or `(images, labels)`; the calibration inputs if omitted.
+        types: what each network's answers are, e.g. `["multiclass", "multilabel"]` (see `TypeSpec`); found, if omitted
+            or None, where labels or the network leave no doubt. The same as `spec.types`.
         on_event: called with every event as it happens.
 
     Raises:
@@ -82,6 +95,7 @@ def zip_networks(
         >>> result.network(torch.randn(5, 4), task=1).shape
         torch.Size([5, 3])
     """
+    spec = (ZipSpec() if spec is None else spec).with_types(types)
     zipper = Zipper(networks, calibration, spec, evaluation=evaluation, retraining=retraining)
     differences: dict[str, ev.DifferenceComputed] = {}
     layers: list[LayerResult] = []
@@ -104,7 +118,8 @@ def zip_networks(
             finished = event
     assert finished is not None
     final = (finished.counts, finished.errors, finished.parent_errors, finished.seconds)
-    return ZipResult(zipper.network, tuple(layers), *final, warnings, images, tuple(notes))
+    said = (finished.types, finished.scores, finished.parent_scores)
+    return ZipResult(zipper.network, tuple(layers), *final, warnings, images, tuple(notes), *said)
 
 
 def _layer_result(difference: ev.DifferenceComputed, zipped: ev.LayerZipped) -> LayerResult:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
+from mtz_core.exports.kinds import EXPORTS
 from mtz_core.own.registered import import_registered, register
 from mtz_core.runs.example import example_text
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
@@ -149,17 +150,16 @@ def _parents(options: argparse.Namespace) -> int:
     from mtz_core.zoo.catalog import catalog
 
     width = max(map(len, catalog()), default=0)
+    task = max((len(info.task) for info in catalog().values()), default=0)
     for name, info in catalog().items():
-        print(f"{name:{width}}  {info.task:8}  {info.parameters:9,} parameters  {percent(info.test_error)} errors")
+        print(f"{name:{width}}  {info.task:{task}}  {info.parameters:9,} parameters  {percent(info.test_error)} errors")
     return 0
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    import torch
-
     from mtz_core.checking.report import preflight
     from mtz_core.checking.text import report_data, report_text
-    from mtz_core.own.networks import build_network
+    from mtz_core.own.networks import build_network, trial_inputs
 
     if options.spec is not None:
         spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
@@ -168,10 +168,8 @@ def _preflight(options: argparse.Namespace) -> int:
     else:
         specs = tuple(NetworkSpec(parent=name) for name in options.parents)
     networks = [build_network(network) for network in specs]
-    random = torch.Generator().manual_seed(0)
-    shapes = [(n.transform.channels, n.transform.size, n.transform.size) for n in networks]
     try:
-        found = preflight([n.module for n in networks], [torch.randn(2, *s, generator=random) for s in shapes])
+        found = preflight([n.module for n in networks], [trial_inputs(n, 2) for n in networks])
     except GraphError as error:
         print(error, file=sys.stderr)
         return 1
@@ -190,7 +188,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise SpecError("zip.budget: a plan needs one; write share: auto and, e.g., budget: {size: 1.5}")
     _check_parents(spec)
     inputs = gather(spec)
-    for item in plan(inputs.networks, inputs.calibration, spec.zip):
+    for item in plan(inputs.networks, inputs.calibration, inputs.zipping(spec), inputs.evaluation):
         if not isinstance(item, Measuring):
             print(
                 json.dumps({"plan": plan_data(item), **choice_data(item.choice)}) if options.json else plan_text(item)
@@ -204,10 +202,17 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _extract(options: argparse.Namespace) -> int:
     record = _store(options).get(options.run)
-    task = _task_number(record, options.task)
-    source = record.path / f"extracted-{task}.safetensors"
-    if not source.exists():
-        raise RunError(f"run {record.id} is {record.status} and has no network of task {task}; only a finished one has")
+    single = EXPORTS.find(options.form).single
+    if single and options.task is None:
+        raise SpecError(f"--form {options.form} is of one task; say which: --task NUMBER or NAME")
+    task = _task_number(record, options.task) if single else 0
+    if not (record.path / "zipped.safetensors").exists():
+        raise RunError(f"run {record.id} is {record.status} and has no network; only a finished one has")
+    source = record.path / ("zipped.safetensors" if not single else f"extracted-{task}.safetensors")
+    if options.form not in ("zipped", "weights"):
+        from mtz_core.runs.outputs import exported
+
+        source = exported(record.path, options.form, task)
     try:
         shutil.copyfile(source, options.out)
     except OSError as error:
@@ -293,9 +298,10 @@ def command_parser() -> argparse.ArgumentParser:
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
-    command = commands.add_parser("extract", parents=[run], help="write the network of one task as plain weights")
-    command.add_argument("--task", required=True, help="number (from 0) or name of the task")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    command = commands.add_parser("extract", parents=[run], help="write the network of one task, or all, to a file")
+    command.add_argument("--task", help="number (from 0) or name of the task")
+    command.add_argument("--form", choices=EXPORTS.names, default="weights", help=EXPORTS.told())
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     command.set_defaults(command=_extract)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
     return parser

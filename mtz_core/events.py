@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mtz_core.outputs.types import TaskType
 from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.sizes import ParameterCounts
 
@@ -60,9 +61,9 @@ class Planning(Event):
 class Planned(Event):
     """All shares were chosen under the budget, before anything is merged.
 
-    `shares` are channels per group; `parameters` and `error` (answers that are predicted to change, in %) say what to
-    expect. `curves[group]` holds `counts`, `errors` (of this group alone) and the `measured` counts; `frontier` the
-    best predicted points at other sizes, as (parameters, error), by size.
+    `shares` are channels per group; `parameters` and `error` (`changed` that are predicted to change, in %,
+    see `TaskType.changed`) say what to expect. `curves[group]` holds `counts`, `errors` (of this group alone)
+    and the `measured` counts; `frontier` the best predicted points at other sizes, as (parameters, error), by size.
     """
 
     shares: Mapping[str, int]
@@ -70,6 +71,7 @@ class Planned(Event):
     error: float
     curves: Mapping[str, Mapping[str, tuple[float, ...]]]
     frontier: tuple[tuple[float, ...], ...]
+    changed: str = "answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,8 @@ class Started(Event):
     """Calibration images of every task that are used."""
     trunk: str | None = None
     """The last layer that is computed once for tasks that see the same images."""
+    types: tuple[TaskType, ...] = ()
+    """What each task's answers are; `TaskType.error` says what its errors count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +214,10 @@ class RetrainEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Errors in % on held-out images, `errors[t]` of task t (NaN: task t has no labels).
+    """Errors in % on held-out images, `errors[t]` of task t (NaN: task t has no labels), of what `TaskType.error` says.
+
+    `scores[t]` are further measures by name, where there are any: mean average precision of attributes, mean
+    intersection over union of places, mean absolute error of values.
 
     `stage` says of what: the parents themselves, the network after zipping `layer`, during its retraining (at
     `step`), after it, or the finished network on all test images.
@@ -222,6 +229,7 @@ class Evaluated(Event):
     errors: tuple[float, ...]
     images: tuple[int, ...]
     counts: ParameterCounts
+    scores: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,11 +241,14 @@ class LayerFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """The zipped network is ready."""
+    """The zipped network is ready; errors and scores as in `Evaluated`, and `types` as in `Started`."""
 
     counts: ParameterCounts
     errors: tuple[float, ...] | None
     parent_errors: tuple[float, ...] | None
+    types: tuple[TaskType, ...] = ()
+    scores: tuple[Mapping[str, float], ...] = ()
+    parent_scores: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +27,7 @@ from pydantic import (
 
 from mtz_core.errors import SpecError
 from mtz_core.methods.kinds import METRICS, PAIRING
+from mtz_core.outputs.types import Kind
 from mtz_core.system.registry import Registry
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -171,6 +172,38 @@ def _implied() -> Iterator[tuple[str, Any, Mapping[str, Any], str]]:
             yield "pairing", method.name, _AT_RANDOM, why
 
 
+class TypeSpec(_Strict):
+    """The type of one task; just its `kind`, e.g. `multilabel`, says the same as a mapping with nothing else."""
+
+    kind: Kind = Field(
+        description="multiclass: one class of several; binary: yes or no, one output; multilabel: attributes, each yes "
+        "or no; regression: values"
+    )
+    axis: int | None = Field(
+        default=None,
+        ge=-8,
+        le=8,
+        description="axis of the outputs (N, ...) that counts classes, attributes or values; the others count places "
+        "(pixels, tokens). 0: none does. null: found, where labels or shapes show it",
+    )
+    probabilities: bool | None = Field(
+        default=None,
+        description="whether the outputs are behind a softmax or a sigmoid. null: found in the network",
+    )
+    ignore_index: int | None = Field(default=None, description="labels of this value do not count, e.g. 255 or -100")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _values_are_no_probabilities(self) -> TypeSpec:
+        if self.kind == "regression" and self.probabilities:
+            raise ValueError("probabilities: values are none; leave it out, or choose multiclass, binary or multilabel")
+        return self
+
+
 class ZipSpec(_Strict):
     """How two or more networks are zipped.
 
@@ -192,6 +225,11 @@ class ZipSpec(_Strict):
     )
     alpha: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
         default=None, description="task weights, e.g. [2, 1]; normalised to sum to one. null: equal weights"
+    )
+    types: tuple[TypeSpec | None, ...] | None = Field(
+        default=None,
+        description="what each network's answers are, e.g. [multiclass, multilabel], or [{kind: multiclass, axis: 2, "
+        "ignore_index: 255}, null]. null: found, where labels or the network leave no doubt",
     )
     pairing: Pairing = Field(default="optimal", description=f"which neurons become one. {PAIRING.told()}")
     metric: Metric = Field(default="functional", description=f"what pairing compares. {METRICS.told()}")
@@ -307,6 +345,13 @@ class ZipSpec(_Strict):
             raise ValueError(f"one weight per task is needed (two or more), got {len(alpha)}")
         return alpha
 
+    @field_validator("types", mode="after")
+    @classmethod
+    def _types_are_several(cls, types: Any) -> Any:
+        if types is not None and len(types) < 2:
+            raise ValueError(f"one type per network is needed (two or more; null: found), got {len(types)}")
+        return types
+
     @model_validator(mode="after")
     def _budget_and_auto_belong_together(self) -> ZipSpec:
         if self.share == "auto" and self.budget is None:
@@ -346,6 +391,23 @@ class ZipSpec(_Strict):
     def macs(self) -> float | None:
         """Limit of the multiplications that all tasks' answers to one image take, in those of one network."""
         return None if self.budget is None else self.budget.macs
+
+    def with_types(self, types: Sequence[Any] | None) -> ZipSpec:
+        """Return the same with what networks answer, if it is given. Raises `SpecError` if it was given before."""
+        if types is None:
+            return self
+        if self.types is not None:
+            raise SpecError("types were given twice, as an argument and in the specification; leave one of both out")
+        checked: dict[str, Any] = {"types": types}
+        return self.model_copy(update={"types": ZipSpec(**checked).types})
+
+    def task_types(self, tasks: int) -> tuple[TypeSpec | None, ...]:
+        """Return what is asked for of each network. Raises `SpecError` when their number differs from `tasks`."""
+        if self.types is None:
+            return (None,) * tasks
+        if len(self.types) != tasks:
+            raise SpecError(f"types: {len(self.types)} were given for {tasks} networks; give one each (None: found)")
+        return self.types
 
     def task_weights(self, tasks: int) -> tuple[float, ...]:
         """Return the normalised task weights (sum one). Raises `SpecError` when their number differs from `tasks`."""
@@ -412,6 +474,11 @@ class NetworkSpec(_Strict):
         description="a file (safetensors, a state dict of torch.save, a program of torch.export.save), upload:HASH, or "
         "the name of torchvision's published weights",
     )
+    part: str | None = Field(
+        default=None,
+        max_length=100,
+        description="which of a file's several sets of weights is meant, e.g. model or ema. null: it has one",
+    )
     model: str | None = Field(default=None, max_length=200, description="a module that --models registers")
     classes: int | None = Field(
         default=None, ge=1, le=100_000, description="number of outputs. null: as many as the file's last layer has"
@@ -424,6 +491,11 @@ class NetworkSpec(_Strict):
     )
     transform: TransformSpec | None = Field(
         default=None, description="how images are prepared. null: as the architecture expects them"
+    )
+    type: TypeSpec | None = Field(
+        default=None,
+        description="what its answers are: multiclass, binary, multilabel or regression, or a mapping as in zip.types. "
+        "null: found, where labels or the network leave no doubt",
     )
 
     @field_validator("weights", mode="before")
@@ -443,7 +515,7 @@ class NetworkSpec(_Strict):
             raise ValueError(
                 "'weights' needs 'architecture', e.g. lenet5, torchvision:resnet18, or exported for a .pt2"
             )
-        idle = [name for name in ("architecture", "classes") if getattr(self, name) is not None]
+        idle = [name for name in ("architecture", "classes", "part") if getattr(self, name) is not None]
         if idle and (self.weights is None or (self.architecture == EXPORTED and self.classes is not None)):
             brings = "an exported program" if self.weights is not None else f"{self.parent or self.model!r}"
             raise ValueError(f"{' and '.join(idle)}: {brings} brings its own; leave it out")
@@ -510,6 +582,13 @@ class RunSpec(_Strict):
             raise ValueError(
                 f"zip.alpha has {len(self.zip.alpha)} weights for {len(self.networks)} networks; give one per network"
             )
+        if self.zip.types is not None and len(self.zip.types) != len(self.networks):
+            raise ValueError(
+                f"zip.types has {len(self.zip.types)} types for {len(self.networks)} networks; give one per network, "
+                "null where it is to be found"
+            )
+        if self.zip.types is not None and any(network.type is not None for network in self.networks):
+            raise ValueError("types were given twice, by zip.types and by a network's type; leave one of both out")
         return self
 
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mtz_core.data.bundled import bundled_images, class_names
+from mtz_core.data.bundled import bundled_inputs, bundled_set
 from mtz_core.figures.network import layer_label, network_drawing
 from mtz_core.figures.text import bytes_text, count_text, error_text
+from mtz_core.outputs.types import WORDS
 from mtz_core.own.registry import own_networks
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
 from pages.ui import bring, frame, preflight, query, samples, setup
 
-TASKS = {"mnist": "handwritten digits", "fashion": "clothes (Fashion-MNIST)", "letters": "letters A to J"}
+TASKS = {
+    "mnist": "handwritten digits",
+    "fashion": "clothes (Fashion-MNIST)",
+    "letters": "letters A to J",
+    "letter-attributes": "six attributes of letters",
+    "letter-pose": "where a letter is, and how it is turned",
+    "words-germanic": "languages of words: English, German, Dutch, Swedish",
+    "words-romance": "languages of words: French, Italian, Spanish, Portuguese",
+}
+WRONG = {
+    "multiclass": "are answered wrong",
+    "multilabel": "have an attribute that is answered wrong",
+    "regression": "have a value that is off by half its standard deviation",
+}
 
 frame.page(
     "Networks",
@@ -47,18 +61,20 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
         if name in own:
             brought = own[name]
             st.caption(frame.plain(f"{brought.title} · {brought.spec.architecture or brought.spec.model}"))
-            test_error, images = brought.error, brought.images
+            test_error, images, counted, errors = brought.error, brought.images, "images", None
         else:
             info = infos[name]
             st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
             test_error, images = info.test_error, info.test_images
+            counted, errors = bundled_set(info.task).inputs, WORDS[info.type].error
         error, size = st.container(key=f"numbers-{name}").columns(2)
         error.metric(
             "Test error",
             error_text(test_error),
-            f"{images:,} images" if images else "no labels",
+            f"{images:,} {counted}" if images else "no labels",
             delta_color="off",
             delta_arrow="off",
+            help=errors and f"In %: {errors}.",
         )
         size.metric(
             "Parameters",
@@ -84,13 +100,16 @@ if any(name not in own for name in parents):
             continue
         data = infos[name].task
         with frame.problems():
-            images, labels = bundled_images(data, "test")
+            about = bundled_set(data)
+            inputs, labels = bundled_inputs(data, "test")
             answers = predictions(name)
-        wrong = answers != labels
+        wrong = samples.wrong_answers(about.type, labels, answers)
         chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
-        st.markdown(f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test images are answered wrong")
-        st.html(samples.sample_grid(images[chosen], labels[chosen], answers[chosen], class_names(data)))
-    st.caption("✓ right, ✗ wrong with the true class below it.")
+        st.markdown(
+            f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test {about.inputs} {WRONG[about.type]}"
+        )
+        st.html(samples.sample_grid(inputs[chosen], labels[chosen], answers[chosen], wrong[chosen], about))
+    st.caption("✓ right, ✗ wrong with what is true below it.")
 
 place = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
 

@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from mtz_core.data.bundled import SETS
+from mtz_core.data.words import as_word
 from mtz_core.figures import inspect as draw
 from mtz_core.figures import pooling
+from mtz_core.figures.inputs import is_picture, sketch
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.palette import GLYPHS
 from mtz_core.figures.text import percent_text
@@ -301,7 +304,17 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
         st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {labels[task]} {neuron}** {how}")
         with st.container(horizontal=True, gap="small"):
             for k in keep:
-                st.image(draw.thumbnail(images[top[k]]), caption=f"{values[k]:.3g}", width=56)
+                sample = images[top[k]]
+                if is_picture(sample):
+                    st.image(draw.thumbnail(sample), caption=f"{values[k]:.3g}", width=56)
+                else:
+                    known = SETS.get(run.summary["tasks"][task])
+                    spelled = (
+                        as_word(sample.astype(np.int64)) if known is not None and known.inputs == "words" else None
+                    )
+                    with st.container(width="content"):
+                        st.html(sketch(sample, spelled))
+                        st.caption(f"{values[k]:.3g}")
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

@@ -10,6 +10,7 @@ import streamlit as st
 from mtz_core.figures import compare
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
+from mtz_core.outputs.types import errors_text
 from pages.ui import address, frame
 
 NUMBERS = {"parameters": "localized"}
@@ -52,6 +53,8 @@ def show_run(point: Any, labels: list[str]) -> None:
                     delta_color="off",
                     delta_arrow="off",
                 )
+        if said := errors_text(frame.store().get(point.id).types, labels):
+            st.caption(said)
         with st.container(horizontal=True):
             frame.link(frame.INSPECT, "Inspect this run", icon=":material/search:", run=point.id)
             frame.link(frame.ZIP, "How it went", icon=":material/timeline:", run=point.id)

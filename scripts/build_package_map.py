@@ -53,15 +53,26 @@ def arrows() -> Iterator[tuple[str, str]]:
 
 @cache
 def needs_torch(module: str) -> bool:
-    """Whether importing a module imports torch."""
+    """Whether importing a module imports torch: itself, or by a module (and its package) that it imports."""
+    waiting, seen = [module], {module}
+    while waiting:
+        current = waiting.pop()
+        if _brings_torch(current):
+            return True
+        first = {home(current), *imported(modules()[current], lazily=False)} - {""}
+        found = {other for other in first | {home(other) for other in first} if other in modules()} - seen
+        seen |= found
+        waiting += sorted(found)
+    return False
+
+
+def _brings_torch(module: str) -> bool:
     for node in at_import(tree(module)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if any(name.startswith(f"{bringer}.") or name == bringer for name in names for bringer in BRINGS_TORCH):
             return True
-    first = {home(module), *imported(modules()[module], lazily=False)} - {module, ""}
-    packages = {home(other) for other in first} - {module}
-    return any(needs_torch(other) for other in first | packages if other in modules())
+    return False
 
 
 def torch_in(package: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ class Face:
     path: Path
 
 
-def installed_faces(split: str) -> list[Face]:
-    """Faces with A to J of the split's packages, sorted; ends the program if a package is not installed."""
+def installed_faces(packages: Sequence[str]) -> list[Face]:
+    """Faces with A to J of some packages, sorted; ends the program if a package is not installed."""
     listing = subprocess.run(
         ["fc-list", ":charset=" + " ".join(f"{ord(c):x}" for c in LETTERS), "file", "family"],
         capture_output=True,
@@ -45,7 +46,7 @@ def installed_faces(split: str) -> list[Face]:
         path, _, family = line.partition(": ")
         families[path] = family.split(",")[0].strip()
     faces = []
-    for package in PACKAGES[split]:
+    for package in packages:
         found = subprocess.run(["dpkg", "-L", f"fonts-{package}"], capture_output=True, text=True, check=False)
         if found.returncode:
             raise SystemExit(f"font package missing: apt-get install fonts-{package}")
@@ -82,30 +83,67 @@ def draw_letters(
     return images, labels, np.array(families)
 
 
-def draw(letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Changes:
+    """How far letters are changed at random: normal deviations, but for `size` and `shift`, which are uniform.
+
+    `size` of the longer side and `shift` of the centre are in quarters of a pixel, `angle` in degrees.
+    """
+
+    size: tuple[float, float] = (48, 88)
+    angle: float = 11
+    shear: float = 0.18
+    aspect: float = 0.14
+    shift: float = 10
+
+
+def draw(
+    letter: str, font: ImageFont.FreeTypeFont, rng: np.random.Generator, changes: Changes | None = None
+) -> NDArray[np.uint8]:
     """One letter, 28×28, white on black: scaled, turned, sheared, shifted, with faint noise."""
+    much = changes or Changes()
+    size = rng.uniform(*much.size)
+    angle = rng.normal(0, much.angle)
+    shear = rng.normal(0, much.shear)
+    aspect = math.exp(rng.normal(0, much.aspect))
+    dx, dy = rng.uniform(-much.shift, much.shift, size=2)
+    return printed(placed(letter, font, size, angle, (dx, dy), shear, aspect), rng)
+
+
+def placed(
+    letter: str,
+    font: ImageFont.FreeTypeFont,
+    size: float,
+    angle: float,
+    shift: tuple[float, float],
+    shear: float = 0.0,
+    aspect: float = 1.0,
+) -> NDArray[np.float64]:
+    """One letter, 28×28 in [0, 255]: `size` and `shift` (right, down) in quarters of a pixel, `angle` in degrees.
+
+    Positive angles turn to the right; the middle of the letter's box comes to lie `shift` from the image's.
+    """
     large = 112  # four times the final size
     left, top, right, bottom = font.getbbox(letter)
     glyph = Image.new("L", (large, large))
     centre = ((large - left - right) / 2, (large - top - bottom) / 2)
     ImageDraw.Draw(glyph).text(centre, letter, fill=255, font=font)
 
-    height = max(bottom - top, right - left, 1)
-    wanted = rng.uniform(48, 88)
-    angle = math.radians(rng.normal(0, 11))
-    shear = rng.normal(0, 0.18)
-    aspect = math.exp(rng.normal(0, 0.14))
-    dx, dy = rng.uniform(-10, 10, size=2)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([aspect, 1 / aspect]) * (wanted / height)
+    turned = math.radians(angle)
+    turn = np.array([[math.cos(turned), -math.sin(turned)], [math.sin(turned), math.cos(turned)]])
+    scale = size / max(bottom - top, right - left, 1)
+    forward = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([aspect, 1 / aspect]) * scale
     back = np.linalg.inv(forward)  # PIL asks where each output pixel comes from
     middle = np.array([large / 2, large / 2])
-    offset = middle - back @ (middle + np.array([dx, dy]))
+    offset = middle - back @ (middle + np.array(shift))
     matrix = (back[0, 0], back[0, 1], offset[0], back[1, 0], back[1, 1], offset[1])
     moved = glyph.transform((large, large), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    small = np.asarray(moved.resize((28, 28), Image.Resampling.BOX), np.float64)
+    return np.asarray(moved.resize((28, 28), Image.Resampling.BOX), np.float64)
 
-    small *= rng.uniform(0.65, 1.0)
+
+def printed(image: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The image with a brightness and faint noise of its own, as bytes."""
+    small = image * rng.uniform(0.65, 1.0)
     noise = rng.normal(0, rng.uniform(4, 22), size=small.shape)
     # quantised noise in half of the pixels keeps the archive small
     noise = np.where(rng.random(small.shape) < 0.35, np.round(noise / 8) * 8, 0)

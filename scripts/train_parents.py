@@ -2,9 +2,9 @@
 
     python -m scripts.train_parents --data-root DIR --data-root /usr/share/datasets --only lenet5-mnist-0
 
-DIR holds mnist.npz (or MNIST as IDX files) and letters.npz, which scripts/build_data.py draws. Bundled images
-are never trained on; epochs are fixed in advance, so test images choose nothing. The same machine, threads
-and seed give the same weights.
+DIR holds mnist.npz (or MNIST as IDX files), and letters.npz, letter-pose.npz, words-romance.npz and so on, which
+scripts/build_data.py draws. Bundled images and words are never trained on; epochs are fixed in advance, so nothing
+that is tested on chooses anything. The same machine, threads and seed give the same weights.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,20 +22,34 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mtz_core.data.bundled import bundled_images
+from mtz_core.data.bundled import bundled_inputs, bundled_set, class_names
 from mtz_core.data.fullsets import read_full
-from mtz_core.data.loading import load_data, preprocess
+from mtz_core.data.loading import load_data, network_inputs
+from mtz_core.outputs.types import Kind
 from mtz_core.zoo.architectures import ARCHITECTURES
 from mtz_core.zoo.catalog import PARENTS
 
 BATCH = 128
+Labelled = tuple[Tensor, Tensor]
 TASKS = ("mnist-0", "fashion-0", "letters-0", "mnist-1")
 NAMES = (
     *(f"{architecture}-{task}" for architecture in ("lenet300", "lenet5", "resnet14") for task in TASKS),
     "lenet300-sparse-mnist-0",
     "lenet300-sparse-fashion-0",
+    "lenet5-letter-attributes-0",
+    "lenet5-letter-pose-0",
+    "lstm-words-germanic-0",
+    "lstm-words-romance-0",
 )
-SEEDS = {"mnist": 0, "fashion": 10, "letters": 20}  # no two parents of one shape begin with the same weights
+SEEDS = {
+    "mnist": 0,
+    "fashion": 10,
+    "letters": 20,
+    "letter-attributes": 30,
+    "letter-pose": 40,
+    "words-germanic": 50,
+    "words-romance": 60,
+}  # no two parents of one shape begin with the same weights
 KEPT = 0.1  # fraction of weights that a sparse parent keeps
 
 
@@ -56,7 +71,7 @@ class Recipe:
         )
 
 
-# Clothes may be mirrored; digits and letters may not.
+# Clothes may be mirrored; digits and letters may not. Where a letter is must not change.
 RECIPES = {
     ("lenet300", "mnist"): Recipe(20, 2e-3, 0.05),
     ("lenet300", "fashion"): Recipe(20, 2e-3, 0.05),
@@ -67,6 +82,10 @@ RECIPES = {
     ("resnet14", "mnist"): Recipe(3, 6e-3, 0.05, shift=1),
     ("resnet14", "fashion"): Recipe(6, 6e-3, 0.05, shift=1, flip=True),
     ("resnet14", "letters"): Recipe(3, 6e-3, 0.05, shift=1),
+    ("lenet5", "letter-attributes"): Recipe(8, 2e-3, 0.05, shift=1),
+    ("lenet5", "letter-pose"): Recipe(8, 2e-3, 0.05),
+    ("lstm", "words-germanic"): Recipe(8, 6e-3, 0.05),
+    ("lstm", "words-romance"): Recipe(8, 6e-3, 0.05),
 }
 
 
@@ -85,8 +104,28 @@ def augment(x: Tensor, recipe: Recipe, source: torch.Generator) -> Tensor:
     return x
 
 
-def train(module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int, sparse: bool) -> None:
+TEST_SETS = {
+    "letters": "bundled letters of unseen fonts",
+    "letter-attributes": "bundled letters of unseen fonts",
+    "letter-pose": "bundled letters of unseen fonts",
+    "words-germanic": "bundled words",
+    "words-romance": "bundled words",
+}
+LOSS_TEXT: dict[Kind, str] = {
+    "multiclass": "",
+    "multilabel": ", binary cross-entropy",
+    "regression": ", mean squared error",
+}
+LOSSES: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
+    "multiclass": F.cross_entropy,
+    "multilabel": lambda outputs, labels: F.binary_cross_entropy_with_logits(outputs, labels.to(outputs)),
+    "regression": F.mse_loss,
+}
+
+
+def train(module: nn.Module, kind: Kind, data: Labelled, recipe: Recipe, seed: int, sparse: bool) -> None:
     """Train in place; a sparse network is pruned on the way (see `Pruning`)."""
+    images, labels = data
     source = torch.Generator().manual_seed(seed)
     decayed = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim <= 1]
@@ -99,8 +138,10 @@ def train(module: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, see
     for epoch in range(recipe.epochs):
         begun, total = time.time(), 0.0
         for batch in torch.randperm(len(images), generator=source)[: steps * BATCH].split(BATCH):
-            x = augment(images[batch], recipe, source).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(module(x), labels[batch])
+            x = augment(images[batch], recipe, source)
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            loss = LOSSES[kind](module(x), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,14 +183,29 @@ class Pruning:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, images: Tensor) -> Tensor:
-    """Predicted class of each image, int64 (N,)."""
-    return torch.cat([module(part).argmax(1) for part in images.split(500)])
+def answers(module: nn.Module, kind: Kind, inputs: Tensor) -> Tensor:
+    """Answers to inputs (N, ...): classes int64 (N,), attributes bool (N, K), or values (N, K)."""
+    outputs = torch.cat([module(part) for part in inputs.split(500)])
+    if kind == "multiclass":
+        return outputs.argmax(1)
+    return outputs > 0 if kind == "multilabel" else outputs
 
 
-def error_rate(predicted: Tensor, labels: Tensor) -> float:
-    """Percentage of wrong predictions."""
-    return round(100 * float((predicted != labels).double().mean()), 2)
+def errors(kind: Kind, answered: Tensor, labels: Tensor) -> Tensor:
+    """Wrong classes in % (); wrong answers to each attribute (K,); absolute error of each value in its deviation (K,).
+
+    >>> errors("multilabel", torch.tensor([[True, False], [True, True]]), torch.tensor([[1, 1], [1, 1]])).tolist()
+    [0.0, 50.0]
+    """
+    if kind == "regression":
+        spread = labels.double().std(0, correction=0)
+        return 100 * (answered.double() - labels.double()).abs().mean(0) / spread
+    return 100 * (answered != labels).double().mean(0)
+
+
+def mean_error(kind: Kind, answered: Tensor, labels: Tensor) -> float:
+    """One error in % for all attributes or values: their mean."""
+    return float(errors(kind, answered, labels).mean())
 
 
 def root_of(task: str, roots: list[Path]) -> Path:
@@ -159,56 +215,69 @@ def root_of(task: str, roots: list[Path]) -> Path:
     raise SystemExit(f"no full {task} set below {', '.join(map(str, roots))}")
 
 
+def taken_apart(name: str) -> tuple[str, bool, str, int]:
+    """Architecture, whether it is sparse, task, number.
+
+    >>> taken_apart("lenet300-sparse-mnist-0")
+    ('lenet300', True, 'mnist', 0)
+    """
+    architecture, rest = name.split("-", 1)
+    task, number = rest.rsplit("-", 1)
+    return architecture, task.startswith("sparse-"), task.removeprefix("sparse-"), int(number)
+
+
 def build(name: str, roots: list[Path], seed: int, fewer_epochs: int | None) -> None:
     """Train one parent, measure it as it is stored (float16), and record it."""
-    architecture, *middle, task, number = name.split("-")
-    sparse = middle == ["sparse"]
-    seed += SEEDS[task] + int(number) + (100 if sparse else 0)
+    architecture, sparse, task, number = taken_apart(name)
+    seed += SEEDS[task] + number + (100 if sparse else 0)
     recipe = RECIPES[architecture, task]
     if fewer_epochs:
         recipe = replace(recipe, epochs=fewer_epochs)
-    root = root_of(task, roots)
+    root, kind, what = root_of(task, roots), bundled_set(task).type, bundled_set(task).inputs
     images, labels = load_data(task, "train", root)
     torch.manual_seed(seed)
-    module = ARCHITECTURES[architecture]()
-    if architecture != "lenet300":
+    module = ARCHITECTURES[architecture](classes=len(class_names(task)))
+    if architecture in ("lenet5", "resnet14"):
         module.to(memory_format=torch.channels_last)
-    print(f"{name}: training on {len(images):,} images", flush=True)
-    train(module, images, labels, recipe, seed, sparse)
-
-    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    PARENTS.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in state.items()}, PARENTS / f"{name}.safetensors")
-    (PARENTS / f"{name}.safetensors").chmod(0o644)
-    module.load_state_dict(state)
+    print(f"{name}: training on {len(images):,} {what}", flush=True)
+    train(module, kind, (images, labels), recipe, seed, sparse)
+    store_weights(name, module)
 
     x, y = load_data(task, "test", root)
-    official = error_rate(predict(module, x), y)
-    bundled_x, bundled_y = bundled(task)
-    predicted = predict(module, bundled_x)
+    predicted = answers(module, kind, bundled_x := network_inputs(task, bundled_inputs(task, "test")[0]))
+    bundled_y = torch.from_numpy(bundled_inputs(task, "test")[1].copy())
     method = f", each weight matrix pruned by magnitude to {KEPT:.0%} during the first half" if sparse else ""
     entry = {
         "architecture": architecture,
         "task": task,
         "parameters": sum(p.numel() for p in module.parameters()),
         "nonzero_parameters": sum(int(p.count_nonzero()) for p in module.parameters()),
-        "test_error": official,
+        "test_error": round(mean_error(kind, answers(module, kind, x), y), 2),
         "test_images": len(y),
-        "test_set": {"letters": "bundled letters of unseen fonts"}.get(task, f"official {task} test set"),
-        "bundled_error": error_rate(predicted, bundled_y),
-        "bundled_images": len(bundled_y),
-        "recipe": f"{recipe}{method}; {len(images):,} training images",
+        "test_set": TEST_SETS.get(task, f"official {task} test set"),
+        "bundled_error": round(mean_error(kind, predicted, bundled_y), 2),
+        "bundled_images": len(bundled_x),
+        "recipe": f"{recipe}{LOSS_TEXT[kind]}{method}; {len(images):,} training {what}",
         "seed": seed,
     }
+    if kind != "multiclass":
+        each = errors(kind, predicted, bundled_y).tolist()
+        entry["each_error"] = {n: round(e, 2) for n, e in zip(class_names(task), each, strict=True)}
     record(name, entry, predicted)
     print(f"{name}: {entry['recipe']}")
-    print(f"{name}: error {official} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_y):,} bundled")
+    print(
+        f"{name}: error {entry['test_error']} % of {len(y):,}, {entry['bundled_error']} % of {len(bundled_x):,} bundled"
+    )
+    print(f"{name}: {entry.get('each_error', '')}")
 
 
-def bundled(task: str) -> tuple[Tensor, Tensor]:
-    """The bundled test split, also where the full set would replace it."""
-    images, labels = bundled_images(task, "test")
-    return preprocess(images), torch.from_numpy(labels.copy())
+def store_weights(name: str, module: nn.Module) -> None:
+    """Write the weights as float16, and give the module what was written."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    PARENTS.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in state.items()}, PARENTS / f"{name}.safetensors")
+    (PARENTS / f"{name}.safetensors").chmod(0o644)
+    module.load_state_dict(state)
 
 
 def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
@@ -217,7 +286,7 @@ def record(name: str, entry: dict[str, object], predicted: Tensor) -> None:
     entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     arrays = dict(np.load(store, allow_pickle=False)) if store.exists() else {}
     entries[name] = entry
-    arrays[name] = predicted.numpy().astype(np.uint8)
+    arrays[name] = predicted.numpy().astype(np.float16 if predicted.is_floating_point() else np.uint8)
     index.write_text(json.dumps({n: entries[n] for n in NAMES if n in entries}, indent=2) + "\n", encoding="utf-8")
     np.savez_compressed(store, **{n: arrays[n] for n in NAMES if n in arrays})
 

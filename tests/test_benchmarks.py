@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import difference, landscape, linear, memory, steps, streams, subsets, trunk, zipping
+from benchmarks import difference, kinds, landscape, linear, memory, steps, streams, subsets, trunk, zipping
 from benchmarks.machine import describe, table
 from mtz_core import RetrainSpec, ZipSpec
+from mtz_core.zoo.catalog import parent_info
 
 
 def test_difference_benchmark_prints_its_table(
@@ -95,6 +96,15 @@ def test_trunk_benchmark_counts_down_from_two_networks_to_one(
     rows = _header(capsys.readouterr().out)[2:]
     assert [row[1:3] for row in rows] == [["none", "2.00×"], ["fc1", "1.12×"], ["fc2", "1.00×"]]
     assert float(rows[0][5]) == 0.0
+
+
+def test_kinds_benchmark_measures_every_task_by_its_own_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ("lstm-words-germanic-0", "lstm-words-romance-0")
+    kinds.run(1, [pair], (0.0,), images=40)
+    (row,) = _header(capsys.readouterr().out)[2:]
+    assert row[:3] == [" + ".join(pair), "0", "100.0%"]
+    assert row[3] == " / ".join(f"{parent_info(name).bundled_error:.2f}" for name in pair)
+    assert [abs(float(cost)) for cost in row[4].split(" / ")] == [0.0, 0.0]
 
 
 def test_landscape_benchmark_compares_plans_of_one_size(

@@ -53,13 +53,16 @@ def test_bad_images_are_refused_where_they_are(data: Any, message: str) -> None:
         as_images(data, "calibration[1]", torch.float32)
 
 
-def test_labels_are_one_whole_number_an_image() -> None:
+def test_labels_are_one_an_image() -> None:
     images, labels = as_labelled((IMAGES[:2], LABELS[:2].int()), "evaluation[0]", torch.float32)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert labels.tolist() == [0, 1]
     assert as_labelled([IMAGES, LABELS], "evaluation[0]", torch.float32)[1].tolist() == [0, 1, 2, 1]
-    for bad in (LABELS.double(), LABELS[:3], LABELS[:, None], [0, 1, 2, 1]):
+    pair = as_labelled([IMAGES, LABELS[:, None].double() / 2], "evaluation[0]", torch.float32)
+    assert pair[1].dtype == torch.float32
+    assert pair[1].tolist() == [[0.0], [0.5], [1.0], [0.5]]
+    for bad in (LABELS.sum(), LABELS[:3], [0, 1, 2, 1]):
         with pytest.raises(DataError, match=r"^evaluation\[0\] has 4 images but labels of shape"):
             as_labelled((IMAGES, bad), "evaluation[0]", torch.float32)
     with pytest.raises(DataError, match=r"^evaluation\[0\] has shape"):

@@ -132,6 +132,7 @@ def test_the_data_of_a_plan_are_its_shares_its_curves_and_its_frontier() -> None
         "shares": {"fc0": 3, "fc1": 2, "fc2": 2},
         "parameters": point.parameters,
         "error": point.error,
+        "changed": "answers",
         "curves": {
             c.group: {"counts": c.counts, "errors": tuple(map(choice.error, c.divergences)), "measured": c.measured}
             for c in choice.curves

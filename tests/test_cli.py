@@ -21,9 +21,11 @@ from mtz_core import cli
 from mtz_core.cli import main
 from mtz_core.errors import RunError
 from mtz_core.events import RetrainEnded, RetrainStep
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.own.exported import read_exported
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.example import PARENTS
-from mtz_core.runs.launch import start_worker
+from mtz_core.runs.launch import exported, start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
@@ -103,6 +105,17 @@ def test_a_killed_worker_is_noticed_and_resumed_to_the_result_of_an_uninterrupte
     module.load_state_dict(load_file(out))
     images = torch.rand(20, 1, 28, 28)
     assert not torch.equal(module(images), load_parent("lenet300-mnist-1").module(images))
+
+    for form, task in (("program", ["--task", "1"]), ("zipped", [])):
+        assert main(["extract", whole.id, *task, "--form", form, "--out", str(tmp_path / form)]) == 0
+    read = ZippedNetwork.load(tmp_path / "zipped")
+    program = read_exported(tmp_path / "program").module
+    torch.testing.assert_close(read(images, task=1), module(images))
+    torch.testing.assert_close(program(images), module(images))
+    assert main(["extract", whole.id, "--form", "program", "--out", str(out)]) == 2
+    (tmp_path / "page").write_bytes(exported(store, whole.id, "program", 0))
+    again = read_exported(tmp_path / "page").module
+    torch.testing.assert_close(again(images), read(images, task=0))
 
 
 def test_a_worker_is_cancelled_even_while_it_imports_torch(store: RunStore) -> None:

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 from torch import Tensor
 
-from mtz_core.data.bundled import DATA, TASKS, bundled_images, class_names
+from mtz_core.data.bundled import DATA, SETS, bundled_inputs, bundled_set, class_names
 from mtz_core.data.idx import read_idx
 from mtz_core.data.imageset import array_set
 from mtz_core.data.loading import load_data
@@ -24,10 +24,15 @@ from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.sources import list_images, torchvision_dataset
 from mtz_core.data.tasks import read_task
 from mtz_core.data.transform import prepare_images
+from mtz_core.data.words import ALPHABET, LENGTH, as_tokens, as_word
 from mtz_core.errors import DataError, SpecError
 from mtz_core.spec import TransformSpec
-from scripts.letter_fonts import PACKAGES
+from scripts.letter_attributes import ATTRIBUTE_PACKAGES
+from scripts.letter_fonts import PACKAGES, placed
 
+CLASSIFIED = [task for task, known in SETS.items() if (known.type, known.inputs) == ("multiclass", "images")]
+DRAWN = ["letter-attributes", "letter-pose"]
+WORDS = ["words-germanic", "words-romance"]
 IDX_NAMES = {"mnist": ["mnist", "MNIST/raw"], "fashion": ["fashion-mnist", "FashionMNIST/raw"]}
 
 
@@ -43,7 +48,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 def fake_full_set(task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Training part: 30 new images among 100 bundled ones; test part: 20 new images."""
     rng = np.random.default_rng(7)
-    bundled = [bundled_images(task, split)[0][:50] for split in ("calibration", "test")]
+    bundled = [bundled_inputs(task, split)[0][:50] for split in ("calibration", "test")]
     x = np.concatenate([*bundled, rng.integers(0, 256, (30, 28, 28), np.uint8)])
     y = np.concatenate([np.zeros(100, np.uint8), np.arange(30, dtype=np.uint8) % 10])
     order = rng.permutation(130)
@@ -66,11 +71,11 @@ def write_idx(folder: Path, task: str, zipped: bool = False) -> None:
             (folder / name).write_bytes(idx_bytes(array))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CLASSIFIED)
 def test_bundled_splits_are_disjoint_and_balanced(task: str) -> None:
     seen: set[bytes] = set()
     for split in ("calibration", "test"):
-        images, labels = bundled_images(task, split)
+        images, labels = bundled_inputs(task, split)
         assert images.dtype == np.uint8
         assert images.shape == (len(labels), 28, 28)
         counts = np.bincount(labels, minlength=10)
@@ -83,15 +88,16 @@ def test_bundled_splits_are_disjoint_and_balanced(task: str) -> None:
 
 def test_bundled_images_cannot_be_changed_by_accident() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        bundled_images("mnist", "test")[0][0] = 0
+        bundled_inputs("mnist", "test")[0][0] = 0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CLASSIFIED + DRAWN)
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_one_preprocessing_serves_all_tasks(task: str, split: str) -> None:
     x, y = load_data(task, split)
-    images, labels = bundled_images(task, split)
-    assert (x.dtype, y.dtype, x.shape[1:]) == (torch.float32, torch.int64, (1, 28, 28))
+    images, labels = bundled_inputs(task, split)
+    values = torch.float32 if bundled_set(task).type == "regression" else torch.int64
+    assert (x.dtype, y.dtype, x.shape[1:]) == (torch.float32, values, (1, 28, 28))
     assert np.array_equal(np.rint(x.numpy()[:, 0].astype(np.float64) * 255), images)
     assert np.array_equal(y.numpy(), labels)
 
@@ -112,7 +118,7 @@ def test_training_images_exclude_exactly_the_bundled_ones(tmp_path: Path, task: 
 
 
 def bundled_halves(task: str) -> np.ndarray:
-    return np.concatenate([bundled_images(task, split)[0][:50] for split in ("calibration", "test")])
+    return np.concatenate([bundled_inputs(task, split)[0][:50] for split in ("calibration", "test")])
 
 
 def test_keras_archive_reads_like_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +150,7 @@ def test_unknown_names_are_refused() -> None:
         with pytest.raises(SpecError, match=r"unknown; known: .*(mnist|calibration)"):
             load_data(task, split)
     with pytest.raises(SpecError, match="not bundled"):
-        bundled_images("mnist", "train")
+        bundled_inputs("mnist", "train")
 
 
 def test_images_without_labels_are_refused(tmp_path: Path) -> None:
@@ -223,9 +229,147 @@ def test_stratified_sample_refuses_what_is_not_there() -> None:
         stratified_sample([[0, 1]], 1, seed=0)
 
 
+@pytest.mark.parametrize("task", DRAWN)
+def test_drawn_letters_have_labels_in_their_range_and_splits_share_no_font(task: str) -> None:
+    seen: set[str] = set()
+    for split in ("calibration", "test"):
+        images, labels = bundled_inputs(task, split)
+        assert (images.dtype, images.shape) == (np.uint8, (2500, 28, 28))
+        assert labels.shape == (2500, len(class_names(task)))
+        if task == "letter-attributes":
+            assert set(np.unique(labels).tolist()) == {0, 1}
+            assert 0.15 < labels.mean(0).min() <= labels.mean(0).max() < 0.6  # nobody can guess much
+        else:
+            assert -1 <= labels.min() < -0.99 < 0.99 < labels.max() <= 1
+            assert np.abs(np.corrcoef(labels.T) - np.eye(3)).max() < 0.1
+        families = set(stored(task, split)["families"].tolist())
+        assert len(families) >= 7
+        assert not families & seen
+        seen |= families
+
+
+def stored(task: str, split: str) -> dict[str, np.ndarray]:
+    with np.load(DATA / f"{task}-{split}.npz", allow_pickle=False) as archive:
+        return dict(archive)
+
+
+@pytest.mark.parametrize(
+    ("split", "face", "attributes"),
+    [
+        ("test", "Lato-Regular", set()),
+        ("test", "Lato-BoldItalic", {"bold", "italic"}),
+        ("test", "Lato-LightItalic", {"light", "italic"}),
+        ("test", "Caladea-Bold", {"serif", "bold"}),
+        ("test", "Go-Mono-Italic", {"serif", "italic"}),
+        ("calibration", "EBGaramond12-Italic", {"serif", "italic"}),
+        ("calibration", "FantasqueSansMono-Bold", {"bold"}),
+        ("calibration", "Yrsa-Light", {"serif", "light"}),
+    ],
+)
+def test_attributes_are_those_of_well_known_faces(split: str, face: str, attributes: set[str]) -> None:
+    archive = stored("letter-attributes", split)
+    of_face = archive["faces"] == face
+    assert of_face.any()
+    for label, letter in zip(archive["labels"][of_face], archive["letters"][of_face], strict=True):
+        has = {name for name, yes in zip(class_names("letter-attributes"), label, strict=True) if yes}
+        assert has - {"closed"} == attributes | ({"upper case"} if letter.isupper() else set())
+        assert ("closed" in has) == (letter in "ABDabdeg")
+
+
+def test_a_placed_letter_is_where_and_how_its_label_says() -> None:
+    font = ImageFont.load_default(72)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    y, x = np.mgrid[:28, :28]
+    straight = placed("F", font, 56, 0, (0, 0))
+    moved = placed("F", font, 56, 0, (8, -12))
+    for axis, pixels in ((x, 2), (y, -3)):
+        assert (axis * moved).sum() / moved.sum() - (axis * straight).sum() / straight.sum() == pytest.approx(pixels)
+    assert np.abs(placed("F", font, 56, 90, (0, 0)) - np.rot90(straight, -1)).max() < 1e-9
+
+
+@pytest.mark.parametrize("task", WORDS)
+def test_words_are_padded_in_front_and_each_is_there_once(task: str) -> None:
+    (other_task,) = set(WORDS) - {task}
+    other = {as_word(row) for split in ("calibration", "test") for row in bundled_inputs(other_task, split)[0]}
+    seen: set[str] = set()
+    for split in ("calibration", "test"):
+        x, y = load_data(task, split)
+        assert (x.dtype, y.dtype, x.shape) == (torch.int64, torch.int64, (2500, LENGTH))
+        assert np.bincount(y).tolist() == [625] * 4
+        assert 0 <= x.min() <= x.max() == len(ALPHABET)
+        letters = (x > 0).long()
+        assert (letters.diff(dim=1) >= 0).all()  # no padding after a letter
+        assert (letters.sum(1) >= 4).all()
+        words = [as_word(row) for row in x.tolist()]
+        assert np.array_equal(as_tokens(words), x.numpy())
+        assert len(set(words)) == 2500
+        assert not (seen | other) & set(words)
+        seen |= set(words)
+
+
+def test_letters_of_one_language_stay_in_it() -> None:
+    for task, letter, language in (("words-germanic", "ß", "German"), ("words-romance", "ã", "Portuguese")):
+        x, y = load_data(task, "test")
+        having = (x == ALPHABET.index(letter) + 1).any(1)
+        assert having.sum() > 5
+        assert {class_names(task)[label] for label in y[having]} == {language}
+
+
+@pytest.mark.parametrize("task", [*DRAWN, *WORDS])
+def test_bundled_tasks_of_every_type_are_read_by_name(task: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    inputs, labels = (array[:30] for array in bundled_inputs(task, "calibration"))
+    new = rng.integers(0, 50, (4, *inputs.shape[1:]), np.uint8)
+    arrays = {"x_train": np.concatenate([inputs, new]), "y_train": np.concatenate([labels, labels[:4]])}
+    np.savez(tmp_path / f"{task}.npz", **arrays, x_test=new, y_test=labels[:4])
+    data = read_task(task, tmp_path, training=True)
+    assert (data.type, data.classes, data.own) == (bundled_set(task).type, class_names(task), False)
+    asked = None if bundled_set(task).type == "multiclass" else bundled_set(task).type
+    assert (data.asked and data.asked.kind) == asked
+    assert data.train is not None
+    assert data.test is not None
+    order = np.arange(4)
+    for part in (data.train, data.test):
+        x, y = part.labelled(order, TransformSpec())
+        expected = torch.from_numpy(new[:, None] / np.float32(255) if task in DRAWN else new.astype(np.int64))
+        assert x.dtype == expected.dtype
+        assert torch.allclose(x, expected)
+        assert np.array_equal(y.numpy(), labels[:4])
+    assert len(data.train) == len(data.test) == 4
+    assert len(data.calibration.sample(7, 0)) == 7
+
+
+@pytest.mark.parametrize(
+    ("task", "spoilt", "complaint"),
+    [
+        ("letter-attributes", {"y": np.full((4, 6), 2)}, "labels from 0 to 1"),
+        ("letter-attributes", {"y": np.zeros(4, int)}, r"expected integers \(4, 6\)"),
+        ("letter-pose", {"y": np.zeros((4, 3), int)}, "numbers with a point"),
+        ("letter-pose", {"y": np.full((4, 3), np.nan)}, "finite"),
+        ("words-romance", {"x": np.full((4, 16), 53, np.uint8)}, "letters up to number 53"),
+        ("words-romance", {"x": np.zeros((4, 12), np.uint8)}, r"expected uint8 \(N, 16\)"),
+        ("words-romance", {"y": np.full(4, 4)}, "labels from 0 to 3"),
+    ],
+)
+def test_damaged_sets_of_every_type_are_refused(
+    tmp_path: Path, task: str, spoilt: dict[str, np.ndarray], complaint: str
+) -> None:
+    inputs, labels = (array[:4] for array in bundled_inputs(task, "test"))
+    arrays = {"x": inputs, "y": labels} | spoilt
+    np.savez(tmp_path / f"{task}.npz", **{f"{k}_{s}": v for k, v in arrays.items() for s in ("train", "test")})
+    with pytest.raises(DataError, match=complaint):
+        load_data(task, "train", tmp_path)
+
+
+def test_training_data_that_is_drawn_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"put words-romance.npz, which .*build_data --only words-romance"):
+        load_data("words-romance", "train", tmp_path)
+
+
 def test_no_font_serves_two_splits() -> None:
-    packages = [name for split in PACKAGES.values() for name in split]
-    assert len(packages) == len(set(packages))
+    for splits in (PACKAGES, ATTRIBUTE_PACKAGES):
+        packages = [name for split in splits.values() for name in split]
+        assert len(packages) == len(set(packages))
     families = {}
     for split in ("calibration", "test"):
         with np.load(DATA / f"letters-{split}.npz", allow_pickle=False) as archive:
@@ -237,7 +381,7 @@ def test_no_font_serves_two_splits() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Bundled letters written as PNG files, class by class."""
-    images, labels = bundled_images("letters", "test")
+    images, labels = bundled_inputs("letters", "test")
     for i in range(60):
         place = tmp_path / "letters" / class_names("letters")[labels[i]]
         place.mkdir(parents=True, exist_ok=True)
@@ -358,9 +502,9 @@ def test_torchvision_names_are_checked() -> None:
 def test_pages_can_list_data_and_parents_without_torch() -> None:
     code = (
         "import sys\n"
-        "from mtz_core.data.bundled import bundled_images\n"
+        "from mtz_core.data.bundled import bundled_inputs\n"
         "from mtz_core.zoo.catalog import catalog, predictions\n"
-        "bundled_images('mnist', 'test'), [predictions(name) for name in catalog()]\n"
+        "bundled_inputs('mnist', 'test'), [predictions(name) for name in catalog()]\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -373,7 +517,7 @@ def test_assets_stay_small() -> None:
 
 
 def test_the_default_transform_is_the_bundled_preprocessing() -> None:
-    images, _ = bundled_images("fashion", "test")
+    images, _ = bundled_inputs("fashion", "test")
     assert torch.equal(prepare_images(images[:99, None], TransformSpec()), load_data("fashion", "test")[0][:99])
 
 

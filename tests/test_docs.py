@@ -17,7 +17,16 @@ import yaml
 from pydantic import BaseModel
 
 from mtz_core.cli import command_parser
-from mtz_core.spec import CalibrationSpec, EvaluationSpec, NetworkSpec, RetrainSpec, RunSpec, TransformSpec, ZipSpec
+from mtz_core.spec import (
+    CalibrationSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    RetrainSpec,
+    RunSpec,
+    TransformSpec,
+    TypeSpec,
+    ZipSpec,
+)
 from scripts import build_tables
 from scripts.build_package_map import PAGE, written
 
@@ -78,14 +87,15 @@ def test_examples_in_docstrings_hold(module: str) -> None:
     assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
-def test_the_python_examples_of_the_readme_run() -> None:
+def test_the_python_examples_of_the_readme_run(tmp_path: Path) -> None:
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     assert examples
     for example in examples:
         environment = {name: value for name, value in os.environ.items() if name not in ("MTZ_DATA", "MTZ_RUNS")}
+        environment["PYTHONPATH"] = str(ROOT)
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", example],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "zipped" in done.stdout
@@ -153,6 +163,7 @@ def test_the_readme_shows_a_picture_that_exists() -> None:
         (EvaluationSpec, "### `evaluation`"),
         (ZipSpec, "### `zip`"),
         (RetrainSpec, "### `zip.retrain`"),
+        (TypeSpec, "### `zip.types`"),
     ],
 )
 def test_every_field_of_the_specification_is_described_with_its_default(model: type[BaseModel], heading: str) -> None:

@@ -19,28 +19,20 @@ from mtz_core.zipping.forecast import plan
 from tests.networks import randomised
 
 
-class Standardised(nn.Conv2d):
-    """A convolution that computes its weight from its parameter."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, padding=self.padding)
-
-
-class Doubled(nn.Linear):
-    """A layer whose hook changes what comes out."""
+class Patched(nn.Linear):
+    """A layer of which an instance works otherwise than its class says: nothing that tracing looks at shows it."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
-        self.register_forward_hook(lambda module, given, output: 2.0 * output)
+        setattr(self, "_call_impl", lambda x: 2.0 * F.linear(x, self.weight, self.bias))  # noqa: B010
 
 
 class Slow(nn.Module):
-    """A convolution and a head; both are replaced by others that do more than their weights say."""
+    """A convolution and a head, which is replaced by one that does more than its weights say."""
 
-    def __init__(self, convolution: type[nn.Conv2d], head: type[nn.Linear], size: int = 28) -> None:
+    def __init__(self, head: type[nn.Linear]) -> None:
         super().__init__()
-        self.conv, self.pool = convolution(1, 6, 3, padding=1), nn.AdaptiveAvgPool2d(4)
+        self.conv, self.pool = nn.Conv2d(1, 6, 3, padding=1), nn.AdaptiveAvgPool2d(4)
         self.hidden, self.head = nn.Linear(96, 12), head(12, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,20 +40,17 @@ class Slow(nn.Module):
         return self.head(torch.relu(self.hidden(x.flatten(1))))
 
 
-def pair(convolution: type[nn.Conv2d], head: type[nn.Linear]) -> list[nn.Module]:
+def pair(head: type[nn.Linear]) -> list[nn.Module]:
     """A plain network, and one that does something of its own."""
-    return [randomised(Slow(nn.Conv2d, nn.Linear), 0).float(), randomised(Slow(convolution, head), 1).float()]
+    return [randomised(Slow(nn.Linear), 0).float(), randomised(Slow(head), 1).float()]
 
 
 def registered() -> dict[str, nn.Module]:
-    return dict(zip(("plain", "own"), pair(Standardised, nn.Linear), strict=True))
+    return dict(zip(("plain", "own"), pair(Patched), strict=True))
 
 
-@pytest.mark.parametrize(("convolution", "head"), [(Standardised, nn.Linear), (nn.Conv2d, Doubled)])
-def test_a_network_that_would_answer_differently_is_refused_before_any_work(
-    convolution: type[nn.Conv2d], head: type[nn.Linear]
-) -> None:
-    networks, images = pair(convolution, head), [torch.rand(40, 1, 8, 8) for _ in range(2)]
+def test_a_network_that_would_answer_differently_is_refused_before_any_work() -> None:
+    networks, images = pair(Patched), [torch.rand(40, 1, 8, 8) for _ in range(2)]
     events: list[object] = []
     assert not preflight(networks, [x[:2] for x in images]).green
     for share in (0.0, 1.0):

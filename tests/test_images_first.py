@@ -32,7 +32,7 @@ def rewritten(forward: Callable[[nn.Module, Tensor], Tensor]) -> tuple[Tensor, T
     traced = fx.symbolic_trace(network)
     with torch.no_grad():
         before = network(x)
-        images_first(traced, lambda: node_shapes(traced, x)[0])
+        images_first(traced, lambda: node_shapes(traced, x))
         traced.recompile()
         left = [str(node.target) for node in traced.graph.nodes if "transpose" in node.name or "permute" in node.name]
         return before, traced(x), left

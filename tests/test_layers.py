@@ -14,16 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "mtz_core"
 ORDER: tuple[str, ...] = (
-    *("errors", "system", "methods", "spec", "structure", "events"),
+    *("errors", "system", "methods", "outputs", "spec", "structure", "events"),
     *("algebra", "pairing", "graph", "network", "calibration", "layerwise", "budget", "checking", "zipping"),
-    *("baselines", "data", "zoo", "own", "api", "runs", "figures", "cli", "__main__"),
+    *("exports", "baselines", "data", "zoo", "own", "api", "runs", "figures", "cli", "__main__"),
 )
 """Packages and modules of the root, each of which may import those before it, and itself."""
-TORCH_FREE = ("errors", "system", "methods", "spec", "structure", "events", "budget", "figures", "cli")
+TORCH_FREE = ("errors", "system", "methods", "spec", "structure", "events", "budget", "exports", "figures", "cli")
 """Packages of which no module imports torch, not even by another one."""
 TORCH_FREE_MODULES = (
     *("runs.store", "runs.reader", "runs.records", "runs.progress", "runs.launch", "runs.worker"),
     *("zoo.catalog", "zoo.structures", "own.registry", "own.ask", "own.job", "data.uploads", "checking.text"),
+    "outputs.types",
 )
 MOST_LEVELS = 12
 MOST_IN_ROOT = 8

@@ -64,7 +64,10 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "local response norm": (3,), "resize": (4,), "flatten": (2,), "unflatten": (1, (2, 2)), "squeeze": (2,),
     "unsqueeze": (2,), "transpose": (1, 2), "move an axis": (1, 2), "select": (2, 0), "chunk": (2, 1),
     "split": (2, 1), "unbind": (1,), "mean": ((2, 3),), "sum": ((2, 3),), "largest": ((2, 3),), "smallest": ((2, 3),),
+    "variance": ((2, 3),), "standard deviation": ((2, 3),), "logarithm of a sum": ((2, 3),), "norm": (2.0, (2, 3)),
+    "normalize": (2.0, 1), "roll": (1, 2), "flip": ((2,),),
     "channel shuffle": (2,), "threshold": (0.5, 0.1), "power pool": (2.0, 2), "dropout": (0.5,), "GroupNorm": (2, 4),
+    "pixel shuffle": (2,), "pixel unshuffle": (2,),
     "LayerNorm": ((6, 6),), "RMSNorm": ((6, 6),), "BatchNorm": (4,), "InstanceNorm": (4,), "pad (module)": (1,),
 }  # fmt: skip
 """What a module is built with, and what follows the input of a function or a method unless `CALLED` says otherwise."""
@@ -72,10 +75,15 @@ CALLED: dict[str, tuple[Any, ...]] = {
     "BatchNorm": (torch.zeros(4), torch.ones(4)), "GroupNorm": (2,), "InstanceNorm": (), "dropout": (0.5, False),
     "PReLU": (torch.full((1,), 0.25),), "masked fill": (torch.zeros(1, dtype=torch.bool), 0.0),
 }  # fmt: skip
-LEFT = ("attention", "number type", "shape", "expand")
+LEFT = ("attention", "number type", "shape", "expand", "embedding", "zeros between", "filled")
 """What has one form only, or forms that do different things."""
 TRIED = [operation for operation in records() if operation.name not in LEFT and operation.carries is not Carries.LAYER]
 Known = tuple[Any, ...]
+
+
+def axes_of(form: str) -> int:
+    """Over how many axes of space a form works."""
+    return next((axes for axes in (1, 3) if f"{axes}d" in form), 2)
 
 
 class Branch(nn.Module):
@@ -83,8 +91,8 @@ class Branch(nn.Module):
 
     def __init__(self, operation: Operation, form: str, call: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
-        self.flat, self.several = "1d" in form, operation.carries is Carries.SPLITS
-        build = nn.Conv1d if self.flat else nn.Conv2d
+        self.axes, self.several = axes_of(form), operation.carries is Carries.SPLITS
+        build = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.axes - 1]
         pairs = (Carries.SUM, Carries.TIES, Carries.PRODUCT, Carries.JOINS, Carries.STACKS)
         self.side = build(1, 4, 1) if operation.carries in pairs else None
         self.conv, self.call = build(1, 4, 1), call
@@ -94,8 +102,10 @@ class Branch(nn.Module):
         self.head = nn.Linear(self.called(torch.rand(2, 1, 6, 6)).flatten(1).shape[1], 3)
 
     def called(self, x: Tensor) -> Tensor:
-        if self.flat:
+        if self.axes == 1:
             x = x.flatten(2)
+        if self.axes == 3:
+            x = torch.stack([x, x], 4)
         other = x if self.side is None else self.side(x)
         found = self.call(self.conv(x), other)
         return found[1] if self.several else found
@@ -150,8 +160,12 @@ def built(operation: Operation, kind: type[nn.Module]) -> nn.Module:
 def called(operation: Operation, function: Callable[..., Any]) -> Callable[[Tensor, Tensor], Any]:
     """A function or method as a call on two values."""
     method, given = isinstance(function, Method), CALLED.get(operation.name, SETTINGS.get(operation.name, ()))
+    if operation.name == "add a product":
+        return lambda x, y: function(x, y, y)
     if operation.carries in (Carries.SUM, Carries.TIES):
         return function
+    if method and function.name in ("reshape_as", "view_as"):
+        return lambda x, y: function(x, x.flatten(2))
     if operation.carries in (Carries.JOINS, Carries.STACKS):
         return lambda x, y: function([x, y], 1)
     if operation.carries is Carries.PRODUCT:
@@ -217,20 +231,20 @@ def plain() -> dict[tuple[str, str], Known]:
 def test_all_forms_of_an_operation_have_one_meaning(operation: Operation) -> None:
     """Same layout, same sequel of the layer before it. Forms for one axis stand beside a layer with one axis."""
     answers = {form: known for (name, form), known in plain().items() if name == operation.name}
-    for flat in (False, True):
-        assert len({known for form, known in answers.items() if ("1d" in form) is flat}) <= 1, answers
+    for axes in (1, 2, 3):
+        assert len({known for form, known in answers.items() if axes_of(form) == axes}) <= 1, answers
     assert len({known[1:] for known in answers.values()}) == 1, answers
     assert all(known[1] is None for known in answers.values()), answers
 
 
 def test_exported_forms_mean_what_the_others_mean(tmp_path: Path) -> None:
     """All operations that can be exported, in one program."""
-    chosen: dict[tuple[str, bool], tuple[str, str]] = {}
+    chosen: dict[tuple[str, int], tuple[str, str]] = {}
     for key, branch in tried().items():
         operation = next(each for each in TRIED if each.name == key[0])
         names = [aten.name for aten in operation.exported]
-        if names and (not branch.flat or any(name.endswith("1d") for name in names)):
-            chosen.setdefault((operation.name, branch.flat), key)
+        if names and (branch.axes == 2 or any(name.endswith(f"{branch.axes}d") for name in names)):
+            chosen.setdefault((operation.name, branch.axes), key)
     branches = [tried()[key] for key in chosen.values()]
     assert len(branches) > 40
     sizes = ({0: torch.export.Dim("batch")},)

@@ -42,6 +42,8 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "retrain": ({"steps": 2, "schedule": "final", "batch_size": 16},),
 }
 """One value or more of every option that says what is computed, other than its default."""
+TOLD = {"types"}
+"""Options that say what networks answer, not how they are zipped; `tests/test_outputs.py` has what follows."""
 SPEED = {"batch_size", "activation_budget", "device"}
 """Options that say how; they must not change what comes out."""
 PLANS = {"budget"}
@@ -149,7 +151,7 @@ def _hash(digest: Any, value: Any) -> None:
 
 
 def test_the_table_of_options_is_complete() -> None:
-    assert set(ALTERNATIVES) | SPEED | PLANS == set(ZipSpec.model_fields)
+    assert set(ALTERNATIVES) | TOLD | SPEED | PLANS == set(ZipSpec.model_fields)
 
 
 def tasks_of(*names: str) -> int:

@@ -38,7 +38,7 @@ from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import NetworkSpec, TransformSpec, parse_run_spec
-from mtz_core.zoo.architectures import LeNet5, LeNet300
+from mtz_core.zoo.architectures import LeNet5, LeNet300, ResNet14
 from mtz_core.zoo.catalog import parent_info
 from mtz_core.zoo.parents import load_parent
 from scripts.build_architectures import describe
@@ -103,6 +103,11 @@ def test_a_checkpoint_of_a_larger_program_is_understood(tmp_path: Path) -> None:
             {"state_dict": {f"model.{key}": value for key, value in expected.items()}, "epoch": 3},
             {"model": {f"module._orig_mod.{key}": value for key, value in expected.items()}},
             {"model_state_dict": expected, "optimizer": {"lr": 0.1}},
+            {"params": expected, "step": 7},
+            {"weights": {f"backbone.{key}": value for key, value in expected.items()}},
+            {"ema_state_dict": expected},
+            {"state_dict": {f"encoder.{k}" if k < "fc" else k: v for k, v in expected.items()}},
+            {"state_dict": {**{f"model.net.{k}": v for k, v in expected.items()}, "loss.weight": torch.ones(7)}},
         ]
     ):
         path = tmp_path / f"{k}.th"
@@ -110,6 +115,46 @@ def test_a_checkpoint_of_a_larger_program_is_understood(tmp_path: Path) -> None:
         assert inspect_file(path).architectures == ("lenet5",)
         module = load_state(read_state(path), "lenet5", path)
         assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+
+
+def test_of_two_sets_of_weights_one_has_to_be_named(tmp_path: Path) -> None:
+    expected, path = LeNet5(7).state_dict(), tmp_path / "both.pt"
+    averaged = {key: value + 1.0 for key, value in expected.items()}
+    torch.save({"model": expected, "ema": averaged, "epoch": 3}, path)
+    found = inspect_file(path)
+    assert found.parts == ("model", "ema")
+    assert found.architectures == inspect_file(path, "ema").architectures == ("lenet5",)
+    with pytest.raises(CheckpointError, match=r"2 sets of weights: model, ema\. Say which.*part: model.*average"):
+        read_state(path)
+    assert torch.equal(read_state(path, "ema")["conv1.weight"], averaged["conv1.weight"])
+    assert torch.equal(read_state(path, "model")["conv1.weight"], expected["conv1.weight"])
+    with pytest.raises(CheckpointError, match="no weights called 'best'"):
+        read_state(path, "best")
+    spec = {"architecture": "lenet5", "weights": str(path), "data": "mnist"}
+    module = build_network(NetworkSpec(**spec, part="ema")).module
+    assert torch.equal(module.state_dict()["conv1.weight"], averaged["conv1.weight"])
+
+
+def test_what_stands_beside_the_network_is_left_out_and_said(tmp_path: Path) -> None:
+    expected, path = LeNet5(7).state_dict(), tmp_path / "more.safetensors"
+    save_file({**{f"backbone.{k}": v for k, v in expected.items()}, "loss.centre": torch.ones(7)}, path)
+    found = inspect_file(path)
+    assert (found.architectures, found.left) == (("lenet5",), 1)
+
+
+def test_a_counter_may_be_a_list_of_one_number(tmp_path: Path) -> None:
+    expected, path = ResNet14(7).state_dict(), tmp_path / "listed.pt"
+    torch.save({k: v.reshape(1) if k.endswith("num_batches_tracked") else v for k, v in expected.items()}, path)
+    assert inspect_file(path).architectures == ("resnet14",)
+    loaded = load_state(read_state(path), "resnet14", path).state_dict()
+    assert all(value.shape == expected[key].shape for key, value in loaded.items())
+
+
+def test_a_git_lfs_pointer_is_named_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 4096\n")
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer.*git lfs pull"):
+        inspect_file(path)
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:googlenet", "torchvision:regnet_y_400mf"])

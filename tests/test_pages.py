@@ -149,6 +149,25 @@ def test_networks_page_shows_the_catalogues_errors(visit: Open) -> None:
         assert f"{setup.catalog()[name].test_error:.2f}" in text
 
 
+@pytest.mark.parametrize(
+    ("parents", "told"),
+    [
+        (
+            ["lenet5-letter-attributes-0", "lenet5-letters-0"],
+            ["have an attribute that is answered wrong", "upper case"],
+        ),
+        (["lenet5-letter-pose-0", "lenet5-letters-0"], ["off by half its standard deviation", "angle "]),
+        (["lstm-words-germanic-0", "lstm-words-romance-0"], ["bundled test words are answered wrong", "Portuguese"]),
+    ],
+)
+def test_networks_page_shows_answers_of_every_type(visit: Open, parents: list[str], told: list[str]) -> None:
+    app = visit("pages/1_Networks.py", parents=parents)
+    assert "can be zipped together" in app.success[0].value
+    text = shown(app) + "".join(element.proto.body for element in app.get("html"))
+    for words in told:
+        assert words in text
+
+
 @pytest.mark.parametrize("page", ["app.py", *PAGES])
 def test_pages_import_no_torch(page: str, store: RunStore) -> None:
     synthetic_run(store)
@@ -265,24 +284,11 @@ def test_what_the_page_cannot_show_is_not_zipped_again(network: dict[str, str]) 
     assert query_of(parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, network]})) is None
 
 
-@pytest.mark.parametrize("own", ["", "trunk", "bundled architecture", "registered"])
-def test_the_lines_that_load_a_zipped_network_run(
-    store: RunStore, tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    second = {
-        "": {"parent": "lenet300-mnist-1"},
-        "trunk": {"parent": "lenet300-mnist-1"},
-        "bundled architecture": {"weights": "mine.safetensors", "architecture": "lenet300", "data": "mnist"},
-        "registered": {"model": "mine", "data": "mnist"},
-    }[own]
-    (tmp_path / "my_models.py").write_text(
-        "from mtz_core import load_parent\ndef trained(): return {'mine': load_parent('lenet300-mnist-1').module}\n"
-    )
-    monkeypatch.setenv("MTZ_MODELS", "my_models:trained")
-    networks = [{"parent": "lenet300-mnist-0"}, second]
-    zipping = {"trunk": "fc1"} if own == "trunk" else {}
-    record = store.create(parse_run_spec({"networks": networks, "zip": zipping}))
-    code = (
+@pytest.mark.parametrize("trunk", [False, True])
+def test_the_lines_that_load_a_zipped_network_run(store: RunStore, tmp_path: Path, trunk: bool) -> None:
+    networks = [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-mnist-1"}]
+    record = store.create(parse_run_spec({"networks": networks, "zip": {"trunk": "fc1"} if trunk else {}}))
+    made = (
         "import torch\n"
         "from mtz_core import load_parent, zip_networks, ZipSpec\n"
         "parents = [load_parent(name).module for name in ('lenet300-mnist-0', 'lenet300-mnist-1')]\n"
@@ -290,17 +296,18 @@ def test_the_lines_that_load_a_zipped_network_run(
         "zipped = zip_networks(parents, [images, images], ZipSpec(share=0.0)).network\n"
         "expected = parents[0](images)\n"
         f"zipped.save('{record.id}-zipped.safetensors')\n"
-        "answers = None\n"
-        f"{running._snippet(record)}\n"
+        "answer = answers = None\n"
+    )
+    held = (
         "torch.testing.assert_close(single(images), expected)\n"
         "torch.testing.assert_close(network.extract(1)(images), zipped.extract(1)(images))\n"
-        f"assert (answers is not None) == {own == 'trunk'}\n"
-        "if answers: torch.testing.assert_close(answers[0], expected)\n"
+        "torch.testing.assert_close(answers[0] if answers else answer, expected)\n"
+        f"assert (answers is not None) == {trunk}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"{made}{running._snippet(record)}\n{held}"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,

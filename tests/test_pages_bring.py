@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mtz_core.data.uploads import keep
 from mtz_core.own.registry import OwnNetwork, own_networks, remember
@@ -43,6 +45,21 @@ def test_a_file_is_recognised_added_and_chosen(visit: Open, tmp_path: Path) -> N
     assert not app.exception
     assert app.multiselect(key="parents").value == [name]  # the bundled ones do not zip with it
     assert "1.64" not in shown(app)
+
+
+def test_of_several_sets_of_weights_one_is_chosen(visit: Open, tmp_path: Path) -> None:
+    weights, file = load_file(LENET5), tmp_path / "both.pt"
+    torch.save({"model": {k: torch.zeros_like(v) for k, v in weights.items()}, "ema": weights, "step": 7}, file)
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(file)).run()
+    (choice,) = [group for group in app.get("button_group") if group.key.startswith("part-")]
+    assert choice.value == "model"
+    choice.set_value("ema").run()
+    app.button(key="own-add").click().run()
+    (added,) = own_networks().values()
+    assert added.spec.part == "ema"
+    assert added.error is not None
+    assert added.error < 5.0
 
 
 def test_an_added_network_zips_like_a_bundled_one(

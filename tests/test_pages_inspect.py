@@ -244,3 +244,15 @@ def test_pages_and_their_figures_import_no_torch() -> None:
         "sys.exit(any(name.split('.')[0] in ('torch', 'torchvision') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_inputs_that_are_no_pictures_are_drawn_as_what_they_are(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    store.update_summary(run.id, tasks=["words-germanic", "sound"])
+    store.save_images(run.id, 0, np.tile(np.array([0.0, 0.0, 3.0, 1.0, 2.0], np.float32), (200, 1)))
+    store.save_images(run.id, 1, np.random.default_rng(0).normal(size=(200, 1, 900)).astype(np.float32))
+    app = visit("pages/3_Inspect.py", run=run.id)
+    assert not app.exception
+    drawn = " ".join(element.body for element in app.get("html"))
+    assert "<span class='word'>cab</span>" in drawn
+    assert drawn.count("<polyline") >= 5

@@ -18,6 +18,8 @@ from mtz_core.calibration import sensitivity as weighing
 from mtz_core.calibration.sensitivity import DrawnPositions, Scatter, Sensitivity, sensitivities
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
+from mtz_core.outputs.kinds import CLASSES
+from mtz_core.outputs.multiclass import Multiclass
 from mtz_core.zipping.zipper import Zipper
 from tests.networks import Perceptron, images, randomised
 
@@ -56,7 +58,7 @@ class InPlace(nn.Module):
 
 def test_it_is_the_covariance_of_gradients_at_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the pull on the answer fixed, against gradients of a network written by hand."""
-    monkeypatch.setattr(weighing, "_pulls", lambda answer, _, count: [answer.sin()] * (2 * count))
+    monkeypatch.setattr(Multiclass, "pulls", lambda _, answer, seed, count, temperature: [answer.sin()] * (2 * count))
     monkeypatch.setattr(weighing, "LEAST", 0.0)
     network = randomised(InPlace(), 1)
     x = images(200)
@@ -92,11 +94,10 @@ def test_answers_are_drawn_from_softened_predictions() -> None:
     total = Scatter(torch.zeros(6, 6, dtype=torch.float64))
     answer = network(x).detach()
     for seed in range(answers // (2 * len(x))):
-        for pull in weighing._pulls(answer, seed, 2):
+        for pull in CLASSES.pulls(answer, seed, 2, weighing.TEMPERATURE):
             total.add(pull[:, None])
     torch.testing.assert_close(total.total / total.count, expected, atol=0.01, rtol=0.0)
-    assert [pull.shape for pull in weighing._pulls(draws(5, 1), 0, 2)] == [(5, 1)] * 2
-    for pull in weighing._pulls(draws(5, 3, 4, 4), 0, 2):
+    for pull in CLASSES.pulls(draws(5, 3, 4, 4), 0, 2, weighing.TEMPERATURE):
         assert pull.shape == (5, 3, 4, 4)
         assert pull.sum(1).abs().max() < 1e-12
 
@@ -127,8 +128,13 @@ def squares(rows: Tensor) -> Tensor:
 
 
 def test_more_answers_are_drawn_where_every_layer_answers_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    monkeypatch.setattr(weighing, "_pulls", lambda answer, _, count: drawn.append(count) or [answer.sin()] * count)
+    drawn: list[int] = []
+
+    def pulls(_: Multiclass, answer: Tensor, seed: int, count: int, temperature: float) -> list[Tensor]:
+        drawn.append(count)
+        return [answer.sin()] * count
+
+    monkeypatch.setattr(Multiclass, "pulls", pulls)
     weighed(randomised(Perceptron(), 1), images(1))
     weighed(randomised(InPlace(), 1), images(1))
     assert drawn == [weighing.SAMPLES, 1]

@@ -19,6 +19,7 @@ from mtz_core.spec import (
     EvaluationSpec,
     NetworkSpec,
     TransformSpec,
+    TypeSpec,
     dump_run_spec,
     load_run_spec,
     parse_run_spec,
@@ -90,6 +91,7 @@ def uncommented() -> Any:
         (RunSpec, ()),
         (NetworkSpec, ("networks", 0)),
         (TransformSpec, ("networks", 0, "transform")),
+        (TypeSpec, ("networks", 0, "type")),
         (CalibrationSpec, ("calibration",)),
         (EvaluationSpec, ("evaluation",)),
         (ZipSpec, ("zip",)),
@@ -121,7 +123,10 @@ def choices(annotation: Any) -> list[Any]:
 def test_mappings_of_the_example_that_are_comments_hold_the_defaults_too() -> None:
     written = uncommented()
     assert parse_run_spec(written | {"zip": {"retrain": written["zip"]["retrain"]}}) == RunSpec(
-        networks=[{"parent": TWO[0]["parent"], "transform": TransformSpec()}, TWO[1]],
+        networks=[
+            {"parent": TWO[0]["parent"], "transform": TransformSpec(), "type": TypeSpec(kind="multiclass")},
+            TWO[1],
+        ],
         zip=ZipSpec(retrain=RetrainSpec()),
     )
     assert set(written["zip"]["budget"].values()) == {None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from mtz_core.errors import RunError
-from mtz_core.events import DifferenceComputed, Evaluated, LayerFinished, LayerZipped, RetrainStep, Started
+from mtz_core.events import DifferenceComputed, Evaluated, Finished, LayerFinished, LayerZipped, RetrainStep, Started
+from mtz_core.outputs.types import TaskType
 from mtz_core.runs import alive, encode
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
@@ -100,6 +102,22 @@ def test_numbers_that_json_lacks_become_null(store: RunStore) -> None:
     assert last.data["errors"] == [None, 2.5]
     assert last.data["images"] == [0, 7]
     assert store.get(run.id).summary["parent_errors"] == [None, 2.5]
+
+
+def test_types_of_tasks_are_stored_with_a_run_and_come_back(store: RunStore) -> None:
+    run = store.create(synthetic_spec())
+    assert run.types == ()
+    types = (TaskType("multilabel", probabilities=True), TaskType("multiclass", 2, ignore_index=255, dense=True))
+    started = next(event for event in synthetic_events(layers=SMALL) if isinstance(event, Started))
+    store.append(run.id, dataclasses.replace(started, types=types))
+    assert store.get(run.id).types == types
+    counts, scores = ParameterCounts(1, (1, 1), (2, 2)), ({"mean average precision, %": float("nan")}, {})
+    last = Finished(
+        fraction=1.0, seconds=1.0, counts=counts, errors=(1.0, 2.0), parent_errors=(1.0, 1.0), types=types,
+        scores=scores, parent_scores=scores,
+    )  # fmt: skip
+    store.append(run.id, last)
+    assert store.get(run.id).summary["scores"] == [{"mean average precision, %": None}, {}]
 
 
 def test_large_weights_are_left_out_and_named(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,9 +314,9 @@ def hostile_arrays() -> Iterator[Case]:
     x, y = np.zeros((6, 28, 28), np.uint8), np.arange(6)
     for label, arrays in {
         "labels alone": {"labels": y}, "one label too few": {"images": x, "labels": y[:5]},
-        "labels with a point": {"images": x, "labels": y / 2}, "negative labels": {"images": x, "labels": y - 3},
+        "labels that are NaN": {"images": x, "labels": y * np.nan}, "negative labels": {"images": x, "labels": y - 3},
         "huge labels": {"images": x, "labels": y + 10**9},
-        "two numbers each": {"images": x, "labels": np.zeros((6, 2), int)},
+        "two numbers for each of too few": {"images": x, "labels": np.zeros((5, 2), int)},
         "one image": {"images": x[:1]}, "no image": {"images": x[:0]}, "flat": {"images": x.reshape(6, -1)},
         "five axes": {"images": x[None, None]}, "four channels": {"images": np.zeros((6, 4, 9, 9), np.uint8)},
         "0 to 255 as numbers": {"images": x.astype(np.float32) + 200}, "NaN": {"images": x + np.nan},

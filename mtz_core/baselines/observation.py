@@ -80,7 +80,8 @@ class Observer:
         outputs = [as_samples(y, layer).double() for y, layer in zip(written, layers, strict=True)]
         for mine, x in zip(self.outputs.setdefault(index, [Running() for _ in layers]), outputs, strict=True):
             mine.add(x)
-        share = len(written[0]) / (self.images * len(layers[0].nodes))
+        windows = max(_windows(graph, layer) for graph, layer in zip(self.graphs, layers, strict=True))
+        share = len(written[0]) / (windows * self.images * len(layers[0].nodes))
         if self.place == "written":
             self._count(index, layers[0].group, [layer.rows for layer in layers], outputs, share)
             return
@@ -109,6 +110,11 @@ class Observer:
         for (_, group), mean in self.means.items():
             self.products[group] -= mean[:, None] * mean
         return Observation(self.products, outputs)
+
+
+def _windows(graph: ChannelGraph, layer: WeightLayer) -> int:
+    """Rows per image along the first axis of what a layer writes."""
+    return graph.network.shapes[layer.nodes[0]][0] // len(graph.network.example)
 
 
 def by_channel(x: Tensor, layer: WeightLayer, group: int) -> tuple[NDArray[np.int64], Tensor]:

@@ -21,6 +21,8 @@ class Plan:
     choice: Choice
     point: Point
     frontier: tuple[Point, ...]
+    changed: str = "answers"
+    """What is predicted to change, in % of all: see `mtz_core.outputs.types.TaskType.changed`."""
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "error": plan.point.error,
         "curves": curves,
         "frontier": points,
+        "changed": plan.changed,
     }
 
 
@@ -107,7 +110,9 @@ def plan_text(plan: Plan) -> str:
     best at other sizes (parameters, answers that change)
       76: 6.3 %
     """
-    lines = [f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the answers predicted to change"]
+    lines = [
+        f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the {plan.changed} predicted to change"
+    ]
     if plan.point.even:
         lines.append(EVEN)
     if plan.choice.trunk is not None:
@@ -116,6 +121,6 @@ def plan_text(plan: Plan) -> str:
         count = plan.point.shares[curve.group]
         alone = plan.choice.error(curve.divergence(count))
         lines.append(f"  {curve.group}: {count} of {curve.width} shared; alone {alone:.1f} %")
-    lines.append("best at other sizes (parameters, answers that change)")
+    lines.append(f"best at other sizes (parameters, {plan.changed} that change)")
     lines += [f"  {point.parameters:,}: {point.error:.1f} %" for point in plan.frontier]
     return "\n".join(lines)

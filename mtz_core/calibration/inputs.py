@@ -9,20 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core.errors import DataError, SpecError
+from mtz_core.graph.plain import read_type
 
 
 def network_dtype(network: nn.Module) -> torch.dtype:
-    """Floating type of a network's parameters. Raises `SpecError` for something that is not a network with weights."""
+    """Floating type that a network is computed in: its parameters', at least single precision.
+
+    Raises:
+        SpecError: this is not a network with weights.
+    """
     if not isinstance(network, nn.Module):
         raise SpecError(f"a network is a torch.nn.Module, got {type(network).__name__}; load the weights into one")
-    for parameter in network.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
+    found = read_type(network)
+    if found is not None:
+        return found
     raise SpecError(f"{type(network).__name__} has no floating-point parameters; there is nothing to zip")
 
 
-def as_images(data: Any, where: str, dtype: torch.dtype) -> Tensor:
-    """Return inputs (N, ...) from a tensor or an iterable of batches.
+def reads_tokens(network: nn.Module) -> bool:
+    """Whether a network may read numbers of tokens: it has a table to look them up in."""
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules())
+
+
+def as_images(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -> Tensor:
+    """Return inputs (N, ...) from a tensor or an iterable of batches; whole numbers only if they may be `tokens`.
 
     Raises:
         DataError: fewer than two inputs, unequal shapes, NaN, or not tensors at all.
@@ -43,25 +53,32 @@ def as_images(data: Any, where: str, dtype: torch.dtype) -> Tensor:
         raise DataError(f"{where} must be a tensor (N, ...) or an iterable of batches, got {type(data).__name__}")
     if images.ndim < 2 or len(images) < 2:
         raise DataError(f"{where} has shape {tuple(images.shape)}; give two or more inputs along the first axis")
+    if tokens and images.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        return images.detach().to("cpu", torch.int64)
     if not images.is_floating_point():
         raise DataError(
-            f"{where} holds {images.dtype}; networks read floating-point inputs. Convert and normalise as in training, "
-            "e.g. (x.float() / 255 - mean) / std"
+            f"{where} holds {images.dtype}; networks without an embedding read floating-point "
+            "inputs. Convert and normalise as in training, e.g. (x.float() / 255 - mean) / std"
         )
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{where} holds NaN or infinity; clean the data")
     return images.detach().to("cpu", dtype)
 
 
-def as_labelled(data: Any, where: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return (images, labels). Raises `DataError` unless there is one integer label per image."""
+def as_labelled(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -> tuple[Tensor, Tensor]:
+    """Return (images, labels (N, ...)): whole numbers as int64, others as `dtype`.
+
+    What labels must be beyond that depends on the task's type: see `mtz_core.outputs.labels`. Raises `DataError`
+    unless there is one label, or one tensor of labels, per image.
+    """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise DataError(f"{where} must be a pair (images, labels), got {type(data).__name__}")
-    images, labels = as_images(data[0], where, dtype), data[1]
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or tuple(labels.shape) != (len(images),):
+    images, labels = as_images(data[0], where, dtype, tokens), data[1]
+    if not isinstance(labels, Tensor) or labels.ndim < 1 or len(labels) != len(images):
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise DataError(f"{where} has {len(images)} images but labels of shape {shape}; give one class index per image")
-    return images, labels.detach().cpu().long()
+    labels = labels.detach().cpu()
+    return images, labels.to(dtype) if labels.is_floating_point() else labels.long()
 
 
 def check_shapes(images: Sequence[Tensor], others: Sequence[Tensor | None], where: str) -> None:

@@ -67,43 +67,42 @@ def values_at(module: nn.Module, values: Tensor, positions: Tensor | None) -> Te
     return rows if positions is None else rows.gather(1, positions[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
+def by_image(rows: Tensor, images: int) -> Tensor:
+    """Rows (N · k, P, ...) of k windows per image as rows (N, k · P, ...) of N `images`.
+
+    Where a layer does not read images one after the other, rows are divided among them evenly; a rest is left out.
+    """
+    if len(rows) == images:
+        return rows
+    flat = rows.flatten(0, 1)
+    per = len(flat) // images
+    return flat[: per * images].reshape(images, per, *flat.shape[1:])
+
+
 def _sample(images: int, total: int, count: int, generator: torch.Generator) -> Tensor:
     """For every image `count` distinct positions out of `total`, (images, count)."""
     return torch.rand(images, total, generator=generator).topk(count, dim=1).indices
 
 
-def _window(module: nn.Module) -> list[tuple[int, ...]]:
-    """Kernel, stride and dilation of a convolution in two dimensions."""
+def output_space(module: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Lengths of the axes of a convolution's output, behind channels, for an input `x` (N, C, *space)."""
     convolution = cast(Any, module)
-    found = [tuple(v) for v in (convolution.kernel_size, convolution.stride, convolution.dilation)]
-    return [(1, *v) if len(v) == 1 else v for v in found]
-
-
-def output_space(module: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Height and width of a convolution's output for an input `x` (N, C, *space)."""
-    kernel, stride, dilation = _window(module)
-    pads = list(cast(Any, module)._reversed_padding_repeated_twice)
-    height, width = (1, x.shape[2]) if x.ndim == 3 else x.shape[2:]
-    width += pads[0] + pads[1]
-    height += pads[2] + pads[3] if x.ndim == 4 else 0
-    down = (height - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    return down, (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    pads = convolution._reversed_padding_repeated_twice[::-1]  # from the first axis on, both sides of each
+    lengths = [n + sum(pads[2 * k : 2 * k + 2]) for k, n in enumerate(x.shape[2:])]
+    windows = zip(lengths, convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
+    return tuple((n - dilation * (kernel - 1) - 1) // stride + 1 for n, kernel, stride, dilation in windows)
 
 
 def _receptive_fields(module: nn.Module, x: Tensor, positions: Tensor) -> Tensor:
     convolution = cast(Any, module)
     mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
     padded = F.pad(x, convolution._reversed_padding_repeated_twice, mode=mode)
-    kernel, stride, dilation = _window(module)
-    across = output_space(module, x)[1]
-    padded = padded[:, :, None, :] if padded.ndim == 3 else padded
-    n = len(padded)
-    y = (positions // across * stride[0])[:, :, None, None] + (torch.arange(kernel[0], device=x.device) * dilation[0])[
-        :, None
-    ]
-    z = (positions % across * stride[1])[:, :, None, None] + (torch.arange(kernel[1], device=x.device) * dilation[1])[
-        None, :
-    ]
-    image = torch.arange(n, device=x.device)[:, None, None, None]
-    fields = padded.permute(0, 2, 3, 1)[image, y, z]
-    return fields.permute(0, 1, 4, 2, 3).reshape(n, positions.shape[1], -1)
+    n, axes, index, rest = len(padded), x.ndim - 2, list[Tensor](), positions
+    for k, length in reversed(list(enumerate(output_space(module, x)))):
+        reach = torch.arange(convolution.kernel_size[k], device=x.device) * convolution.dilation[k]
+        first = (rest % length * convolution.stride[k]).reshape(*positions.shape, *[1] * axes)
+        index.insert(0, first + reach.reshape(-1, *[1] * (axes - 1 - k)))
+        rest = rest // length
+    image = torch.arange(n, device=x.device).reshape(n, *[1] * (axes + 1))
+    fields = padded.movedim(1, -1)[(image, *index)]
+    return fields.movedim(-1, 2).reshape(n, positions.shape[1], -1)

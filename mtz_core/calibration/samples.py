@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Moments
-from mtz_core.calibration.rows import output_space, rows_at, sample_positions, values_at
+from mtz_core.calibration.rows import by_image, output_space, rows_at, sample_positions, values_at
 from mtz_core.calibration.stream import Twin
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.recurrent import Recurrence
@@ -181,20 +181,22 @@ class LayerSamples:
             if len(layer.nodes) == 1 and not isinstance(module, Recurrence):
                 self.floor, self.ceiling = follows.floor, follows.ceiling
             for where, (x, other), before in self.twin.inputs(node, follows.summand):
-                positions = sample_positions(layer, module, x, self.positions, generator)
-                rows = rows_at(layer, module, x, positions, self.matrix)
+                images = where.stop - where.start
+                each = None if self.positions is None else max(1, self.positions * images // len(x))
+                positions = sample_positions(layer, module, x, each, generator)
+                rows = by_image(rows_at(layer, module, x, positions, self.matrix), images)
                 goal = summand = None
                 if before is not None:
-                    wanted = rows_at(layer, module, before[0], positions, original)
+                    wanted = by_image(rows_at(layer, module, before[0], positions, original), images)
                     goal = _outputs(wanted, original, layer.banks > 1)
                     if _joins(layer, module, x, other):
                         assert before[1] is not None
                         assert other is not None
-                        summand = follows.sign * values_at(module, other, positions)
-                        goal = goal + follows.sign * values_at(module, before[1], positions)
+                        summand = follows.sign * by_image(values_at(module, other, positions), images)
+                        goal = goal + follows.sign * by_image(values_at(module, before[1], positions), images)
                     elif follows.summand is not None:
                         self.floor = self.ceiling = None
-                part = torch.full((len(x),), EVALUATION)
+                part = torch.full((images,), EVALUATION)
                 part[: len(self.halves[where])] = self.halves[where]
                 yield Batch(where, part, rows, goal, summand)
 

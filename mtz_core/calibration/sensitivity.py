@@ -2,9 +2,9 @@
 
 A wrong output of a layer does harm as far as it changes what the network says. To second order that is rᵀ F r for
 errors r of the outputs, where F = E[g gᵀ] and g is the gradient of log p(y) with respect to the outputs, for answers y
-drawn from the network's own predictions: no labels are needed. F of one layer and the Gram of its inputs together are
-the Kronecker factors of Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
-Curvature" (ICML 2015).
+drawn from the network's own predictions, as its task's type has them (see `mtz_core.outputs`): no labels are needed.
+F of one layer and the Gram of its inputs together are the Kronecker factors of Martens and Grosse, "Optimizing Neural
+Networks with Kronecker-factored Approximate Curvature" (ICML 2015).
 
 Most images are answered with confidence and have gradients near zero, so F would rest on few of them. Predictions are
 therefore softened by a temperature, and F is drawn towards a multiple of the identity as far as its own scatter over
@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from mtz_core.algebra.gram import precise
-from mtz_core.calibration.rows import values_at
+from mtz_core.calibration.rows import by_image, values_at
 from mtz_core.graph.execution import Matrices, Program, advance, start
+from mtz_core.outputs.kind import APART, Output
+from mtz_core.outputs.kinds import CLASSES
 
 SAMPLES = 8
 """Answers drawn per image, if all layers have one output per image; one answer if some have outputs at many positions,
@@ -89,7 +91,13 @@ class Scatter:
 
 
 def sensitivities(
-    program: Program, images: Tensor, matrices: Matrices, budget: int, seed: int, device: torch.device
+    program: Program,
+    images: Tensor,
+    matrices: Matrices,
+    budget: int,
+    seed: int,
+    device: torch.device,
+    output: Output = CLASSES,
 ) -> Generator[float, None, dict[str, Sensitivity]]:
     """Return F of every weight layer, by name; yield what part of the images has been looked at.
 
@@ -102,6 +110,7 @@ def sensitivities(
         budget: bytes that activations and their gradients may take; one image is looked at in any case.
         seed: of the answers drawn.
         device: where the network runs.
+        output: what the network's outputs say, by which its answers are drawn.
     """
     wanted = {n: layer for n, layer in program.layers.items() if layer.banks == 1 and layer.width <= WIDEST}
     order = sorted(wanted, key=program.position)
@@ -116,9 +125,10 @@ def sensitivities(
         outputs, answer, held = _forward(program, some, matrices, order)
         if not answer.requires_grad:
             return {}
-        drawn = DrawnPositions(seed + 1_000_003 * first, len(some))
+        drawn = DrawnPositions(seed + APART * first, len(some))
         alone = all(output[0].numel() == wanted[node].width for node, output in zip(order, outputs, strict=True))
-        pulls = _pulls(answer.detach(), seed + 1_000_003 * first, SAMPLES if alone else 1)
+        count = SAMPLES if alone else 1
+        pulls = output.pulls(answer.detach(), seed + APART * first, count, TEMPERATURE)
         for number, pull in enumerate(pulls, start=1):
             gradients: Sequence[Tensor | None] = torch.autograd.grad(
                 answer, outputs, pull, retain_graph=number < len(pulls), allow_unused=True
@@ -127,7 +137,8 @@ def sensitivities(
                 layer = wanted[node]
                 if gradient is None:
                     continue
-                rows = drawn.some_of(values_at(program.module.get_submodule(layer.name), gradient, None))
+                values = values_at(program.module.get_submodule(layer.name), gradient, None)
+                rows = drawn.some_of(by_image(values, len(some)))
                 if rows.shape[2] == layer.width:
                     empty = rows.new_zeros(layer.width, layer.width, dtype=precise(device))
                     found.setdefault(layer.name, Scatter(empty)).add(rows)
@@ -141,7 +152,7 @@ class DrawnPositions:
     """The same random positions for all layers of one size; what is drawn for an image depends on its seed alone."""
 
     def __init__(self, seed: int, images: int) -> None:
-        self.chance = [torch.Generator().manual_seed((seed + 1_000_003 * i + 1) % 2**63) for i in range(images)]
+        self.chance = [torch.Generator().manual_seed((seed + APART * i + 1) % 2**63) for i in range(images)]
         self.drawn: dict[int, Tensor] = {}
 
     def some_of(self, rows: Tensor) -> Tensor:
@@ -161,28 +172,15 @@ def _forward(
 ) -> tuple[list[Tensor], Tensor, int]:
     """Outputs of the layers called at the nodes `order`, the network's answer, and the bytes that all this takes."""
     with torch.enable_grad():
-        state = start(program, images.clone().requires_grad_())
+        numbers = not images.is_floating_point()
+        state = start(program, images if numbers else images.clone().requires_grad_())
         outputs = []
         for name in order:
             position = program.position(name)
             advance(program, state, matrices, stop=position + 1)
             node = program.nodes[position]
+            if not state.values[node].requires_grad:  # numbers of tokens have no gradient
+                state.values[node] = state.values[node].detach().requires_grad_()
             outputs.append(state.values[node])
         answer = advance(program, state, matrices).result
     return outputs, answer, 4 * sum(output.numel() * output.element_size() for output in outputs)
-
-
-def _pulls(answer: Tensor, seed: int, count: int) -> list[Tensor]:
-    """Gradients of log p(y) with respect to the answer, for `count` answers y drawn from what it says.
-
-    What is drawn for an image does not depend on the batch that it is in: image i has the seed `seed` + 1,000,003 i.
-    """
-    chance = [torch.Generator().manual_seed((seed + 1_000_003 * i) % 2**63) for i in range(len(answer))]
-    if answer.dim() < 2 or answer.shape[1] < 2:
-        noise = torch.stack([torch.randn(count, *answer.shape[1:], generator=each) for each in chance], dim=1)
-        return list(noise.to(answer))
-    soft = (answer / TEMPERATURE).softmax(1).movedim(1, -1)
-    heights = torch.stack([torch.rand(count, *soft.shape[1:-1], 1, generator=each) for each in chance], dim=1)
-    chosen = (soft.cumsum(-1) < heights.to(soft)).sum(-1, keepdim=True).clamp(max=soft.shape[-1] - 1)
-    ones = soft.new_zeros(*chosen.shape[:-1], soft.shape[-1]).scatter_(-1, chosen, 1.0)
-    return list((ones - soft).movedim(-1, 2))

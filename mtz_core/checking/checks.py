@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from mtz_core.checking.parameters import channels_of
 from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.layout import Layout, expand
-from mtz_core.graph.record import Operation, call_of, operation_of
+from mtz_core.graph.record import Carries, Operation, call_of, operation_of
+from mtz_core.graph.sources import fresh_name
 from mtz_core.graph.trace import own_answer
 from mtz_core.network.tables import own_entries
 from mtz_core.network.zipped import ZippedNetwork
@@ -41,10 +43,18 @@ class Check:
     note: str = ""
 
 
-def _verdict(name: str, network: int, got: Tensor, expected: Tensor, note: str = "") -> Check:
+def _tolerance(network: nn.Module) -> float:
+    """Rounding of a network of half precision is no difference."""
+    types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    return max([TOLERANCE, *(4.0 * torch.finfo(kind).eps for kind in types)])
+
+
+def _verdict(
+    name: str, network: int, got: Tensor, expected: Tensor, note: str = "", tolerance: float = TOLERANCE
+) -> Check:
     scale = float(expected.abs().max())
     deviation = float((got - expected).abs().max()) / (scale if scale > 0 else 1.0)
-    return Check(name, network, deviation <= TOLERANCE, deviation, note)
+    return Check(name, network, deviation <= tolerance, deviation, note)
 
 
 def require_identity(networks: Sequence[nn.Module], graphs: Sequence[ChannelGraph]) -> None:
@@ -85,7 +95,7 @@ def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> 
     expected = own_answer(network, x)
     counts = twins.counts()
     note = f"{counts.versus_smallest:.3f}× the size of one network"
-    return _verdict("zipped with itself", number, got, expected.expand_as(got), note)
+    return _verdict("zipped with itself", number, got, expected.expand_as(got), note, _tolerance(network))
 
 
 def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Check:
@@ -101,7 +111,7 @@ def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Ch
         orders.append(order)
     flat = np.concatenate([offset + order for offset, order in zip(graph.offsets, orders, strict=True)])
     matrices = {layer.name: _permuted_matrix(graph, layer, orders) for layer in graph.layers}
-    body = copy.deepcopy(graph.network.module)
+    body = _apart(graph)
     _permute_body(graph, body, flat)
     x = graph.network.example
     with torch.no_grad():
@@ -109,6 +119,20 @@ def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Ch
         expected = graph.network.module(x)
     moved = int((flat != np.arange(len(flat))).sum())
     return _verdict("channels permuted", number, got, expected, f"{moved} of {len(flat)} channels moved")
+
+
+def _apart(graph: ChannelGraph) -> fx.GraphModule:
+    """A copy in which every call of a module with numbers of its own, weight layers aside, has a module of its own."""
+    body, called = copy.deepcopy(graph.network.module), set[str]()
+    managed = {node for layer in graph.layers for node in layer.nodes}
+    for node in body.graph.nodes:
+        if node.op == "call_module" and node.name not in managed:
+            if node.target in called:
+                module = copy.deepcopy(body.get_submodule(str(node.target)))
+                node.target = fresh_name(body, f"{str(node.target).replace('.', '_')}_again")
+                body.add_submodule(node.target, module)
+            called.add(str(node.target))
+    return body
 
 
 def _sources(ids: Layout, order: Layout) -> Layout:
@@ -174,11 +198,13 @@ def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> No
             prefix, _, name = str(node.target).rpartition(".")
             tensor = getattr(body.get_submodule(prefix), name)
             if user is not None and isinstance(tensor, Tensor) and tensor.numel() > 1:
-                shape = graph.network.shapes[user.name]
-                if _per_channel(call_of(user, body).operation):
+                shape, operation = graph.network.shapes[user.name], call_of(user, body).operation
+                if _per_channel(operation):
                     _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, 0)
-                else:
-                    _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, min(tensor.ndim, len(shape) - 1))
+                elif operation is None or operation.carries not in (Carries.ATTENTION, Carries.PRODUCT):
+                    owners = channels_of(graph, node, user, tensor)
+                    if owners is not None:
+                        _rearrange(tensor, _sources(owners, flat))
 
 
 def _per_channel(operation: Operation | None) -> bool:
@@ -211,6 +237,11 @@ def _permute_tensor(tensor: Tensor, layout: Layout, shape: Sequence[int], flat: 
         if not fits or tensor.numel() != int(np.prod(own)):
             return
         ids = expand(cut, own)
-    source = torch.as_tensor(_sources(ids, flat), device=tensor.device)
+    _rearrange(tensor, _sources(ids, flat))
+
+
+def _rearrange(tensor: Tensor, source: Layout) -> None:
+    """Let a tensor's numbers change places (in place)."""
+    index = torch.as_tensor(source, device=tensor.device)
     with torch.no_grad():
-        tensor.copy_(tensor.reshape(-1)[source].reshape(tensor.shape))
+        tensor.copy_(tensor.reshape(-1)[index].reshape(tensor.shape))

@@ -10,21 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mtz_core.checking.checks import Check, identity_check, permutation_check
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph.channels import PRIVATE, ChannelGraph
 from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graphs
+from mtz_core.graph.record import Carries, call_of
 from mtz_core.structure.networks import HEAD, NetworkStructure
 
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """What one network consists of. `private` gives numbers that cannot be shared, by reason (task head aside)."""
+    """What one network consists of. `private` gives numbers that cannot be shared, by reason.
+
+    Task heads are not among them, nor the tables of embeddings: a task's tokens are its own, as its outputs are.
+    """
 
     architecture: str
     input_shape: tuple[int, ...]
@@ -33,6 +38,7 @@ class NetworkReport:
     groups: int
     parameters: int
     head: int
+    tables: int
     sharable: int
     private: Mapping[str, int]
     frozen: Mapping[str, str]
@@ -135,12 +141,14 @@ def network_report(name: str, graph: ChannelGraph) -> NetworkReport:
                     private[key] = private.get(key, 0) + columns
                     closed += columns
             if unexplained:
-                key = "reads values that no rule explains"
+                key = layer.why
                 private[key] = private.get(key, 0) + unexplained
             sharable += size - unexplained - closed
     structure = graph.structure()
-    if structure.other_parameters:
-        private["normalisation and other parameters outside weight layers, kept per task"] = structure.other_parameters
+    tables = _tables(graph)
+    if structure.other_parameters > tables:
+        key = "normalisation and other parameters outside weight layers, kept per task"
+        private[key] = structure.other_parameters - tables
     return NetworkReport(
         name,
         tuple(graph.network.example.shape[1:]),
@@ -149,11 +157,28 @@ def network_report(name: str, graph: ChannelGraph) -> NetworkReport:
         len(graph.groups),
         structure.parameters,
         head,
+        tables,
         sharable,
         private,
         {g.name: g.frozen for g in graph.groups if g.frozen is not None and g.frozen != HEAD},
         structure,
     )
+
+
+def _tables(graph: ChannelGraph) -> int:
+    """Parameters of embeddings that look tokens of the input up."""
+    module, found = graph.network.module, dict[int, int]()
+    for node in module.graph.nodes:
+        call = call_of(node, module)
+        if call.operation is not None and call.operation.carries is Carries.LOOKS_UP and node.name in graph.places:
+            weights = call.called.parameters() if isinstance(call.called, nn.Module) else _read(module, node)
+            found |= {id(weight): weight.numel() for weight in weights}
+    return sum(found.values())
+
+
+def _read(module: nn.Module, node: fx.Node) -> list[Tensor]:
+    reads = [str(source.target).rpartition(".") for source in node.all_input_nodes if source.op == "get_attr"]
+    return [cast(Tensor, getattr(module.get_submodule(prefix), name)) for prefix, _, name in reads]
 
 
 def _correspondence(joint: JointGraph) -> tuple[Correspondence, ...]:

@@ -1,4 +1,4 @@
-"""Images for calibration, evaluation and retraining: bundled ones, full data sets, and folders of your own.
+"""Images (and words) for calibration, evaluation and retraining: bundled ones, full sets, and folders of your own.
 
 `bundled` needs numpy only. `loading` and `sources` return torch tensors; torch is imported when they are.
 """

@@ -34,10 +34,13 @@ TEST = (("test_images", "test_labels"), ("x_test", "y_test"))
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images (N, C, H, W) as bytes or numbers in [0, 1], and labels (N,) if there are any."""
+    """Images (N, C, H, W) as bytes or numbers in [0, 1], and labels if there are any.
+
+    Labels are classes int64 (N,), attributes int64 (N, K), maps of classes int64 (N, H, W), or values float32 (N, ...).
+    """
 
     images: NDArray[Any]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
 
 
 def read_arrays(path: Path) -> tuple[Arrays, Arrays | None]:
@@ -119,9 +122,16 @@ def _pair(images: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> Arra
     if labels is None:
         return Arrays(x, None)
     y = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if y.dtype.kind not in "ui" or y.shape != (len(x),):
-        raise DataError(f"{path}: labels are {labels.dtype} {labels.shape}; expected one whole number for each image")
-    if y.min() < 0 or y.max() >= MOST_CLASSES:
+    if y.ndim < 1 or len(y) != len(x):
+        raise DataError(
+            f"{path}: labels are {labels.dtype} {labels.shape}; expected one whole number for each of {len(x)} images, "
+            "or one row of attributes or values, or one map"
+        )
+    if y.dtype.kind == "f":
+        if not bool(np.isfinite(y).all()):
+            raise DataError(f"{path}: labels hold NaN or infinity; leave these images out")
+        return Arrays(x, y.astype(np.float32))
+    if y.ndim == 1 and (y.min() < 0 or y.max() >= MOST_CLASSES):
         raise DataError(f"{path}: labels go from {y.min()} to {y.max()}; expected 0, 1, 2, …")
     return Arrays(x, y.astype(np.int64))
 

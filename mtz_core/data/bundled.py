@@ -1,66 +1,101 @@
-"""The images that come with the program, as numpy arrays (this module imports no torch)."""
+"""The images and words that come with the program, as numpy arrays (this module imports no torch)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.errors import DataError, SpecError
+from mtz_core.outputs.types import Kind
 from mtz_core.system.places import ASSETS
 
 DATA = ASSETS / "data"
 
-_CLASSES: dict[str, tuple[str, ...]] = {
-    "mnist": tuple("0123456789"),
-    "fashion": (
-        "T-shirt",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+ATTRIBUTES = ("serif", "bold", "light", "italic", "upper case", "closed")
+GERMANIC = ("English", "German", "Dutch", "Swedish")
+ROMANCE = ("French", "Italian", "Spanish", "Portuguese")
+
+
+@dataclass(frozen=True)
+class BundledSet:
+    """What a bundled data set is: the `names` of its classes, attributes or values, its `type`, its inputs."""
+
+    names: tuple[str, ...]
+    type: Kind = "multiclass"
+    inputs: Literal["images", "words"] = "images"
+
+
+SETS: dict[str, BundledSet] = {
+    "mnist": BundledSet(tuple("0123456789")),
+    "fashion": BundledSet(
+        (
+            "T-shirt",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        )
     ),
-    "letters": tuple("ABCDEFGHIJ"),
+    "letters": BundledSet(tuple("ABCDEFGHIJ")),
+    "letter-attributes": BundledSet(ATTRIBUTES, "multilabel"),
+    "letter-pose": BundledSet(("angle", "right", "down"), "regression"),
+    "words-germanic": BundledSet(GERMANIC, inputs="words"),
+    "words-romance": BundledSet(ROMANCE, inputs="words"),
 }
-TASKS = tuple(_CLASSES)
+TASKS = tuple(SETS)
+
+
+def bundled_set(task: str) -> BundledSet:
+    """What a bundled data set is; `SpecError` for an unknown name.
+
+    >>> bundled_set("letter-attributes").type
+    'multilabel'
+    """
+    if task not in SETS:
+        raise SpecError(f"task {task!r} is unknown; known: {', '.join(TASKS)}")
+    return SETS[task]
 
 
 def class_names(task: str) -> tuple[str, ...]:
-    """Names of a task's classes; position = label.
+    """Names of a task's classes, attributes or values; position = output of a network.
 
     >>> class_names("letters")[0]
     'A'
     """
-    if task not in _CLASSES:
-        raise SpecError(f"task {task!r} is unknown; known: {', '.join(TASKS)}")
-    return _CLASSES[task]
+    return bundled_set(task).names
 
 
-def bundled_images(task: str, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Bundled images, uint8 (N, 28, 28) with 0 = background, and labels, int64 (N,); both read-only.
+def bundled_inputs(task: str, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Bundled inputs and labels of a task, both read-only.
 
+    Inputs are images, uint8 (N, 28, 28) with 0 = background, or words, uint8 (N, 16) as `mtz_core.data.words` has
+    them. Labels are int64 (N,), for attributes int64 (N, K) of 0 and 1, for values float32 (N, K).
     `split` is "calibration" or "test". Raises SpecError for an unknown name, DataError if
     the file is missing.
     """
-    class_names(task)
+    bundled_set(task)
     if split not in ("calibration", "test"):
         raise SpecError(f"split {split!r} is not bundled; bundled: calibration, test")
     return _read(DATA / f"{task}-{split}.npz")
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     if not path.is_file():
         raise DataError(f"bundled data {path} is missing; restore it with `python -m scripts.build_data`")
     with np.load(path, allow_pickle=False) as archive:
-        images = archive["images"]
-        labels = archive["labels"].astype(np.int64)
-    images.flags.writeable = labels.flags.writeable = False
-    return images, labels
+        inputs = archive["words" if "words" in archive else "images"]
+        labels = archive["labels"]
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    inputs.flags.writeable = labels.flags.writeable = False
+    return inputs, labels

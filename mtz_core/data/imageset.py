@@ -21,10 +21,13 @@ Reader = Callable[[Indices, TransformSpec], Tensor]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with a label each, or without labels. `read` gives the images of some indices as a network's input."""
+    """Images with labels, or without. `read` gives the images of some indices as a network's input.
+
+    Labels are classes, int64 (N,), or attributes or values, (N, K). Words count as images that need no preparation.
+    """
 
     count: int
-    labels: Indices | None
+    labels: NDArray[Any] | None
     read: Reader
 
     def __len__(self) -> int:
@@ -58,8 +61,8 @@ class ImageSet:
         return self.read(indices, transform), torch.from_numpy(self.labels[indices])
 
     def sample(self, count: int, seed: int) -> Indices:
-        """Return shuffled indices of `count` images: every class with its share where there are labels."""
-        if self.labels is not None:
+        """Return shuffled indices of `count` images: every class with its share where labels are classes."""
+        if self.labels is not None and self.labels.ndim == 1:
             return stratified_sample(self.labels, count, seed)
         return shuffled(self.count, seed)[:count]
 
@@ -67,8 +70,21 @@ class ImageSet:
 def array_set(images: NDArray[Any] | Tensor, labels: Any = None) -> ImageSet:
     """Return a set of images that are in memory, (N, C, H, W) as bytes or numbers in [0, 1]."""
     array: NDArray[Any] = np.asarray(images)
-    known = None if labels is None else np.asarray(labels, np.int64)
-    return ImageSet(len(array), known, lambda chosen, transform: prepare_images(array[chosen], transform))
+    return ImageSet(len(array), _labels(labels), lambda chosen, transform: prepare_images(array[chosen], transform))
+
+
+def word_set(words: NDArray[Any] | Tensor, labels: Any = None) -> ImageSet:
+    """Return a set of words, whole numbers (N, L): a network reads them as int64, whatever the transform."""
+    array: NDArray[np.int64] = np.asarray(words, np.int64)
+    return ImageSet(len(array), _labels(labels), lambda chosen, transform: torch.from_numpy(array[chosen]))
+
+
+def _labels(labels: Any) -> NDArray[Any] | None:
+    """Classes and attributes as int64, values as float32."""
+    if labels is None:
+        return None
+    known = np.asarray(labels)
+    return known.astype(np.float32 if known.dtype.kind == "f" else np.int64)
 
 
 def shuffled(count: int, seed: int) -> Indices:

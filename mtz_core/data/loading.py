@@ -1,4 +1,4 @@
-"""Images and labels as the parents expect them: one preprocessing for all tasks."""
+"""Images, words and labels as the parents expect them: one preprocessing for all tasks with images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.data.bundled import bundled_images, class_names
+from mtz_core.data.bundled import bundled_inputs, bundled_set
 from mtz_core.data.fullsets import data_root, read_full, where_to_put, without_bundled
 from mtz_core.errors import DataError, SpecError
 
@@ -25,15 +25,23 @@ def preprocess(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images.astype(np.float32))[:, None] / 255.0
 
 
-def load_data(task: str, split: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
-    """Images float32 (N, 1, 28, 28), preprocessed, and labels int64 (N,).
+def network_inputs(task: str, inputs: NDArray[np.uint8]) -> Tensor:
+    """What networks read: images float32 (N, 1, 28, 28), words int64 (N, L)."""
+    if bundled_set(task).inputs == "words":
+        return torch.from_numpy(inputs.astype(np.int64))
+    return preprocess(inputs)
 
-    `task` is mnist, fashion or letters. "calibration" is always the bundled set. "test" is the bundled set,
+
+def load_data(task: str, split: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Images float32 (N, 1, 28, 28), preprocessed, or words int64 (N, L); and labels.
+
+    `task` is one of `mtz_core.data.bundled.TASKS`. Labels are classes int64 (N,), attributes int64 (N, K) of 0 and 1,
+    or values float32 (N, K). "calibration" is always the bundled set. "test" is the bundled set,
     unless the full data set lies below `root` (default: the environment variable MTZ_DATA): then it is the
-    official one. "train" needs the full data set, and leaves out every image that is bundled.
+    official one. "train" needs the full data set, and leaves out every input that is bundled.
     Raises SpecError for unknown names, DataError for missing or damaged files.
     """
-    class_names(task)
+    bundled_set(task)
     if split not in SPLITS:
         raise SpecError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
     base = None if split == "calibration" else data_root(root)
@@ -43,5 +51,5 @@ def load_data(task: str, split: str, root: Path | None = None) -> tuple[Tensor, 
             place = "no data root is set" if base is None else f"{base} holds no full {task} set"
             raise DataError(f"training images are not bundled and {place}; {where_to_put(task)}")
         full = without_bundled(task, full)
-    images, labels = bundled_images(task, split) if full is None else full
-    return preprocess(images), torch.from_numpy(labels.astype(np.int64))
+    inputs, labels = bundled_inputs(task, split) if full is None else full
+    return network_inputs(task, inputs), torch.from_numpy(labels.copy())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mtz_core.data.fullsets import without_bundled
+from mtz_core.data.label_table import read_label_table
 from mtz_core.data.records import RECORDS, read_records
 from mtz_core.data.torchvision import import_torchvision
 from mtz_core.data.transform import normalised
@@ -92,11 +94,12 @@ def torchvision_dataset(name: str, root: Path, split: str, download: bool = Fals
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files of a folder with one subfolder per class, not yet decoded."""
+    """Image files of a folder with one subfolder per class, or with a table of labels, not yet decoded."""
 
     folder: Path
     files: tuple[Path, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    """Classes (N,), attributes (N, K) or values (N, K), of which `classes` has the names."""
     classes: tuple[str, ...]
 
     def read(self, indices: NDArray[np.int64], transform: TransformSpec) -> Tensor:
@@ -134,9 +137,31 @@ def list_images(path: Path) -> FolderImages:
     return FolderImages(folder, tuple(f for f, _ in files), labels, tuple(entry.name for entry in classes))
 
 
+def list_by_table(path: Path, table: Path) -> FolderImages:
+    """List the images in `path` that a table of labels names, in its order.
+
+    Names are paths within the folder, or within its subfolder `images`. Raises DataError for a name that leads outside
+    or to nothing.
+    """
+    found, folder = read_label_table(table), path.resolve()
+    homes = [home for home in (folder, folder / "images") if home.is_dir()]
+    files = []
+    for name in found.files:
+        for home in homes:
+            _inside(home / name, folder)
+        file = next((home / name for home in homes if (home / name).is_file()), None)
+        if file is None:
+            raise DataError(f"{table} names {name[:80]!r}, but {path} has no such image; put it there or drop the row")
+        files.append(file)
+    if len(files) > MOST_IMAGES:
+        raise DataError(f"{path} holds {len(files):,} images; at most {MOST_IMAGES:,} fit, so keep fewer")
+    return FolderImages(folder, tuple(files), found.labels, found.names)
+
+
 def _inside(entry: Path, folder: Path) -> None:
     if not entry.resolve().is_relative_to(folder):
-        raise DataError(f"{entry} is a link that leads outside {folder}; copy the file into the folder instead")
+        what = "is a link that leads" if entry.is_symlink() else "leads"
+        raise DataError(f"{entry} {what} outside {folder}; copy the file into the folder instead")
 
 
 def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDArray[np.uint8]:

@@ -28,6 +28,11 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: f
     return F.group_norm(x, groups, weight, bias, eps)
 
 
+def embedding(weight: Any, numbers: Any, padding: int = -1, scaled: bool = False, sparse: bool = False) -> Any:
+    """`aten.embedding`."""
+    return F.embedding(numbers, weight)
+
+
 def kept(x: Any, *_: Any, **__: Any) -> Any:
     """Whatever returns its input."""
     return x

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtz_core.graph.layout import Layout
+from mtz_core.graph.layout import UNKNOWN, Layout
 from mtz_core.graph.recipes import recipes
 from mtz_core.graph.sources import TracedNetwork
 from mtz_core.structure.networks import HEAD as HEAD
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 
-PRIVATE = -3
+PRIVATE = UNKNOWN
 """Column that reads a value which no rule explains: it stays with its task."""
 
 Indices = NDArray[np.int64]
@@ -59,6 +59,8 @@ class WeightLayer:
     depthwise: bool = False
     addend: int = 0
     """Layers of one group with the same number are added up; others meet by multiplication or by passing through."""
+    why: str = "reads values that no rule explains"
+    """Why its private columns are that."""
 
     @property
     def kernel_size(self) -> int:
@@ -88,6 +90,8 @@ class ChannelGroup:
     blocks: Indices | None = field(default=None, repr=False)
     cells: Indices | None = field(default=None, repr=False)
     """Channels that may change places without changing the network's outputs have the same number; `None`: all."""
+    marks: Indices | None = field(default=None, repr=False)
+    """Only channels with the same number can stand for each other: those of one bank, where banks keep their order."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,12 @@ class ChannelGraph:
         return repr((*kernel, scaled if layer.kernel else len(space), len(producers) > 1))
 
     def _positions(self, layer: WeightLayer, node: str) -> int:
-        """Output positions per image of a layer called at a node."""
+        """Output positions per image of a layer called at a node; one for several of which all but one read zeros."""
         shape = self.network.shapes[node]
-        return math.prod(shape[2:] if layer.kernel else shape[1:-1])
+        windows = max(1, shape[0] // len(self.network.example))
+        found = windows * math.prod(shape[2:] if layer.kernel else shape[1:-1])
+        spread = getattr(self.network.module.get_submodule(layer.name), "spread", 1)
+        return max(1, found // spread)
 
     def matrices(self, device: torch.device) -> Callable[[str], Tensor]:
         """The parent's weight matrices by layer name; each is assembled once for the life of the returned function."""

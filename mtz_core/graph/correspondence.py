@@ -151,7 +151,12 @@ class JointGraph:
         if (group, t, u) not in self.known_roles:
             both = {layer.index for layer in self.layers if layer.members[t].width and layer.members[u].width}
             widths = self.groups[group].widths
-            parts = [channel_roles(self.graphs[x].layers, group, widths[x], both) for x in (t, u)]
+            parts = [
+                _marked(
+                    channel_roles(self.graphs[x].layers, group, widths[x], both), self.groups[group].members[x].marks
+                )
+                for x in (t, u)
+            ]
             known = set[int].intersection(*({x for role in per for x in role} for per in parts))
             roles = [[tuple(x for x in role if x in known) for role in per] for per in parts]
             numbers = {role: k for k, role in enumerate(dict.fromkeys([*roles[0], *roles[1]]))}
@@ -162,6 +167,13 @@ class JointGraph:
     def full_shares(self) -> dict[str, int]:
         """Number of channels, by group name, that are shared if all that can be is."""
         return {group.name: group.narrowest for group in self.groups if group.open}
+
+
+def _marked(roles: list[tuple[int, ...]], marks: Indices | None) -> list[tuple[int, ...]]:
+    """Roles that tell marked channels apart, too."""
+    if marks is None:
+        return roles
+    return [(*role, -2 - int(mark)) for role, mark in zip(roles, marks, strict=True)]
 
 
 def correspond(graphs: Sequence[ChannelGraph]) -> JointGraph:
@@ -182,16 +194,20 @@ def correspond(graphs: Sequence[ChannelGraph]) -> JointGraph:
             "one kind, with the same kernel, stride, padding and bias, at the same scale of the image.\n"
             f"  network 0: {lists[0]}\n  network {t}: {lists[1]}"
         )
-    numbered = tuple(_numbered(graphs, found, t) for t in range(len(graphs)))
+    return side_by_side(tuple(_numbered(graphs, found, t) for t in range(len(graphs))), structure)
+
+
+def side_by_side(graphs: tuple[ChannelGraph, ...], structure: JointStructure) -> JointGraph:
+    """Channel graphs whose layers and groups already carry the numbers of the common order."""
     layers = tuple(
         CommonLayer(index, members[0].name, members[0].group, members)
-        for index, members in enumerate(zip(*(graph.layers for graph in numbered), strict=True))
+        for index, members in enumerate(zip(*(graph.layers for graph in graphs), strict=True))
     )
     groups = tuple(
         CommonGroup(number, members[0].name, members)
-        for number, members in enumerate(zip(*(graph.groups for graph in numbered), strict=True))
+        for number, members in enumerate(zip(*(graph.groups for graph in graphs), strict=True))
     )
-    return JointGraph(numbered, layers, groups, structure)
+    return JointGraph(graphs, layers, groups, structure)
 
 
 def _numbered(graphs: Sequence[ChannelGraph], found: Alignment, t: int) -> ChannelGraph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -26,12 +26,15 @@ class Program:
     module: fx.GraphModule
     layers: Mapping[str, WeightLayer]
     """Node name of a managed layer's call → the layer."""
+    managed: Mapping[str, WeightLayer] = field(init=False)
+    """The same layers by their names."""
     nodes: list[fx.Node] = field(init=False)
     last_use: dict[fx.Node, int] = field(init=False)
 
     def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...]) -> None:
         self.module = module
         self.layers = {node: layer for layer in layers for node in layer.nodes}
+        self.managed = {layer.name: layer for layer in layers if layer.width}
         self._order(eager(list(module.graph.nodes), self.layers))
 
     def _order(self, nodes: list[fx.Node]) -> None:
@@ -112,13 +115,18 @@ def apply_layer(module: nn.Module, layer: WeightLayer, matrix: Tensor, x: Tensor
     """Output of a weight layer with the given (n, d) matrix in place of its own weights."""
     if isinstance(module, Recurrence):
         return module.run(x, matrix, layer.bias)[0]
-    weight, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
+    kernel, bias = _apart(layer, matrix)
     if isinstance(module, nn.Linear):
-        return F.linear(x, weight, bias)
-    kernel = weight.reshape(layer.width, -1, *layer.kernel)
+        return F.linear(x, kernel, bias)
     if isinstance(module, nn.Conv2d) and kernel.device.type == "cpu":
         kernel = _channels_last(kernel)
     return cast(Tensor, cast(Any, module)._conv_forward(x, kernel, bias))
+
+
+def _apart(layer: WeightLayer, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight, as the layer has it, and bias of a matrix (n, d)."""
+    weight, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
+    return weight.reshape(layer.width, -1, *layer.kernel), bias
 
 
 def _channels_last(kernel: Tensor) -> Tensor:
@@ -134,15 +142,22 @@ def _call(program: Program, node: fx.Node, values: dict[fx.Node, Any], matrices:
     kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
     if node.op == "get_attr":
         prefix, _, name = str(node.target).rpartition(".")
+        if prefix in program.managed and name in ("weight", "bias"):
+            weight, bias = _apart(program.managed[prefix], matrices(prefix))
+            return weight if name == "weight" else bias
         return getattr(program.module.get_submodule(prefix), name)
     if node.op == "call_function":
         return cast(Callable[..., Any], node.target)(*args, **kwargs)
     if node.op == "call_method":
-        # A view needs strides that only some layouts have.
-        shaped = node.target == "view" and not kwargs and not isinstance(args[-1], torch.dtype)
-        return getattr(args[0], "reshape" if shaped else str(node.target))(*args[1:], **kwargs)
+        return getattr(args[0], method_named(str(node.target), args, kwargs))(*args[1:], **kwargs)
     module = program.module.get_submodule(str(node.target))
     layer = program.layers.get(node.name)
     if layer is not None:
         return apply_layer(module, layer, matrices(layer.name), cast(Tensor, args[0]))
     return module(*args, **kwargs)
+
+
+def method_named(target: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The method that a call is made by: a view needs strides that only some layouts have, so it is reshaped."""
+    shaped = target == "view" and not kwargs and not isinstance(args[-1], torch.dtype)
+    return "reshape" if shaped else target

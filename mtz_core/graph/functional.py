@@ -10,6 +10,7 @@ from mtz_core.graph.sources import call_arguments, fresh_name
 
 LINEAR = ("input", "weight", "bias")
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
@@ -44,14 +45,14 @@ def linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module
 
 
 def conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
-    """`F.conv1d` or `F.conv2d` as a module, with a name that is free."""
+    """`F.conv1d`, `F.conv2d` or `F.conv3d` as a module, with a name that is free."""
     arguments = call_arguments(node, CONV)
     weight, bias = attribute(arguments["weight"]), arguments.get("bias")
     if weight is None or (bias is not None and attribute(bias) is None):
         return None
     value = _tensor(traced, weight)
     groups = int(arguments.get("groups", 1))
-    build = nn.Conv1d if value.ndim == 3 else nn.Conv2d
+    build = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[value.ndim]
     module = build(
         value.shape[1] * groups,
         value.shape[0],
@@ -61,6 +62,33 @@ def conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] 
         dilation=arguments.get("dilation", 1),
         groups=groups,
         bias=bias is not None,
+        device="meta",
+        dtype=value.dtype,
+    )
+    set_parameter(module, "weight", value)
+    set_parameter(module, "bias", None if bias is None else _tensor(traced, str(attribute(bias))))
+    return _layer_name(traced, weight), module
+
+
+def transposed_conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
+    """`F.conv_transpose1d`, `2d` or `3d` as a module, with a name that is free."""
+    arguments = call_arguments(node, TRANSPOSED)
+    weight, bias = attribute(arguments["weight"]), arguments.get("bias")
+    if weight is None or (bias is not None and attribute(bias) is None):
+        return None
+    value = _tensor(traced, weight)
+    groups = int(arguments.get("groups", 1))
+    build = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}[value.ndim]
+    module = build(
+        value.shape[0],
+        value.shape[1] * groups,
+        cast(Any, tuple(value.shape[2:])),
+        stride=arguments.get("stride", 1),
+        padding=arguments.get("padding", 0),
+        output_padding=arguments.get("output_padding", 0),
+        groups=groups,
+        bias=bias is not None,
+        dilation=arguments.get("dilation", 1),
         device="meta",
         dtype=value.dtype,
     )

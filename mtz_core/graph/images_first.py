@@ -25,15 +25,19 @@ Made = tuple[fx.Node, bool]
 _SWAPPED = {0: 1, 1: 0}
 
 
-def images_first(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
-    """Rewrite in place; `shapes` gives every node's shape, and is asked where something moves the first axis only."""
+def images_first(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> dict[str, str]:
+    """Rewrite in place; `shapes` gives every node's shape, and is asked where something moves the first axis only.
+
+    Returns new parameter → parameter whose first two axes were exchanged for it.
+    """
     if not any(_moves_first(call_of(node, traced)) for node in traced.graph.nodes):
-        return
+        return {}
     rewriter = _Rewriter(traced, shapes())
     for node in list(traced.graph.nodes):
         rewriter.visit(node)
     rewriter.restore()
     traced.graph.eliminate_dead_code()
+    return rewriter.turned
 
 
 def _moves_first(call: Call) -> bool:
@@ -49,6 +53,7 @@ class _Rewriter:
     def __init__(self, traced: fx.GraphModule, shapes: Shapes) -> None:
         self.traced, self.graph, self.shapes = traced, traced.graph, dict(shapes)
         self.twins: dict[fx.Node, fx.Node] = {}
+        self.turned: dict[str, str] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Find the node's twin, or the node that stands for it."""
@@ -171,6 +176,7 @@ class _Rewriter:
             value = getattr(self.traced.get_submodule(".".join(path)), last).detach().transpose(0, 1).contiguous()
             name = fresh_name(self.traced, last)
             self.traced.register_parameter(name, nn.Parameter(value, requires_grad=False))
+            self.turned[name] = str(source.target)
             found = self.graph.get_attr(name)
         else:
             found = self.graph.call_function(torch.transpose, (source, 0, 1))
@@ -179,7 +185,7 @@ class _Rewriter:
 
     def _picked(self, source: fx.Node, parts: list[Any] | None) -> Made | None:
         """`y[i]`, `y[i:j]` and `y[i, j, …]`, where i and j are whole numbers or slices of such."""
-        if parts is None:
+        if parts is None or None in parts:
             return None
         parts = parts + [slice(None)] * (2 - len(parts))
         found = self.graph.call_function(operator.getitem, (self.twins[source], (parts[1], parts[0], *parts[2:])))

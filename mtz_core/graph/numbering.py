@@ -9,8 +9,8 @@ import numpy as np
 from torch import nn
 
 from mtz_core.graph.channels import PRIVATE, ChannelGraph, ChannelGroup, Indices, WeightLayer, channel_roles
-from mtz_core.graph.drafts import Draft, check_blocks
-from mtz_core.graph.layout import COMMON, CONSTANT, Layout
+from mtz_core.graph.drafts import Draft, settle_banks
+from mtz_core.graph.layout import COMMON, CONSTANT, Layout, are_pairs
 from mtz_core.graph.recurrent import Recurrence
 from mtz_core.graph.sources import TracedNetwork
 from mtz_core.graph.ties import Ties, UnionFind
@@ -23,10 +23,13 @@ Numbering = Mapping[int, tuple[int, int]]
 def numbered(
     network: TracedNetwork, ties: Ties, drafts: dict[str, Draft], layouts: Mapping[str, Layout]
 ) -> ChannelGraph:
-    """Return the channel graph; `layouts` has the layout of every node that holds channels, by the node's name."""
+    """Return the channel graph; `layouts` has the layout of every node that holds channels, by the node's name.
+
+    Places of channels are noted where these lie within an image.
+    """
     listed = list(drafts.values())
-    blocks, cells = ties.blocks.settle(ties.ids), ties.cells.settle(ties.ids)
-    check_blocks(ties, drafts, blocks)
+    blocks = settle_banks(ties, listed)
+    cells = ties.cells.settle(ties.ids)
     group_of, members = _members(ties, listed)
     frozen = {ties.ids.root(identifier): reason for identifier, reason in sorted(ties.frozen.items())}
     numbering: dict[int, tuple[int, int]] = {}
@@ -37,9 +40,10 @@ def numbered(
     for g, roots in enumerate(members):
         roles = channel_roles(layers, g, len(roots))
         apart = [(blocks.get(root, -1), cells.get(root, -1), roles[c]) for c, root in enumerate(roots)]
-        groups.append(_group(g, roots, layers, frozen, apart))
+        groups.append(_group(g, roots, layers, frozen, apart, ties.marks))
     offsets = tuple(int(x) for x in np.cumsum([0, *map(len, members)])[:-1])
-    places = {name: _places(ties, layout, numbering, offsets) for name, layout in layouts.items()}
+    within = {name: layout[0] for name, layout in layouts.items() if _can_be_placed(layout)}
+    places = {name: _places(ties, layout, numbering, offsets) for name, layout in within.items()}
     return ChannelGraph(network, layers, tuple(groups), places, offsets)
 
 
@@ -62,12 +66,16 @@ def _members(ties: Ties, drafts: Sequence[Draft]) -> tuple[dict[str, int], list[
     return group_of, [sorted(set(m)) for m in members]
 
 
+def _can_be_placed(layout: Layout) -> bool:
+    return layout.ndim > 0 and len(layout) == 1 and not are_pairs(layout).any()
+
+
 def _places(ties: Ties, layout: Layout, numbering: Numbering, offsets: Sequence[int]) -> Layout:
     """A layout with the number of each channel in the whole network."""
     flat = []
     for root in ties.ids.roots(layout).reshape(-1):
         g, c = numbering.get(int(root), (-1, 0))
-        flat.append(offsets[g] + c if g >= 0 else int(root))
+        flat.append(offsets[g] + c if g >= 0 else min(int(root), CONSTANT if root >= 0 else COMMON))
     return np.array(flat, dtype=np.int64).reshape(layout.shape)
 
 
@@ -75,13 +83,14 @@ def _layer(ties: Ties, draft: Draft, group: int, numbering: Numbering) -> Weight
     module = draft.module
     columns = np.full(draft.positions, PRIVATE) if draft.columns is None else ties.ids.roots(draft.columns)
     own = (PRIVATE, CONSTANT)
-    places = [numbering[int(c)] if c >= 0 else (PRIVATE if c in own else COMMON, 0) for c in columns]
+    nowhere = (PRIVATE, 0)
+    places = [numbering.get(int(c), nowhere) if c >= 0 else (PRIVATE if c in own else COMMON, 0) for c in columns]
     convolution = not isinstance(module, nn.Linear | Recurrence)
     kernel = tuple(cast(Any, module).kernel_size) if convolution else ()
     setting = tuple(str(getattr(module, key, None)) for key in ("stride", "padding", "dilation", "padding_mode"))
     return WeightLayer(
         draft.name,
-        type(module).__name__.lower() if not isinstance(module, Recurrence) else module.kind,
+        str(getattr(module, "kind", type(module).__name__.lower())),
         tuple(draft.nodes),
         len(draft.rows),
         kernel,
@@ -94,6 +103,7 @@ def _layer(ties: Ties, draft: Draft, group: int, numbering: Numbering) -> Weight
         draft.groups,
         draft.depthwise,
         ties.sums.root(int(draft.rows[0])),
+        draft.why,
     )
 
 
@@ -103,6 +113,7 @@ def _group(
     layers: Sequence[WeightLayer],
     frozen: Mapping[int, str],
     apart: Sequence[tuple[int, int, tuple[int, ...]]],
+    marks: Mapping[int, int],
 ) -> ChannelGroup:
     producers = tuple(layer.name for layer in layers if layer.group == g)
     consumers = tuple(layer.name for layer in layers if (layer.column_groups == g).any() and not layer.depthwise)
@@ -119,4 +130,5 @@ def _group(
         reason,
         numbers if bool((numbers >= 0).any()) else None,
         cells if len(both) > 1 else None,
+        np.array([marks.get(root, -1) for root in roots], dtype=np.int64) if marks.keys() & set(roots) else None,
     )

@@ -15,9 +15,10 @@ from torch import nn
 
 from mtz_core.graph import aten, rules
 from mtz_core.graph.attention import Heads
-from mtz_core.graph.functional import conv_module, linear_module, norm_module
+from mtz_core.graph.functional import conv_module, linear_module, norm_module, transposed_conv_module
 from mtz_core.graph.record import Aten, Carries, Clip, Operation, register
 from mtz_core.graph.recurrent import Recurrence
+from mtz_core.graph.transposed import MirroredConv1d, MirroredConv2d, MirroredConv3d, spread_out
 
 
 def _present(home: Any, *names: str) -> tuple[Any, ...]:
@@ -45,6 +46,22 @@ register(
         "convolution, 2 axes", Carries.LAYER, (nn.Conv2d,), (F.conv2d,),
         exported=(Aten("conv2d", F.conv2d), Aten("conv2d.padding", F.conv2d)), to_module=conv_module,
     ),
+    Operation(
+        "convolution, 3 axes", Carries.LAYER, (nn.Conv3d,), (F.conv3d,), exported=(Aten("conv3d", F.conv3d),),
+        to_module=conv_module,
+    ),
+    Operation(
+        "transposed convolution, 1 axis", Carries.LAYER, (nn.ConvTranspose1d, MirroredConv1d), (F.conv_transpose1d,),
+        exported=(Aten("conv_transpose1d", F.conv_transpose1d),), to_module=transposed_conv_module,
+    ),
+    Operation(
+        "transposed convolution, 2 axes", Carries.LAYER, (nn.ConvTranspose2d, MirroredConv2d), (F.conv_transpose2d,),
+        exported=(Aten("conv_transpose2d.input", F.conv_transpose2d),), to_module=transposed_conv_module,
+    ),
+    Operation(
+        "transposed convolution, 3 axes", Carries.LAYER, (nn.ConvTranspose3d, MirroredConv3d), (F.conv_transpose3d,),
+        exported=(Aten("conv_transpose3d.input", F.conv_transpose3d),), to_module=transposed_conv_module,
+    ),
     Operation("recurrence", Carries.LAYER, (Recurrence,)),
 )  # fmt: skip
 
@@ -68,6 +85,15 @@ register(
             Aten(name, aten.kept, training=2, views=True)
             for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
         ),
+    ),
+)  # fmt: skip
+
+# Numbers of tokens
+
+register(
+    Operation(
+        "embedding", Carries.LOOKS_UP, (nn.Embedding,), (F.embedding,),
+        exported=(Aten("embedding", aten.embedding),),
     ),
 )  # fmt: skip
 
@@ -154,41 +180,45 @@ register(
 
 register(
     Operation(
-        "BatchNorm", Carries.PASSES, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), (F.batch_norm,),
-        exported=(Aten("batch_norm", aten.batch_norm, training=5),),
+        "BatchNorm", Carries.PASSES, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+        (F.batch_norm,), exported=(Aten("batch_norm", aten.batch_norm, training=5),),
         parameters="channels", folds=True, to_module=norm_module,
     ),
     Operation(
         "LayerNorm", Carries.PASSES, (nn.LayerNorm,), (F.layer_norm,), alike=rules.late_shape,
+        mixes=rules.normalised_axes,
         exported=(Aten("layer_norm", aten.layer_norm),),
     ),
     Operation(
         "RMSNorm", Carries.PASSES, _present(nn, "RMSNorm"), _present(F, "rms_norm"), alike=rules.late_shape,
+        mixes=rules.normalised_axes,
     ),
     Operation(
         "GroupNorm", Carries.PASSES, (nn.GroupNorm,), (F.group_norm,), cells=rules.num_groups, parameters="channels",
         exported=(Aten("group_norm", aten.group_norm),),
     ),
     Operation(
-        "InstanceNorm", Carries.PASSES, (nn.InstanceNorm1d, nn.InstanceNorm2d), (F.instance_norm,),
+        "InstanceNorm", Carries.PASSES, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), (F.instance_norm,),
         parameters="channels",
     ),
     Operation(
         "local response norm", Carries.PASSES, (nn.LocalResponseNorm,), (F.local_response_norm,),
         cells=rules.each_alone,
     ),
+    Operation("normalize", Carries.PASSES, functions=(F.normalize,), mixes=rules.norm_axis),
     Operation("PReLU", Carries.PASSES, (nn.PReLU,), (F.prelu,), parameters="channels"),
     Operation(
         "softmax", Carries.PASSES, (nn.Softmax, nn.Softmax2d), (F.softmax, torch.softmax), methods=("softmax",),
-        exported=(Aten("softmax.int", torch.softmax),), alike=rules.late_axis,
+        exported=(Aten("softmax.int", torch.softmax),), alike=rules.late_axis, mixes=rules.one_axis,
     ),
     Operation(
         "log-softmax", Carries.PASSES, (nn.LogSoftmax,), (F.log_softmax, torch.log_softmax),
         methods=("log_softmax",), exported=(Aten("log_softmax.int", torch.log_softmax),), alike=rules.late_axis,
+        mixes=rules.one_axis,
     ),
     Operation(
-        "max pool", Carries.PASSES, (nn.MaxPool1d, nn.MaxPool2d),
-        (F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d),
+        "max pool", Carries.PASSES, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+        (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
         exported=(Aten("max_pool1d", F.max_pool1d), Aten("max_pool2d", F.max_pool2d)), largest=True,
     ),
     Operation(
@@ -197,16 +227,18 @@ register(
         exported=(Aten("adaptive_max_pool2d", F.adaptive_max_pool2d, results=2),), largest=True,
     ),
     Operation(
-        "mean pool", Carries.PASSES, (nn.AvgPool1d, nn.AvgPool2d), (F.avg_pool1d, F.avg_pool2d),
+        "mean pool", Carries.PASSES, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+        (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
         exported=(Aten("avg_pool1d", F.avg_pool1d), Aten("avg_pool2d", F.avg_pool2d)),
     ),
     Operation(
-        "mean pool to a size", Carries.PASSES, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
-        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d),
+        "mean pool to a size", Carries.PASSES, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
         exported=(
             Aten("adaptive_avg_pool1d", F.adaptive_avg_pool1d), Aten("adaptive_avg_pool2d", F.adaptive_avg_pool2d),
         ),
     ),
+    Operation("zeros between", Carries.PASSES, functions=(spread_out,)),
     Operation("power pool", Carries.PASSES, (nn.LPPool1d, nn.LPPool2d), (F.lp_pool1d, F.lp_pool2d)),
     Operation("resize", Carries.PASSES, (nn.Upsample,), (F.interpolate,)),
     Operation(
@@ -238,6 +270,7 @@ register(
         in_place=(operator.itruediv,), methods=("div", "divide", "true_divide"),
         exported=(Aten("div.Tensor", torch.div),),
     ),
+    Operation("add a product", Carries.TIES, functions=(torch.addcmul,), methods=("addcmul",)),
     Operation(
         "larger of two", Carries.TIES, functions=(torch.maximum,), methods=("maximum",),
         exported=(Aten("maximum", torch.maximum),),
@@ -266,7 +299,7 @@ register(
         exported=(Aten("flatten.using_ints", torch.flatten, views=True),),
     ),
     Operation(
-        "reshape", Carries.RESHAPES, functions=(torch.reshape,), methods=("reshape", "view"),
+        "reshape", Carries.RESHAPES, functions=(torch.reshape,), methods=("reshape", "view", "reshape_as", "view_as"),
         exported=tuple(
             Aten(name, torch.reshape, takes="sizes", views=True) for name in ("view", "reshape", "_unsafe_view")
         ),
@@ -315,6 +348,16 @@ register(
         "pad", Carries.MOVES, functions=(F.pad,), moves=rules.padded,
         exported=(Aten("pad", F.pad), Aten("constant_pad_nd", F.pad)),
     ),
+    Operation("roll", Carries.MOVES, functions=(torch.roll,), methods=("roll",), moves=rules.rolled),
+    Operation("flip", Carries.MOVES, functions=(torch.flip,), methods=("flip",), moves=rules.flipped),
+    Operation(
+        "pixel shuffle", Carries.MOVES, (nn.PixelShuffle,), (F.pixel_shuffle,), moves=rules.pixels_shuffled,
+        unites=rules.pixels, exported=(Aten("pixel_shuffle", F.pixel_shuffle),),
+    ),
+    Operation(
+        "pixel unshuffle", Carries.MOVES, (nn.PixelUnshuffle,), (F.pixel_unshuffle,), moves=rules.pixels_unshuffled,
+        exported=(Aten("pixel_unshuffle", F.pixel_unshuffle),),
+    ),
     Operation(
         "channel shuffle", Carries.MOVES, (nn.ChannelShuffle,), (F.channel_shuffle,), moves=rules.shuffled,
     ),
@@ -335,6 +378,22 @@ register(
         "largest", Carries.REDUCES, functions=(torch.amax,), methods=("amax",), exported=(Aten("amax", torch.amax),),
     ),
     Operation("smallest", Carries.REDUCES, functions=(torch.amin,), methods=("amin",)),
+    Operation("variance", Carries.REDUCES, functions=(torch.var,), methods=("var",)),
+    Operation("standard deviation", Carries.REDUCES, functions=(torch.std,), methods=("std",)),
+    Operation("logarithm of a sum", Carries.REDUCES, functions=(torch.logsumexp,), methods=("logsumexp",)),
+    Operation(
+        "norm", Carries.REDUCES, functions=(torch.linalg.vector_norm, torch.norm), methods=("norm",), axes_at=2,
+    ),
+)  # fmt: skip
+
+# Numbers from nowhere
+
+register(
+    Operation(
+        "filled", Carries.FILLS,
+        functions=(torch.zeros, torch.ones, torch.full, torch.zeros_like, torch.ones_like, torch.full_like),
+        methods=("new_zeros", "new_ones", "new_full"),
+    ),
 )  # fmt: skip
 
 # Questions

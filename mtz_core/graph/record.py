@@ -7,12 +7,12 @@ second axis, which operation of an exported program it is, how its own parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,9 @@ class Carries(Enum):
     PERMUTES = "exchanges axes"
     PICKS = "takes some"
     MOVES = "moves by a rule of its own"
-    REDUCES = "over axes without channels"
+    REDUCES = "over places, or over channels"
+    LOOKS_UP = "looks up what numbers of tokens stand for"
+    FILLS = "one number everywhere"
     ASKS = "asks for a shape only"
 
 
@@ -106,13 +108,20 @@ class Operation:
     order: Callable[[Call, int], list[int] | None] | None = None
     """Of an operation that permutes: which of n axes of its input each axis of the result is."""
     index: Callable[[Call, int], list[Any] | None] | None = None
-    """Of one that picks: a number or a slice for each of the first of n axes."""
+    """Of one that picks: a number or a slice for each of the first of n axes, `None` for a new one."""
     pieces: Callable[[Call, Shape], tuple[int, list[int], bool] | None] | None = None
     """Of one that splits: axis, sizes, whether the axis disappears."""
     moves: Callable[[Call, _Layout, Shape, Shape], _Layout | None] | None = None
     """Of one that moves by a rule of its own: the layout after it, from the one before it and both shapes."""
     cells: Callable[[Call, int], int | None] | None = None
     """Into how many cells, from first to last, it divides so many channels: none leaves its cell unnoticed."""
+
+    mixes: Callable[[Call, int], list[int] | None] | None = None
+    """Over which of n axes it compares values, so that channels along them don't leave each other."""
+    axes_at: int = 1
+    """Of one that reduces: which argument names the axes."""
+    unites: Callable[[Call], int] | None = None
+    """Of how many neighbouring channels it makes one."""
 
     same: bool = False
     """Whether, in evaluation, the result is the input."""
@@ -145,12 +154,27 @@ class Call:
     node: fx.Node
     called: Any
     operation: Operation | None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Whole numbers that are known of nodes, by name."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The arguments, with numbers where they are known."""
+        return cast(tuple[Any, ...], fx.node.map_arg(self.node.args, self._known))
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The named arguments, with numbers where they are known."""
+        return cast(dict[str, Any], fx.node.map_arg(self.node.kwargs, self._known))
+
+    def _known(self, node: fx.Node) -> Any:
+        return self.numbers.get(node.name, node)
 
     def setting(self, name: str, place: int, default: Any = None) -> Any:
         """A setting of the call: an attribute of the module, or an argument by name or place (the input is 0)."""
         if isinstance(self.called, nn.Module):
             return getattr(self.called, name, default)
-        return self.node.kwargs.get(name, self.node.args[place] if len(self.node.args) > place else default)
+        return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
 
     def described(self) -> str:
         """The call in words a user recognises: `conv1 (Conv2d)`, `cumsum`."""
@@ -178,22 +202,58 @@ def records() -> tuple[Operation, ...]:
     return tuple(_RECORDS)
 
 
+_HARMLESS = frozenset(
+    (
+        "__init__",
+        "__repr__",
+        "_get_name",
+        "extra_repr",
+        "reset_parameters",
+        "_reset_parameters",
+        "_check_input_dim",
+        "train",
+        "eval",
+    )
+)
+"""Methods of a layer that have no part in what it computes."""
+
+
+@cache
+def _changes(kind: type, base: type) -> bool:
+    """Whether a subclass computes otherwise than its base class, for all that can be seen from outside."""
+    derived = kind.__mro__[: kind.__mro__.index(base)]
+    own = {name for one in derived for name in vars(one)}
+    special = own & {"__call__", "__getattr__", "__getattribute__"}
+    named = {name for name in own - _HARMLESS if not name.startswith("__")}
+    return bool(special) or any(callable(getattr(base, name, None)) for name in named)
+
+
+def torchs_own(module: nn.Module, base: type | None = None) -> bool:
+    """Whether a module computes just what a class of torch does (or `base`): no forward or hook of its own."""
+    own = vars(module)
+    if own.get("_forward_hooks") or own.get("_forward_pre_hooks") or "forward" in own:
+        return False
+    mro = type(module).__mro__
+    base = base or next(one for one in mro if one.__module__.partition(".")[0] == "torch")
+    return base is not nn.Module and not _changes(cast(Any, type(module)), cast(Any, base))
+
+
 def operation_of(called: Any) -> Operation | None:
     """The record of a module, a function, or a method's name; `None`: not known."""
     if isinstance(called, nn.Module):
-        forms = (("module", kind) for kind in type(called).__mro__)
-        return next((_BY_FORM[form] for form in forms if form in _BY_FORM), None)
+        base = next((kind for kind in type(called).__mro__ if ("module", kind) in _BY_FORM), None)
+        return _BY_FORM["module", base] if base is not None and torchs_own(called, base) else None
     if isinstance(called, str):
         return _BY_FORM.get(("method", called)) or _BY_FORM.get(("method", called.removesuffix("_")))
     return _BY_FORM.get(("function", called)) or _BY_FORM.get(("name", getattr(called, "__name__", "")))
 
 
-def call_of(node: fx.Node, module: nn.Module) -> Call:
+def call_of(node: fx.Node, module: nn.Module, numbers: Mapping[str, int] | None = None) -> Call:
     """What a node of a traced `module` calls; an input, a parameter or the output calls nothing that is known."""
     if node.op not in ("call_module", "call_function", "call_method"):
         return Call(node, None, None)
     called = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-    return Call(node, called, operation_of(called))
+    return Call(node, called, operation_of(called), numbers or {})
 
 
 def exported(name: str) -> tuple[Operation, Aten] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from mtz_core.graph import layout as lay
@@ -19,17 +20,12 @@ Pieces = tuple[int, list[int], bool]
 """Axis, sizes, whether the axis disappears."""
 
 
-def batch_is_kept(before: Shape, after: Shape) -> bool:
-    """Whether the first axis still counts images."""
-    return len(before) >= 1 and len(after) >= 2 and before[0] == after[0]
-
-
 # Orders of axes
 
 
 def axes_of(call: Call) -> list[int] | None:
     """The axes that a permutation names, one by one or as a list."""
-    given: list[Any] = [*call.node.args[1:], *call.node.kwargs.values()]
+    given: list[Any] = [*call.args[1:], *call.kwargs.values()]
     listed = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else given
     return listed if all(isinstance(axis, int) for axis in listed) else None
 
@@ -61,21 +57,21 @@ def axis_moved(call: Call, rank: int) -> list[int] | None:
 
 
 def in_order(order: Sequence[int] | None, source: Layout) -> Layout | None:
-    """Layout after axes were permuted, if images still come first."""
-    return source.transpose([axis - 1 for axis in order[1:]]) if order and order[0] == 0 else None
+    """Layout after axes were permuted."""
+    return source.transpose(order) if order else None
 
 
 # Indices
 
 
 def indexed(call: Call, rank: int) -> list[Any] | None:
-    """`x[:, 0, ..., 1:]` as one part per axis, from the first on."""
-    index = call.node.args[1]
+    """`x[:, 0, None, ..., 1:]` as one part per axis, from the first on, and `None` for new axes."""
+    index = call.args[1]
     parts = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in parts:
         at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + 1)
-    return parts if all(isinstance(part, int | slice) for part in parts) else None
+        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + 1 + parts.count(None))
+    return parts if all(part is None or isinstance(part, int | slice) for part in parts) else None
 
 
 def selected(call: Call, rank: int) -> list[Any] | None:
@@ -87,19 +83,19 @@ def selected(call: Call, rank: int) -> list[Any] | None:
 
 
 def picked(parts: Sequence[Any] | None, source: Layout) -> Layout | None:
-    """Layout after an index that takes all images, and numbers that are written."""
-    if not parts or parts[0] != slice(None):
+    """Layout after an index whose numbers are written."""
+    if not parts:
         return None
     bounds = [x for part in parts if isinstance(part, slice) for x in (part.start, part.stop, part.step)]
-    return None if any(isinstance(x, fx.Node) for x in bounds) else lay.slice_axis(source, parts[1:])
+    return None if any(isinstance(x, fx.Node) for x in bounds) else lay.slice_axis(source, parts)
 
 
 # Pieces
 
 
 def _along(axis: Any, shape: Shape) -> int | None:
-    """An axis other than that of the images."""
-    return axis % len(shape) if isinstance(axis, int) and axis % len(shape) else None
+    """An axis, counted from the first."""
+    return axis % len(shape) if isinstance(axis, int) else None
 
 
 def unbound(call: Call, shape: Shape) -> Pieces | None:
@@ -134,43 +130,73 @@ def _cut(total: int, size: int) -> list[int]:
 # Layouts
 
 
-def reduced(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
-    """Mean, sum, maximum over axes along which no channel varies."""
-    axes = call.setting("dim", 1)
-    listed = [axes] if isinstance(axes, int) else list(axes) if isinstance(axes, Sequence) else []
-    normalised = sorted(int(a) % len(before) for a in listed if isinstance(a, int))
-    if not normalised or 0 in normalised or any(source.shape[a - 1] != 1 for a in normalised):
-        return None
-    if len(after) == len(before):
-        return source
-    return source.reshape([n for k, n in enumerate(source.shape, start=1) if k not in normalised])
-
-
 def shuffled(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
     """`nn.ChannelShuffle`: the channels of all groups in turn."""
-    if source.shape[0] != before[1]:
+    if source.shape[1] != before[1]:
         return source
     groups = int(call.setting("groups", 1))
-    apart = source.reshape(groups, before[1] // groups, *source.shape[1:])
-    return apart.swapaxes(0, 1).reshape(source.shape)
+    apart = source.reshape(source.shape[0], groups, before[1] // groups, *source.shape[2:])
+    return apart.swapaxes(1, 2).reshape(source.shape)
+
+
+def pixels(call: Call) -> int:
+    """Channels that a pixel shuffle lays side by side: one for every place of a square."""
+    factor = call.setting("upscale_factor", 1)
+    return factor * factor if isinstance(factor, int) else 1
+
+
+def pixels_shuffled(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    """`nn.PixelShuffle`: of every square's channels, which were united, one stays."""
+    if any(size != 1 for size in source.shape[2:]):
+        return None
+    return source if source.shape[1] == 1 else source[:, :: pixels(call)]
+
+
+def pixels_unshuffled(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    """`nn.PixelUnshuffle`: every channel as often as a square has places."""
+    factor = call.setting("downscale_factor", 1)
+    if any(size != 1 for size in source.shape[2:]) or not isinstance(factor, int):
+        return None
+    return source if source.shape[1] == 1 else source.repeat(factor * factor, axis=1)
 
 
 def expanded(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
-    """`expand`: values are repeated along axes of length one."""
-    return source if len(before) == len(after) else None
+    """`expand`: values are repeated along axes of length one, and along new axes in front."""
+    return source.reshape(*[1] * (len(after) - len(before)), *source.shape)
 
 
 def padded(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
-    """`F.pad`: zeros around; anything else only along axes on which no channel varies."""
+    """`F.pad`: a constant around; anything else only along axes on which no channel varies."""
     amounts = call.setting("pad", 1)
     mode, value = call.setting("mode", 2, "constant"), call.setting("value", 3)
-    if not isinstance(amounts, Sequence) or not all(isinstance(a, int) for a in amounts):
+    if not isinstance(amounts, Sequence):
         return None
     numbers = [int(a) for a in amounts if isinstance(a, int)]
-    if mode != "constant" or (value not in (None, 0, 0.0)) or len(numbers) // 2 > source.ndim:
+    computed = len(numbers) < len(amounts)
+    numbers += [0] * (len(amounts) - len(numbers))
+    if computed or mode != "constant" or isinstance(value, fx.Node) or len(numbers) // 2 > source.ndim:
         varies = any(source.shape[source.ndim - 1 - k] > 1 for k in range(min(len(numbers) // 2, source.ndim)))
         return None if varies else source
-    return lay.pad(source, before[1:], numbers)
+    return lay.pad(source, before, numbers, lay.COMMON if value else lay.ZERO)
+
+
+def rolled(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    """`torch.roll`: values go round along axes."""
+    shifts, axes = call.setting("shifts", 1), call.setting("dims", 2)
+    shifts, axes = ((x,) if isinstance(x, int) else x for x in (shifts, axes))
+    if not all(isinstance(x, Sequence) for x in (shifts, axes)) or any(
+        isinstance(x, fx.Node) for x in (*shifts, *axes)
+    ):
+        return None
+    rolled: Layout = np.roll(source, tuple(shifts), tuple(axes))
+    return rolled
+
+
+def flipped(call: Call, source: Layout, before: Shape, after: Shape) -> Layout | None:
+    """`flip`: values in reverse order along axes."""
+    given: list[Any] = [*call.args[1:], *call.kwargs.values()]
+    axes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    return np.flip(source, tuple(axes)) if all(isinstance(x, int) for x in axes) else None
 
 
 # Cells
@@ -185,6 +211,24 @@ def num_groups(call: Call, channels: int) -> int | None:
 def each_alone(call: Call, channels: int) -> int:
     """Normalisation over neighbouring channels lets none change places."""
     return channels
+
+
+def normalised_axes(call: Call, rank: int) -> list[int] | None:
+    """The last axes, as many as `normalized_shape` has."""
+    shape = call.setting("normalized_shape", 1)
+    return list(range(rank - len(shape), rank)) if isinstance(shape, list | tuple) else None
+
+
+def one_axis(call: Call, rank: int) -> list[int] | None:
+    """The axis that a softmax is taken over."""
+    axis = 1 if type(call.called).__name__ == "Softmax2d" else call.setting("dim", 1)
+    return [axis % rank] if isinstance(axis, int) else None
+
+
+def norm_axis(call: Call, rank: int) -> list[int] | None:
+    """The axis that `F.normalize` takes norms along."""
+    axis = call.setting("dim", 2, 1)
+    return [axis % rank] if isinstance(axis, int) else None
 
 
 # The first two axes

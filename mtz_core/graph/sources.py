@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 
@@ -26,6 +28,8 @@ class WeightSource:
 
     `rows` limits weight and bias to a range of rows (attention stacks three layers in one tensor), `bias_rows` the
     bias alone. With `copies`, the layer reads so many copies of the one channel that the parent's weight reads.
+    `turned` is the number of groups of a transposed convolution, whose weight has its first two axes exchanged. A
+    weight that is not the parent's `own` was computed: it can't be written back.
     """
 
     weight: str
@@ -34,6 +38,8 @@ class WeightSource:
     rows: tuple[int, int] | None = None
     bias_rows: tuple[int, int] | None = None
     copies: int = 1
+    turned: int = 0
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,33 @@ class TracedNetwork:
     shapes: dict[str, tuple[int, ...]]
     """Output shape of every node that yields a tensor, for the example batch."""
     example: Tensor
+    computed: dict[str, int] = field(default_factory=dict)
+    """Layer name → parameters of the parent that its weight was computed from, where it was."""
+    opaque: dict[str, str] = field(default_factory=dict)
+    """Path of a module that could only be called as a whole → why."""
+    precision: torch.dtype | None = None
+    """Type of the parent's numbers, if it is computed in another one; `None`: it is computed as it is."""
+    homes: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    """Tensors that have another name in the parent: that name, and whether their first two axes are exchanged there."""
+    mixed: frozenset[str] = frozenset()
+    """Nodes of layers that don't read one image's values after the other's along the first axis."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Node name → whole number that it is, for the example: sizes, and what is computed from sizes."""
 
     @property
     def largest(self) -> int:
         """Bytes of the largest activation of one image."""
         values = max(map(math.prod, self.shapes.values()), default=0)
         return values * self.example.element_size() // max(1, len(self.example))
+
+
+def norm_homes(norms: Mapping[str, NormSource]) -> dict[str, tuple[str, bool]]:
+    """Names that the tensors of normalisations have in the parent, where they are others."""
+    found: dict[str, tuple[str, bool]] = {}
+    for name, norm in norms.items():
+        own = {"running_mean": norm.mean, "running_var": norm.variance, "weight": norm.weight, "bias": norm.bias}
+        found |= {f"{name}.{key}": (home, False) for key, home in own.items() if home and home != f"{name}.{key}"}
+    return found
 
 
 def call_arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from mtz_core.layerwise.ledger import Fresh
 from mtz_core.layerwise.outcome import Outcome, merged
 from mtz_core.layerwise.problem import Given, LayerProblem
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output
+from mtz_core.outputs.kinds import CLASSES
 from mtz_core.pairing.slots import Members, Table, shared_rows
 from mtz_core.spec import ZipSpec
 
@@ -104,12 +106,15 @@ class Calibrator:
     halves: Sequence[Tensor]
     outputs: list[dict[str, Sensitivity]] = field(default_factory=list)
     """For each task, how much the outputs of its layers matter, by layer; empty: all alike."""
+    answers: Sequence[Output] = ()
+    """What each network's outputs say; empty: one class of several."""
 
     def weigh_outputs(self, t: int, images: Tensor, device: torch.device) -> Iterator[float]:
         """Find out from a network's own answers how much the outputs of its layers matter; tasks come in order."""
         program, matrices = self.network.program(t), self.network.graphs[t].matrices(device)
         budget, seed = self.spec.activation_budget, self.spec.seed + t
-        found = yield from sensitivities(program, images, matrices, budget, seed, device)
+        said = self.answers[t] if self.answers else CLASSES
+        found = yield from sensitivities(program, images, matrices, budget, seed, device, said)
         self.outputs[t:] = [found]
 
     def compare(
@@ -221,7 +226,8 @@ class Calibrator:
         graph = self.network.graphs[t]
         layer = graph.layers[index]
         shape = graph.network.shapes[layer.nodes[0]] if layer.width else (0, 0)
-        places = math.prod(shape[1:]) // max(1, layer.width)
+        windows = shape[0] // len(graph.network.example)
+        places = windows * math.prod(shape[1:]) // max(1, layer.width)
         return images * len(layer.nodes) * min(places, self.spec.positions or places)
 
     def _enough_rows(self, index: int, t: int) -> bool:

@@ -53,7 +53,9 @@ class DenseLayer(StoredLayer):
             for c in self.column_bands:
                 common = [t for t in r if t in c]
                 if common:
-                    self._add_block(r, c, common, matrices, masks)
+                    self._add_block(r, c, common, matrices)
+        if masks is not None:
+            self.remask(masks)
         for t in (t for t in range(self.tasks) if matrices[t].numel()):
             for what, bands in (("row", self.row_bands), ("column", self.column_bands)):
                 table = rows if what == "row" else columns
@@ -62,19 +64,21 @@ class DenseLayer(StoredLayer):
                 place = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
                 self.register_buffer(f"{what}_place_{t}", place, persistent=False)
 
-    def _add_block(
-        self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor], masks: Sequence[Tensor] | None
-    ) -> None:
+    def _add_block(self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor]) -> None:
         key = _key(r, c)
         block = self._cut(matrices[common[0]], common[0], r, c)
         if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
             block /= scale.detach()[:, None]
         self.blocks[key] = nn.Parameter(block)
-        if masks is not None:
-            union = self._cut(masks[common[0]], common[0], r, c)
-            for t in common[1:]:
-                union = union | self._cut(masks[t], t, r, c)
-            self.register_buffer(_mask_name(key), union, persistent=False)
+
+    def remask(self, masks: Sequence[Tensor]) -> None:
+        for r in self.row_bands:
+            for c in self.column_bands:
+                if common := [t for t in r if t in c]:
+                    union = self._cut(masks[common[0]], common[0], r, c)
+                    for t in common[1:]:
+                        union = union | self._cut(masks[t], t, r, c)
+                    self.register_buffer(_mask_name(_key(r, c)), union, persistent=False)
 
     def _cut(self, source: Tensor, t: int, r: Members, c: Members) -> Tensor:
         """What a matrix of task t holds where two bands meet, as a new tensor; whole matrices are copied once."""

@@ -15,7 +15,9 @@ from mtz_core.pairing.slots import Table, shared_rows
 if TYPE_CHECKING:
     from mtz_core.network.zipped import ZippedNetwork
 
-FORMAT = "mtz-zipped-1"
+FORMAT = "mtz-zipped-2"
+OLDER = "mtz-zipped-1"
+"""Said the same; files of it held no programs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def checked(given: Mapping[str, Any], network: ZippedNetwork) -> SavedState:
     """
     layers, groups = network.joint.layers, network.joint.groups
     with explained():
-        if given["format"] != FORMAT or given["tasks"] != network.tasks:
+        if given["format"] not in (FORMAT, OLDER) or given["tasks"] != network.tasks:
             raise CheckpointError(
                 f"the file holds {given['format']} for {given['tasks']} tasks; expected {FORMAT} for {network.tasks}. "
                 "Pass as many networks as were zipped"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
+from mtz_core.graph.plain import copied, make_plain
 from mtz_core.graph.sources import WeightSource
+from mtz_core.graph.transposed import mirror
+from mtz_core.network.plain import plain
 
 
 def extracted(parent: nn.Module, graph: ChannelGraph, matrices: Mapping[str, Tensor], body: nn.Module) -> nn.Module:
@@ -21,7 +23,10 @@ def extracted(parent: nn.Module, graph: ChannelGraph, matrices: Mapping[str, Ten
         matrices: weights (n, d) by layer name.
         body: everything else: normalisation that could not be folded, tokens and the like.
     """
-    twin = copy.deepcopy(parent)
+    if not all(graph.network.sources[layer.name].own for layer in graph.layers if layer.width):
+        return plain(graph, matrices, body)
+    twin = copied(parent)
+    make_plain(twin)
     tensors: dict[str, Tensor] = dict(twin.named_parameters(remove_duplicate=False))
     tensors |= dict(twin.named_buffers(remove_duplicate=False))
     own: dict[str, Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
@@ -29,9 +34,14 @@ def extracted(parent: nn.Module, graph: ChannelGraph, matrices: Mapping[str, Ten
         for layer in graph.layers:
             if layer.width:
                 _write(tensors, graph.network.sources[layer.name], layer, matrices[layer.name].detach())
+        for name, (home, turned) in graph.network.homes.items():
+            if name in own and home in tensors:
+                tensors[home].copy_(own[name].transpose(0, 1) if turned else own[name])
         for name, value in own.items():
             if name in tensors and tensors[name].shape == value.shape:
                 tensors[name].copy_(value)
+    for parameter in twin.parameters():
+        parameter.requires_grad_(True)
     return twin.eval()
 
 
@@ -41,6 +51,8 @@ def _write(tensors: dict[str, Tensor], source: WeightSource, layer: WeightLayer,
     flat, bias = (matrix[:, :-1], matrix[:, -1]) if layer.bias else (matrix, None)
     if source.copies > 1:
         flat = flat.reshape(layer.width, source.copies, -1).sum(1)
+    if source.turned:
+        flat = mirror(flat.reshape(layer.width, -1, *layer.kernel), source.turned)
     weight.copy_(flat.reshape(weight.shape))
     if source.bias is not None and bias is not None:
         rows = source.bias_rows or source.rows

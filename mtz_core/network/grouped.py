@@ -52,12 +52,14 @@ class GroupedLayer(StoredLayer):
             self.register_buffer(f"numbers_{t}", index, persistent=False)
         self.values = nn.Parameter(values)
         self._owners = owners
-        kept = torch.ones(size, dtype=torch.bool, device=values.device)
+        self.register_buffer("kept", torch.ones_like(values, dtype=torch.bool), persistent=False)
         if masks is not None:
-            kept.zero_()
-            for t, mask in enumerate(masks):
-                kept[self._numbers(t)[mask]] = True
-        self.register_buffer("kept", kept, persistent=False)
+            self.remask(masks)
+
+    def remask(self, masks: Sequence[Tensor]) -> None:
+        self.kept = torch.zeros_like(self.kept)
+        for t, mask in enumerate(masks):
+            self.kept[self._numbers(t)[mask]] = True
 
     def _numbers(self, task: int) -> Tensor:
         numbers = getattr(self, f"numbers_{task}")
@@ -86,22 +88,21 @@ class GroupedLayer(StoredLayer):
 
 def _value_numbers(rows: Sequence[Table], entries: Sequence[Table]) -> list[NDArray[np.int64]]:
     """Number of the stored value at every place of every task's matrix."""
-    keys = [
-        np.stack([np.repeat(r, e.shape[1]), e.reshape(-1)], axis=1) if e.size else np.empty((0, 2), dtype=np.int64)
-        for r, e in zip(rows, entries, strict=True)
+    repeated = [
+        np.repeat(r, e.shape[1]) if e.size else np.empty(0, dtype=np.int64) for r, e in zip(rows, entries, strict=True)
     ]
-    readers: dict[int, int] = {}
+    written, reads = np.concatenate(repeated), np.concatenate([e.reshape(-1) for e in entries])
+    owners, owner = np.unique(written, return_inverse=True)
+    names, name = np.unique(reads, return_inverse=True)
+    _, inverse, counts = np.unique(owner * len(names) + name, return_inverse=True, return_counts=True)
+    readers = np.zeros(len(owners), dtype=np.int64)
     for r in rows:
-        for number in np.unique(r[r >= 0]):
-            readers[int(number)] = readers.get(int(number), 0) + 1
-    stacked = np.concatenate(keys)
-    _, inverse, counts = np.unique(stacked, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(-1)
-    wanted = np.array([readers.get(int(r), 0) if r >= 0 and e >= 0 else 0 for r, e in stacked])
+        readers[np.isin(owners, r)] += 1
+    wanted = np.where((written >= 0) & (reads >= 0), readers[owner], 0)
     shared = (wanted > 1) & (counts[inverse] == wanted)
-    numbers = np.empty(len(stacked), dtype=np.int64)
+    numbers = np.empty(len(written), dtype=np.int64)
     kept = np.unique(inverse[shared])
     numbers[shared] = np.searchsorted(kept, inverse[shared])
     numbers[~shared] = len(kept) + np.arange(int((~shared).sum()))
-    cuts = np.cumsum([len(k) for k in keys])[:-1]
+    cuts = np.cumsum([len(k) for k in repeated])[:-1]
     return [p.reshape(e.shape) for p, e in zip(np.split(numbers, cuts), entries, strict=True)]

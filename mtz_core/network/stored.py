@@ -25,6 +25,10 @@ class StoredLayer(nn.Module, ABC):
         """Entries of a task's matrix that may differ from zero, (n_t, d_t) bool; `None` for a dense layer."""
 
     @abstractmethod
+    def remask(self, masks: Sequence[Tensor]) -> None:
+        """Let other entries of the tasks' matrices, (n_t, d_t) bool, be those that may differ from zero."""
+
+    @abstractmethod
     def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """What matrices (n_t, d_t) hold at the place of every parameter, on average over the tasks that share it.
 

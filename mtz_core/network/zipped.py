@@ -19,6 +19,7 @@ from mtz_core.network.dense import DenseLayer
 from mtz_core.network.description import checked, described, explained
 from mtz_core.network.extract import extracted
 from mtz_core.network.grouped import GroupedLayer
+from mtz_core.network.plain import plain
 from mtz_core.network.stored import StoredLayer
 from mtz_core.network.tables import column_keys, column_table, own_entries, row_keys, row_table
 from mtz_core.pairing.slots import Table, complete, private_table, shared_rows
@@ -36,7 +37,8 @@ class ZippedNetwork(nn.Module):
     parent's own class; `state_dict()` holds every shared number once.
 
     Args:
-        networks: the parents; they are read, never changed. Their classes are needed for `extract`.
+        networks: the parents; they are read, never changed. None, if a network was read from a file: then `extract`
+            returns the traced computation as a plain module.
         joint: their channel graphs side by side, in the same order.
         sparse: `"auto"` keeps zeros of layers in which more than 1 % of the weights are exactly zero, `"yes"` of all
             layers, `"no"` of none; or one flag per layer.
@@ -58,14 +60,16 @@ class ZippedNetwork(nn.Module):
         self.merged: list[bool] = [False] * len(joint.layers)
         self.bodies = nn.ModuleList(_body(graph) for graph in joint.graphs)
         self.layers = nn.ModuleList()
+        self._types: list[list[torch.dtype]] = []
         for layer in joint.layers:
             matrices = [graph.matrix(own) for graph, own in zip(joint.graphs, layer.members, strict=True)]
+            self._types.append([matrix.dtype for matrix in matrices])
             mode = sparse if isinstance(sparse, str) else ("yes" if sparse[layer.index] else "no")
             masks = _masks(matrices, [own.bias for own in layer.members], mode)
             self.layers.append(self._stored(layer.index, matrices, masks))
         self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, joint.graphs, strict=True)]
         self._index = [{own.name: k for k, own in enumerate(graph.layers)} for graph in joint.graphs]
-        self.parent_sizes = tuple(self.counts(parents=()).private)
+        self.parent_sizes = _own_sizes(self)
         self.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ZippedNetwork:
@@ -99,15 +103,9 @@ class ZippedNetwork(nn.Module):
         """What is to be stored of a layer: in one vector where its neurons read different channels."""
         members = self.joint.layers[index].members
         if any(own.banks > 1 and not own.depthwise for own in members):
-            return GroupedLayer(matrices, self._row_keys(index), self.entries(index), masks)
+            return GroupedLayer(matrices, _row_keys(self, index), self.entries(index), masks)
         rows = self.row_slots(index) if self.merged[index] else private_table([own.width for own in members])
         return DenseLayer(matrices, rows, self.column_slots(index), masks, scales)
-
-    def _row_keys(self, index: int) -> list[Table]:
-        members, group = self.joint.layers[index].members, self.joint.group_of(index)
-        if not self.merged[index]:
-            return [np.full(own.width, -1, dtype=np.int64) for own in members]
-        return row_keys(members, self.tables[group.number], group.widths)
 
     def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
         """For every task what the entries (n_t, d_t) of a grouped convolution read (see `tables.column_keys`).
@@ -157,8 +155,8 @@ class ZippedNetwork(nn.Module):
         return lookup
 
     def matrix(self, index: int, task: int) -> Tensor:
-        """Assembled weights (n_t, d_t) of layer number `index`."""
-        return self.stored()[index].matrix(task)
+        """Assembled weights (n_t, d_t) of layer number `index`, in the type that the task is computed in."""
+        return self.stored()[index].matrix(task).to(self._types[index][task])
 
     def scale(self, index: int, task: int) -> Tensor | None:
         """Factors (n_t,) of what the rows of layer number `index` share, relative to the first task's; `None`: one."""
@@ -169,10 +167,12 @@ class ZippedNetwork(nn.Module):
         return self.stored()[index].mask(task)
 
     def forward(self, x: Tensor, task: int = 0) -> Tensor:
-        """Return task's outputs for inputs `x` (N, ...)."""
+        """Return task's outputs for inputs `x` (N, ...), in their type if it is one of floating-point numbers."""
         if not 0 <= task < self.tasks:
             raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
-        return execute(self._programs[task], x, self.matrices(task))
+        numbers = x.dtype if x.is_floating_point() else None
+        given = x if numbers is None else x.to(self.graphs[task].network.example.dtype)
+        return execute(self._programs[task], given, self.matrices(task)).to(numbers)
 
     def pair(self, group: int, shared: Table) -> None:
         """Share channels: each row of `shared` (k, T) holds undecided channels of two or more tasks (-1: none).
@@ -219,11 +219,14 @@ class ZippedNetwork(nn.Module):
         return ParameterCounts(shared, tuple(private), self.parent_sizes if parents is None else parents)
 
     def extract(self, task: int) -> nn.Module:
-        """Return task's network as a new module of the parent's own class, in evaluation mode.
+        """Return task's network as a new module, in evaluation mode: of the parent's own class, where that is known.
 
-        A BatchNorm that was folded into its convolution stays in place and becomes the identity.
+        A BatchNorm that was folded into its convolution stays in place and becomes the identity. A network that was
+        loaded without its parents returns its traced computation, which is a module like any other.
         """
         named = {own.name: self.matrix(k, task) for k, own in enumerate(self.graphs[task].layers) if own.width}
+        if not self.parents:
+            return plain(self.graphs[task], named, self.bodies[task])
         return extracted(self.parents[task], self.graphs[task], named, self.bodies[task])
 
     def description(self) -> dict[str, Any]:
@@ -249,27 +252,49 @@ class ZippedNetwork(nn.Module):
         for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
             if stored.masked:  # a pruned layer's zeros are its mask; the shared part has its own
                 matrices = [stored.matrix(t).detach() for t in range(self.tasks)]
-                masks = [_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)]
-                self.layers[layer.index] = self._stored(layer.index, matrices, masks)
+                stored.remask([_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)])
 
     def save(self, path: Path | str) -> None:
-        """Write one safetensors file that `load` reads; it also holds what is shared, as JSON metadata."""
-        from mtz_core.network import saving  # reading traces networks, which is above this module
+        """Write one safetensors file, all that `load` needs: the numbers, what is shared, and what to compute.
+
+        Raises:
+            GraphError: the network calls something that cannot be named in a file; the message says what.
+        """
+        from mtz_core.network import saving  # reading files of before traces networks, which is above this module
 
         saving.write(path, self)
 
     @staticmethod
-    def load(path: Path | str, networks: Sequence[nn.Module]) -> ZippedNetwork:
-        """Read a file written by `save`.
+    def load(path: Path | str, networks: Sequence[nn.Module] | None = None) -> ZippedNetwork:
+        """Read a file written by `save`; nothing that it holds is executed, and nothing else is needed.
 
-        `networks` are modules of the architectures that were zipped, in the same order; their weights do not matter.
+        `networks` are for `extract`: with modules of the classes that were zipped, in the same order, it returns such
+        modules. Their weights do not matter.
 
         Raises:
-            CheckpointError: not such a file, damaged, or made from other architectures.
+            CheckpointError: not such a file, damaged, or made from other architectures than `networks`.
         """
         from mtz_core.network import saving
 
         return saving.read(path, networks)
+
+
+def _row_keys(network: ZippedNetwork, index: int) -> list[Table]:
+    members, group = network.joint.layers[index].members, network.joint.group_of(index)
+    if not network.merged[index]:
+        return [np.full(own.width, -1, dtype=np.int64) for own in members]
+    return row_keys(members, network.tables[group.number], group.widths)
+
+
+def _own_sizes(network: ZippedNetwork) -> tuple[int, ...]:
+    """Numbers of the parents while nothing is shared; where weights were computed, of what they were made from."""
+    sizes = list(network.counts(parents=()).private)
+    for stored, layer in zip(network.stored(), network.joint.layers, strict=True):
+        for t, (own, count) in enumerate(zip(layer.members, stored.counts()[1], strict=True)):
+            made = network.graphs[t].network.computed.get(own.name)
+            if made is not None:
+                sizes[t] += made + own.width * own.bias - count
+    return tuple(sizes)
 
 
 def _body(graph: ChannelGraph) -> nn.Module:

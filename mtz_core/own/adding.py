@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtz_core.data.imageset import shuffled
 from mtz_core.data.tasks import TaskData, read_task
-from mtz_core.errors import DataError
+from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.propagation import channel_graph
-from mtz_core.own.networks import BuiltNetwork, Say, build_network, outputs_of
+from mtz_core.own.networks import BuiltNetwork, Say, build_network, check_classes, outputs_of
 from mtz_core.own.registry import OwnNetwork, network_name, remember
-from mtz_core.spec import NetworkSpec
+from mtz_core.spec import NetworkSpec, TypeSpec
+from mtz_core.zipping.answers import found_outputs
 
 MOST_TESTED = 500
 MOST_SECONDS = 5.0
@@ -31,36 +34,43 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     outputs = outputs_of(network)
     tell("reading the data…")
     data = read_task(network.data)
-    if data.classes is not None and len(data.classes) > outputs:
-        raise DataError(
-            f"the network tells {outputs} classes apart, but its data has {len(data.classes)}; choose data that it was "
-            "trained on"
-        )
+    check_classes(outputs, data.classes, "the network")
     tell("tracing the network…")
     images = data.calibration.images(np.arange(min(2, len(data.calibration))), network.transform)
-    structure = channel_graph(network.module, images).structure()
+    graph = channel_graph(network.module, images)
+    structure = graph.structure()
     tell("testing it on labelled images…")
-    error, tested = _error(network, data)
+    error, tested = _error(network, graph, data, spec.type or data.asked)
     known = title.strip() or network.name
     kept = spec.model_copy(update={"data": network.data, "transform": network.transform})
-    transform = network.transform
-    shape = (transform.channels, transform.size, transform.size)
+    shape = tuple(images.shape[1:])
     added = OwnNetwork(network_name(known, kept), known, kept, structure, outputs, shape, error, tested)
     remember(added)
     return added
 
 
-def _error(network: BuiltNetwork, data: TaskData) -> tuple[float | None, int]:
-    """Percentage of wrongly classified test images, `None` without labels."""
-    if data.test is None or data.test.labels is None:
+def _error(
+    network: BuiltNetwork, graph: ChannelGraph, data: TaskData, asked: TypeSpec | None
+) -> tuple[float | None, int]:
+    """Error in % on test images, as the type that their labels show has it; `None` without labels."""
+    test = data.test
+    if test is None or test.labels is None:
         return None, 0
-    chosen = shuffled(len(data.test), 0)[:MOST_TESTED]
-    wrong, tested, began = 0.0, 0, time.monotonic()
-    with torch.no_grad():
+    chosen = shuffled(len(test), 0)[:MOST_TESTED]
+    labels = torch.from_numpy(test.labels[chosen])
+    (output,), _ = found_outputs([graph], [graph.network.example], [asked], [[("data", labels)]], torch.device("cpu"))
+    tested = 0
+
+    def answered() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal tested
+        began = time.monotonic()
         for k in range(0, len(chosen), BATCH):
             if time.monotonic() - began > MOST_SECONDS:
                 break
-            x, labels = data.test.labelled(chosen[k : k + BATCH], network.transform)
-            wrong += float((network.module(x).argmax(1) != labels).sum())
-            tested += len(labels)
-    return 100.0 * wrong / tested, tested
+            x, y = test.labelled(chosen[k : k + BATCH], network.transform)
+            tested += len(y)
+            yield network.module(x), y
+
+    with torch.no_grad():
+        error = output.scores(answered()).error
+    return error, tested

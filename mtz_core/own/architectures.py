@@ -12,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from mtz_core.data.torchvision import import_torchvision
 from mtz_core.errors import SpecError
-from mtz_core.zoo.architectures import ARCHITECTURES
+from mtz_core.zoo.architectures import ARCHITECTURES, WORDS
 
 TORCHVISION = "torchvision:"
-BUNDLED = tuple(ARCHITECTURES)
+BUNDLED = tuple(name for name in ARCHITECTURES if name not in WORDS)
+"""Those that read images; weights of one's own are for these, or for torchvision's."""
 _QUICK = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
 

@@ -48,6 +48,11 @@ def file_kind(path: Path) -> str:
         start = stream.read(16)
     if not start:
         raise CheckpointError(f"{path} is empty; choose the file again, it may not have been written to the end")
+    if start.startswith(b"version https:/"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, {size} bytes that stand for the file itself; run `git lfs pull` where it "
+            "comes from, or download the file, then choose it again"
+        )
     for magic, what in _MAGIC.items():
         if start.startswith(magic):
             raise CheckpointError(f"{path} is {what}, not a checkpoint. {REMEDY}")

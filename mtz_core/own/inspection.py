@@ -34,6 +34,10 @@ class Inspection:
     input_shape: tuple[int, ...]
     closest: str
     misfits: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    """Sets of weights in the file, if there are several; what else stands here is said of one of them."""
+    left: int = 0
+    """Tensors beside the network (a loss, another head), which are left out."""
 
     @property
     def described(self) -> str:
@@ -41,12 +45,14 @@ class Inspection:
         return KINDS[self.kind]
 
 
-def inspect_file(path: Path) -> Inspection:
+def inspect_file(path: Path, part: str | None = None) -> Inspection:
     """Return what a file of weights is. A safetensors file's header is enough; torch is imported for others only.
+
+    Of several sets of weights `part` is looked at, the first if it is left out.
 
     Raises `CheckpointError` if it is none, unsafe or damaged.
     """
-    kind = file_kind(path)
+    kind, parts = file_kind(path), tuple[str, ...]()
     if kind == "pt2":
         from mtz_core.own.exported import read_exported
 
@@ -56,19 +62,21 @@ def inspect_file(path: Path) -> Inspection:
             kind, len(shapes), _numbers(shapes), (EXPORTED,), program.classes, program.input_shape, EXPORTED
         )
     if kind == "safetensors":
-        shapes = plain_shapes(unwrapped(safetensors_shapes(path)))
+        named = safetensors_shapes(path)
     elif kind == "torch":
-        from mtz_core.own.states import read_state
+        from mtz_core.own.states import read_tensors, state_parts
 
-        shapes = plain_shapes(read_state(path))
+        parts = state_parts(path)
+        named = plain_shapes(read_tensors(path, part or next(iter(parts), None)))
     else:
         raise CheckpointError(f"{path} is a NumPy file: images, not a checkpoint. {REMEDY}")
+    shapes = plain_shapes(unwrapped(named))
     fitting = tuple(matching_architectures(shapes))
     best = architecture(fitting[0]) if fitting else closest(shapes)
     classes = class_count(shapes, best)
     return Inspection(
         kind, len(shapes), _numbers(shapes), fitting, classes, best.input_shape, best.name,
-        () if fitting else tuple(misfits(shapes, best, classes)[:SHOWN]),
+        () if fitting else tuple(misfits(shapes, best, classes)[:SHOWN]), parts, len(named) - len(shapes),
     )  # fmt: skip
 
 

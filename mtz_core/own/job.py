@@ -24,7 +24,7 @@ def answer(request: Mapping[str, Any]) -> Any:
         case {"do": "inspect", "upload": str(name)}:
             from mtz_core.own.inspection import inspect_file
 
-            return asdict(inspect_file(upload_path(name)))
+            return asdict(inspect_file(upload_path(name), request.get("part")))
         case {"do": "add", "spec": dict(fields), "title": str(title)}:
             from mtz_core.own.adding import add_network
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mtz_core.data.uploads import PREFIX, upload_path
+from mtz_core.data.words import LENGTH, TOKENS
 from mtz_core.errors import DataError, SpecError
 from mtz_core.own.exported import read_exported
 from mtz_core.own.pretrained import published_weights
@@ -17,6 +18,7 @@ from mtz_core.own.recognition import architecture
 from mtz_core.own.registered import registered_model
 from mtz_core.own.states import load_state, read_state
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
+from mtz_core.zoo.architectures import WORDS
 from mtz_core.zoo.parents import load_parent
 
 Say = Callable[[str], None]
@@ -64,7 +66,7 @@ def _from_weights(spec: NetworkSpec, say: Say | None) -> tuple[str, nn.Module, T
         return EXPORTED, program.module, transform
     known = architecture(spec.architecture)
     path = weights_path(spec, say)
-    module = load_state(read_state(path), known.name, path, spec.classes)
+    module = load_state(read_state(path, spec.part), known.name, path, spec.classes)
     return known.name, module, default_transform(known.name)
 
 
@@ -92,10 +94,20 @@ def exported_transform(shape: tuple[int, ...]) -> TransformSpec:
     return TransformSpec(size=shape[1], channels=1)
 
 
+def trial_inputs(network: BuiltNetwork, count: int) -> torch.Tensor:
+    """Return random inputs: words where the architecture reads words, else images as the transform makes them."""
+    random, transform = torch.Generator().manual_seed(0), network.transform
+    if network.architecture in WORDS:
+        return torch.randint(1, TOKENS, (count, LENGTH), generator=random)
+    return torch.randn(count, transform.channels, transform.size, transform.size, generator=random)
+
+
 def outputs_of(network: BuiltNetwork) -> int:
-    """Return how many classes a network tells apart. Raises `DataError` if it can't read what the transform makes."""
-    transform = network.transform
-    images = torch.zeros(2, transform.channels, transform.size, transform.size)
+    """Return how many outputs a network has, at every place if there are several.
+
+    Raises `DataError` if it can't read what the transform makes.
+    """
+    images = trial_inputs(network, 2)
     try:
         with torch.no_grad():
             outputs = network.module.eval()(images)
@@ -104,6 +116,15 @@ def outputs_of(network: BuiltNetwork) -> int:
             f"{network.name} can't read images of shape {tuple(images.shape[1:])} "
             f"({(str(error) or type(error).__name__).splitlines()[0][:200]}); change size or channels of its transform"
         ) from error
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-        raise DataError(f"{network.name} does not answer with one number per class; bring a network that classifies")
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2:
+        raise DataError(f"{network.name} does not answer with one tensor (images, outputs, …); bring one that does")
     return int(outputs.shape[1])
+
+
+def check_classes(outputs: int, classes: tuple[str, ...] | None, where: str) -> None:
+    """Raise `DataError` if a network has fewer outputs than its data classes; one output tells two apart."""
+    told = 2 if outputs == 1 else outputs
+    if classes is not None and len(classes) > told:
+        raise DataError(
+            f"{where} tells {told} classes apart, but its data has {len(classes)}; choose data that it was trained on"
+        )

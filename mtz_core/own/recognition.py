@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +23,8 @@ SHOWN = 4
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile and training frameworks put before every name."""
 
+MOST_PREFIXES = 50
+"""Prefixes of two parts that are tried."""
 COUNTER = "num_batches_tracked"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
@@ -81,11 +83,57 @@ def matching_architectures(state: Mapping[str, Any]) -> list[str]:
 
 
 def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict without a prefix that all its names have, and with torchvision's present names."""
+    """Return a state dict as an architecture names its tensors.
+
+    A prefix that all names have goes, and so does one that only some have (`backbone.`, `encoder.`), with or without
+    what stands beside it (a loss, a second head), if the rest is then all that some architecture has, and no more.
+    torchvision's old names become its present ones, and a counter of one element becomes a number.
+    """
     names = dict(state)
     while names and (prefix := next((w for w in WRAPPERS if all(n.startswith(w) for n in names)), None)):
         names = {name.removeprefix(prefix): value for name, value in names.items()}
-    return {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in names.items()}
+    names = {_OLD_DENSENET.sub(r"\1\2", name): _counter(name, value) for name, value in names.items()}
+    return next((part for part in _parts(names) if _fits_one(part)), names)
+
+
+def _counter(name: str, value: Any) -> Any:
+    """A counter that some program wrote as a list of one number, as a number."""
+    if not name.endswith(COUNTER) or tuple(getattr(value, "shape", value)) != (1,):
+        return value
+    return value.reshape(()) if hasattr(value, "reshape") else ()
+
+
+def _parts(names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A state dict itself, and what it may be once a prefix of some of its names is gone."""
+    yield dict(names)
+    firsts = {name.partition(".")[0] + "." for name in names if "." in name}
+    seconds = {".".join(name.split(".")[:2]) + "." for name in names if name.count(".") > 1}
+    for prefix in sorted(firsts) + sorted(seconds)[:MOST_PREFIXES]:
+        inside = {name.removeprefix(prefix): value for name, value in names.items() if name.startswith(prefix)}
+        beside = {name: value for name, value in names.items() if not name.startswith(prefix)}
+        if not inside.keys() & beside.keys():
+            yield inside | beside
+        yield inside
+
+
+def _fits_one(names: Mapping[str, Any]) -> bool:
+    """Whether the tensors are all that some architecture has, by names first, which is quick."""
+    needed = frozenset(name for name in names if not name.endswith(COUNTER))
+    shapes = plain_shapes(names)
+    return any(
+        not misfits(shapes, known, class_count(shapes, known))
+        for key, known in architectures().items()
+        if needed >= _named()[key]
+    )
+
+
+@lru_cache(maxsize=1)
+def _named() -> Mapping[str, frozenset[str]]:
+    """Names of the tensors that every architecture needs."""
+    return {
+        key: frozenset(n for n in known.tensors if not _optional(n, with_auxiliary=False))
+        for key, known in architectures().items()
+    }
 
 
 def class_count(shapes: Mapping[str, tuple[int, ...]], known: Architecture) -> int | None:

@@ -36,15 +36,24 @@ from mtz_core.own.recognition import (
 
 SHOWN = 6
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
-WRAPPING = ("state_dict", "model_state_dict", "model", "net", "ema")
+WRAPPING = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+"""What training programs call the weights, beside which they keep an optimizer's state, a step and the like."""
+AVERAGED = ("ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "params_ema", "averaged_model")
+"""What they call a running average of the weights: other weights, and both are a network."""
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by name, without prefixes that all names share.
+def read_state(path: Path, part: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name, as `recognition.unwrapped` writes the names.
 
-    The file is safetensors, or what `torch.save` wrote of a state dict (also under `"state_dict"` or `"model"`, also
-    with the `module.` that `DataParallel` puts first). Raises `CheckpointError` if it is missing, unsafe or damaged.
+    The file is safetensors, or what `torch.save` wrote of a state dict (also under `"state_dict"`, `"model"` and the
+    like, also with the `module.` that `DataParallel` puts first). `part` says which of several sets of weights is
+    meant. Raises `CheckpointError` if the file is missing, unsafe or damaged, or holds several and none is named.
     """
+    return unwrapped(read_tensors(path, part))
+
+
+def read_tensors(path: Path, part: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by the names that they have there; see `read_state`."""
     kind = file_kind(path)
     if kind == "safetensors":
         safetensors_shapes(path)
@@ -60,7 +69,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is an exported program, not weights; choose the architecture 'exported' for it")
     else:
         raise CheckpointError(f"{path} is a NumPy array, not a checkpoint. {REMEDY}")
-    return _plain(unwrapped(_state_dict(loaded, path)), path)
+    return _plain(_state_dict(loaded, path, part), path)
 
 
 def load_state(state: Mapping[str, Tensor], name: str, path: Path, classes: int | None = None) -> nn.Module:
@@ -125,11 +134,35 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(2):
-        for key in WRAPPING:
-            if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-                loaded = loaded[key]
+def state_parts(path: Path) -> tuple[str, ...]:
+    """Names of the sets of weights in a file of `torch.save`, if it holds several (a network and its average)."""
+    found = _sets(_read_torch(path)) if file_kind(path) == "torch" else []
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _sets(loaded: Any) -> list[str]:
+    """Under which names of a checkpoint there are weights."""
+    names = (*WRAPPING, *AVERAGED)
+    return [
+        key for key in names if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping) and loaded[key]
+    ]
+
+
+def _state_dict(loaded: Any, path: Path, part: str | None = None) -> dict[str, Tensor]:
+    for _ in range(3):
+        found = _sets(loaded)
+        if part is not None and part in found:
+            loaded, part = loaded[part], None
+        elif len(found) > 1 and part is None:
+            average = f"; {found[-1]} is a running average, which mostly answers better" * (found[-1] in AVERAGED)
+            raise CheckpointError(
+                f"{path} holds {len(found)} sets of weights: {', '.join(found)}. Say which is meant "
+                f"(part: {found[0]}){average}"
+            )
+        elif found:
+            loaded = loaded[found[0]]
+    if part is not None:
+        raise CheckpointError(f"{path} holds no weights called {part[:40]!r}; leave 'part' out, or look at its keys")
     if not isinstance(loaded, Mapping) or not all(isinstance(k, str) for k in loaded):
         raise CheckpointError(
             f"{path} holds a {type(loaded).__name__}; expected a state dict (tensors by name). {REMEDY}"

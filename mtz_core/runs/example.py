@@ -34,7 +34,8 @@ def _lines(model: type[BaseModel], written: Mapping[str, Any] | None = None) -> 
     lines: list[Line] = []
     section = False
     for name, field in model.model_fields.items():
-        said, value = field.description or "", (written or {}).get(name, field.default)
+        default = get_args(field.annotation)[0] if field.is_required() and get_args(field.annotation) else field.default
+        said, value = field.description or "", (written or {}).get(name, default)
         after, section = section, isinstance(value, BaseModel) or field.annotation == tuple[NetworkSpec, ...]
         lines += [("", "")] if section or after else []
         if section:

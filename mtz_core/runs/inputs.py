@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mtz_core.data.imageset import ImageSet, shuffled
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.errors import DataError, MTZError
-from mtz_core.own.networks import build_network, outputs_of
+from mtz_core.own.networks import build_network, check_classes, outputs_of
 from mtz_core.runs.records import RunRecord
-from mtz_core.spec import RunSpec, TransformSpec
+from mtz_core.spec import RunSpec, TransformSpec, TypeSpec, ZipSpec
 
 Labelled = tuple[Tensor, Tensor]
 BUNDLED = 2500
@@ -38,6 +38,13 @@ class Inputs:
     calibration: list[Tensor]
     evaluation: list[Labelled | None] | None
     retraining: Sequence[Tensor | Labelled] | None
+    types: Sequence[TypeSpec | None] = ()
+    """What each network's answers are, as far as the specification or the data says it."""
+
+    def zipping(self, spec: RunSpec) -> ZipSpec:
+        """How to zip, with these types where the specification has none for all networks together."""
+        known = any(kind is not None for kind in self.types)
+        return spec.zip.with_types(self.types) if known and spec.zip.types is None else spec.zip
 
 
 def prepare(record: RunRecord, say: Callable[[str], None] | None = None) -> Inputs:
@@ -51,7 +58,7 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
     Raises `SpecError`, `CheckpointError` or `DataError`, naming the network (counted from 1) that is at fault.
     """
     names, tasks, architectures, networks = [], [], [], []
-    calibration, evaluation, retraining = [], [], []
+    calibration, evaluation, retraining, types = [], [], [], []
     known: dict[str, TaskData] = {}
     for number, wanted in enumerate(spec.networks, start=1):
         try:
@@ -63,11 +70,7 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
         except MTZError as error:
             raise type(error)(f"network {number}: {error}") from error
         data, where = known[network.data], f"network {number} ({network.name})"
-        if data.classes is not None and len(data.classes) > outputs:
-            raise DataError(
-                f"{where} tells {outputs} classes apart, but its data has {len(data.classes)}; choose data that it "
-                "was trained on"
-            )
+        check_classes(outputs, data.classes, where)
         names.append(network.name)
         tasks.append(network.data)
         architectures.append(network.architecture)
@@ -75,10 +78,12 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
         calibration.append(calibration_sample(data, spec, where, network.transform))
         evaluation.append(evaluation_sample(data, spec, network.transform))
         retraining.append(retraining_data(data, spec, where, network.transform))
+        types.append(wanted.type or data.asked)
     return Inputs(
         networks=networks, names=names, tasks=tasks, architectures=architectures, calibration=calibration,
         evaluation=None if all(pair is None for pair in evaluation) else evaluation,
         retraining=None if spec.zip.retrain is None else [data for data in retraining if data is not None],
+        types=types,
     )  # fmt: skip
 
 

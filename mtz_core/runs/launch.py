@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from mtz_core.errors import RunError
 from mtz_core.runs.alive import is_alive
@@ -12,7 +14,10 @@ from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.system.places import child_environment
 
-__all__ = ["is_alive", "start_worker"]
+__all__ = ["exported", "is_alive", "start_worker"]
+
+PATIENCE = 300.0
+"""Seconds until an export is given up."""
 
 
 def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subprocess.Popen[bytes]:
@@ -35,3 +40,20 @@ def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subproce
         raise RunError(f"cannot start a worker for run {run_id}: {error}") from error
     store.hand_over(run_id, process.pid)
     return process
+
+
+def exported(store: RunStore, run_id: str, form: str, task: int) -> bytes:
+    """A finished run's network of one task in a form of export, made by a process of its own. Raises `RunError`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = [sys.executable, "-m", "mtz_core", "extract", run_id, "--store", str(store.root)]
+        command += ["--task", str(task), "--form", form, "--out", str(out)]
+        try:
+            made = subprocess.run(
+                command, capture_output=True, text=True, env=child_environment(), timeout=PATIENCE, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RunError(f"the export of run {run_id} was given up ({error}); try `mtz extract`") from error
+        if made.returncode or not out.exists():
+            raise RunError(made.stderr.strip()[-500:] or f"the export of run {run_id} ended without a word")
+        return out.read_bytes()

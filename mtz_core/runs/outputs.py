@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mtz_core.exports.forms.weights import weights
+from mtz_core.exports.kinds import EXPORTS
+from mtz_core.network.saving import packed
+from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
 from mtz_core.zipping.checkpoint import Checkpoint
 from mtz_core.zipping.zipper import Zipper
 
-__all__ = ["Checkpoint", "Zipper", "load_checkpoint", "save_checkpoint", "save_images", "save_networks"]
+__all__ = [
+    "Checkpoint",
+    "Zipper",
+    "check_storable",
+    "load_checkpoint",
+    "save_checkpoint",
+    "save_images",
+    "save_networks",
+]
 
 MOST_IMAGE_BYTES = 256 * 2**20
 """More calibration images than this aren't kept for display."""
@@ -45,15 +54,35 @@ def load_checkpoint(store: RunStore, run_id: str) -> Checkpoint | None:
     return Checkpoint(tensors, stored.meta)
 
 
+def check_storable(network: Any) -> None:
+    """Raise `GraphError`, before anything is computed, if a network cannot be written to a file."""
+    if isinstance(network, ZippedNetwork):
+        packed(network)
+
+
 def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
     """Write `zipped.safetensors` and, for each task t, `extracted-{t}.safetensors` (a plain state dict)."""
     _replace(folder / "zipped.safetensors", network.save)
-    for task, name in enumerate(inputs.tasks):
-        state = network.extract(task).state_dict()
-        plain = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-        about = {"task": name, "parent": inputs.names[task], "architecture": inputs.architectures[task]}
-        write = partial(save_file, plain, metadata={"mtz": json.dumps(about)})
-        _replace(folder / f"extracted-{task}.safetensors", write)
+    for task in range(len(inputs.tasks)):
+        about = {"task": inputs.tasks[task], "parent": inputs.names[task], "architecture": inputs.architectures[task]}
+        temporary = folder / f".weights-{task}.{os.getpid()}.tmp"
+        weights(network, task, temporary, about)
+        _replace(folder / f"extracted-{task}.safetensors", temporary.replace)
+
+
+def exported(folder: Path, form: str, task: int) -> Path:
+    """Write a finished run's network in a form of export, beside what it holds, unless it is there; return the file.
+
+    Raises `SpecError` for an unknown form, `CheckpointError` or `GraphError` where it can't be done.
+    """
+    chosen = EXPORTS.find(form)
+    path = folder / f"{form}{f'-{task}' if chosen.single else ''}{chosen.suffix}"
+    if form == "weights":
+        path = folder / f"extracted-{task}.safetensors"
+    if not path.exists():
+        network = ZippedNetwork.load(folder / "zipped.safetensors")
+        _replace(path, lambda file: chosen.write(network, task, file, {}))
+    return path
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

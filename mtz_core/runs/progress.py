@@ -22,6 +22,7 @@ from mtz_core.events import (
     RetrainStep,
     Started,
 )
+from mtz_core.outputs.types import errors_text
 from mtz_core.runs.records import RunRecord
 
 BAR = 24
@@ -119,7 +120,8 @@ def describe(event: Event) -> str:
         case Planning():
             return f"planning: {event.group}, step {event.done + 1} of {event.total}"
         case Planned():
-            return f"planned: {event.parameters:,} parameters, {event.error:.1f} % of the answers predicted to change"
+            predicted = f"{event.error:.1f} % of the {event.changed} predicted to change"
+            return f"planned: {event.parameters:,} parameters, {predicted}"
         case Started():
             return f"{len(event.layers)} layers of {len(event.structures)} networks{on_images(event.images)}"
         case LayerZipped():
@@ -172,9 +174,12 @@ def result(record: RunRecord) -> str:
     after: Sequence[float | None] | None = summary.get("errors")
     if before and after:
         width = max(len(name) for name in summary["parents"])
-        lines.append(f"{'parent':{width}}  {'task':10}  error before  after")
+        wide = max(10, *(len(task) for task in summary["tasks"]))
+        lines.append(f"{'parent':{width}}  {'task':{wide}}  error before  after")
         for name, task, old, new in zip(summary["parents"], summary["tasks"], before, after, strict=True):
-            lines.append(f"{name:{width}}  {task:10.10}  {percent(old):>12}  {percent(new):>6}")
+            lines.append(f"{name:{width}}  {task:{wide}}  {percent(old):>12}  {percent(new):>6}")
+        if said := errors_text(record.types, summary["parents"]):
+            lines.append(said)
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import RunError
+from mtz_core.outputs.types import TaskType
 from mtz_core.spec import RunSpec
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
@@ -61,6 +62,11 @@ class RunRecord:
     attempt: int = 1
     pid_created: float | None = None
     heartbeat: float | None = None
+
+    @property
+    def types(self) -> tuple[TaskType, ...]:
+        """What each task's answers are; empty before the run has found out."""
+        return tuple(TaskType.read(data) for data in self.summary.get("types", ()))
 
 
 @dataclass(frozen=True)

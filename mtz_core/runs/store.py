@@ -56,7 +56,7 @@ class RunStore(RunReader):
         summary = {
             "tasks": [n.data or _task(name) for n, name in zip(spec.networks, names, strict=True)],
             "parents": names, "layers": [], "counts": None,
-            "errors": None, "parent_errors": None, "seconds": 0.0, "warnings": [],
+            "errors": None, "parent_errors": None, "seconds": 0.0, "warnings": [], "types": [],
         }  # fmt: skip
         now = time.time()
         run_id = new_run_id()
@@ -260,13 +260,13 @@ def _set_status(db: sqlite3.Connection, run_id: str, status: RunStatus, message:
 def _summary_of(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {"seconds": data["seconds"]}
     if isinstance(event, Started):
-        fields |= {"layers": data["layers"], "warnings": data["warnings"]}
+        fields |= {"layers": data["layers"], "warnings": data["warnings"], "types": data["types"]}
     elif isinstance(event, LayerZipped):
         fields["counts"] = data["counts"]
     elif isinstance(event, Evaluated) and event.stage == "parents":
         fields["parent_errors"] = data["errors"]
     elif isinstance(event, Finished):
-        fields |= {name: data[name] for name in ("counts", "errors", "parent_errors")}
+        fields |= {name: data[name] for name in ("counts", "errors", "parent_errors", "scores", "parent_scores")}
     return fields
 
 

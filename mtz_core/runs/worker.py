@@ -129,9 +129,10 @@ def _work(
 
     store.heartbeat(record.id, "zipping")
     engine = make(
-        inputs.networks, inputs.calibration, record.spec.zip,
+        inputs.networks, inputs.calibration, inputs.zipping(record.spec),
         evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
     )  # fmt: skip
+    outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
     recorder = _Recorder(store, record.id, listen)
     try:

@@ -85,7 +85,12 @@ def joined(networks: Sequence[NetworkStructure]) -> JointStructure:
     known = all(layer.role for network in networks for layer in network.layers)
     candidates = [_candidates(network, known) for network in networks]
     counts = [max([len(n.groups), *(p.group + 1 for p in own)]) for n, own in zip(networks, candidates, strict=True)]
-    found = align(candidates, counts)
+    return side_by_side(networks, align(candidates, counts))
+
+
+def side_by_side(networks: Sequence[NetworkStructure], found: Alignment) -> JointStructure:
+    """Networks of which it is known what corresponds."""
+    candidates = [_candidates(network, True) for network in networks]
     numbers = {g: k for k, g in enumerate(g for g in range(len(found.groups)) if _exists(networks, found, g))}
     layers, positions = [], [[-1] * len(network.layers) for network in networks]
     alone: list[set[int]] = [set() for _ in networks]

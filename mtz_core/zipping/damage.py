@@ -13,10 +13,14 @@ from mtz_core.calibration.stream import Twin
 from mtz_core.graph.execution import execute
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output
 from mtz_core.pairing.slots import Table, shared_rows
 
 RIDGE = 1e-3
 """Of the layers that compensate; searching for it at every step would not change the order of the groups."""
+
+PLACES = 1024
+"""Of an image (pixels, tokens) that judge a trial, drawn at random."""
 
 Anew = Callable[[Sequence[Twin]], Table]
 """Slots of a group that are found when its first layer is reached, given the images on their way."""
@@ -30,12 +34,14 @@ class Bench:
         walk: how layers are merged and compensated.
         alphas: task weights.
         judge: images of every task to judge by.
+        outputs: what every task's outputs say.
         device: where the networks run.
     """
 
     walk: LayerWalk
     alphas: tuple[float, ...]
     judge: Sequence[Tensor]
+    outputs: Sequence[Output]
     device: torch.device
     ridges: dict[int, float] = field(default_factory=dict)
     """Ridge of every layer's merge."""
@@ -48,14 +54,14 @@ class Bench:
         return self.walk.network
 
     def answers(self) -> list[Tensor]:
-        """Logarithms of every task's soft predictions on the judging images, (N, classes)."""
+        """Every task's predictions on the judging images, (N, P, K), at no more than `PLACES` places."""
         found = []
-        for t, images in enumerate(self.judge):
+        for t, (images, output) in enumerate(zip(self.judge, self.outputs, strict=True)):
             program, matrices = self.network.program(t), self.network.matrices(t)
             with torch.no_grad():
                 batches = torch.split(images, self.walk.spec.batch_size)
-                parts = [execute(program, x.to(self.device), matrices) for x in batches]
-            found.append(torch.cat(parts).double().flatten(1).log_softmax(-1))
+                parts = [_some(output.predictions(execute(program, x.to(self.device), matrices))) for x in batches]
+            found.append(torch.cat(parts))
         return found
 
     def trial(
@@ -100,9 +106,9 @@ class Bench:
     def _compared(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> tuple[float, float]:
         """Task-weighted divergence, and answers that changed in %."""
         divergence = changed = 0.0
-        for alpha, x, y in zip(self.alphas, before, now, strict=True):
-            divergence += alpha * _divergence(x, y)
-            changed += alpha * float((x.argmax(1) != y.argmax(1)).double().mean())
+        for alpha, output, x, y in zip(self.alphas, self.outputs, before, now, strict=True):
+            divergence += alpha * float(output.divergence(x, y).mean().clamp(min=0.0))
+            changed += alpha * float(output.changed(x, y).mean())
         return divergence, 100.0 * changed
 
     def _advance(self, streams: Sequence[Twin], index: int) -> None:
@@ -113,6 +119,10 @@ class Bench:
                     pass
 
 
-def _divergence(parent: Tensor, other: Tensor) -> float:
-    """Mean Kullback-Leibler divergence of soft predictions given as logarithms (N, classes)."""
-    return float((parent.exp() * (parent - other)).sum(1).mean().clamp(min=0.0))
+def _some(predictions: Tensor) -> Tensor:
+    """Predictions (N, P, K) at places that are drawn once."""
+    places = predictions.shape[1]
+    if places <= PLACES:
+        return predictions
+    order = torch.randperm(places, generator=torch.Generator().manual_seed(0))
+    return predictions[:, order[:PLACES].to(predictions.device)]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mtz_core.graph.execution import execute
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output, Scores
+from mtz_core.outputs.kinds import CLASSES
 
 BATCH = 512
 
@@ -17,25 +19,39 @@ def error_rate(
     answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, batch_size: int, device: torch.device
 ) -> float:
     """Return the share of images whose largest output is not their label, in %."""
-    wrong = 0
+    return measured(answer, images, labels, CLASSES, batch_size, device).error
+
+
+def measured(
+    answer: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    output: Output,
+    batch_size: int,
+    device: torch.device,
+) -> Scores:
+    """Return the errors of a task's answers to images (N, ...) with labels (N, ...)."""
+    starts = range(0, len(images), batch_size)
+    batches = ((images[k : k + batch_size].to(device), labels[k : k + batch_size]) for k in starts)
     with torch.no_grad():
-        for first in range(0, len(images), batch_size):
-            batch = images[first : first + batch_size].to(device)
-            predicted = answer(batch).argmax(1).cpu()
-            wrong += int((predicted != labels[first : first + batch_size]).sum())
-    return 100.0 * wrong / max(1, len(images))
+        return output.scores((answer(x), y) for x, y in batches)
 
 
-def errors(
-    network: ZippedNetwork, data: Sequence[tuple[Tensor, Tensor] | None], device: torch.device, parents: bool = False
-) -> tuple[float, ...]:
-    """Return every task's error in % on its images, NaN where there are none; `parents`: of the parents' own."""
+def scores(
+    network: ZippedNetwork,
+    data: Sequence[tuple[Tensor, Tensor] | None],
+    outputs: Sequence[Output],
+    device: torch.device,
+    parents: bool = False,
+) -> tuple[Scores, ...]:
+    """Return every task's errors on its images, NaN where there are none; `parents`: of the parents' own."""
     found = []
-    for t, pair in enumerate(data):
+    for t, (pair, output) in enumerate(zip(data, outputs, strict=True)):
         if pair is None:
-            found.append(float("nan"))
+            found.append(Scores(float("nan")))
             continue
-        found.append(error_rate(parent(network, t) if parents else _answer(network, t), *pair, BATCH, device))
+        answer = parent(network, t) if parents else _answer(network, t)
+        found.append(measured(answer, *pair, output, BATCH, device))
     return tuple(found)
 
 

@@ -28,12 +28,15 @@ from mtz_core.layerwise.comparison import Calibrator
 from mtz_core.layerwise.ledger import Fresh, Ledger, with_slots
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output
+from mtz_core.outputs.kinds import CLASSES
+from mtz_core.outputs.types import changed_things
 from mtz_core.pairing.slots import Table, complete
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import ZipSpec
-from mtz_core.structure.trunks import Trunk, trunk_of
+from mtz_core.structure.trunks import Trunk
 from mtz_core.zipping.damage import RIDGE, Anew, Bench
-from mtz_core.zipping.prepare import Job, Sample, device_of, joint_graph
+from mtz_core.zipping.prepare import Job, Labelled, Sample, prepare
 from mtz_core.zipping.sizing import size_with
 
 HALF = 0.5
@@ -61,6 +64,7 @@ class Forecast:
         images: calibration images per task.
         device: where the networks run.
         trunk: layers that all tasks are to compute alike, laid in `network`.
+        outputs: what every network's outputs say; one class of several, if omitted.
     """
 
     def __init__(
@@ -71,18 +75,20 @@ class Forecast:
         images: Sequence[Tensor],
         device: torch.device,
         trunk: Trunk | None = None,
+        outputs: Sequence[Output] | None = None,
     ) -> None:
+        outputs = outputs or [CLASSES] * network.tasks
         self.network, self.spec, self.device, self.trunk = network, spec, device, trunk
         divided = [_divided(x, spec.seed + 17 * t + 1) for t, x in enumerate(images)]
         self.fit = [fit for fit, _ in divided]
         self.full = network.joint.full_shares()
-        calibrator = Calibrator(network, spec, alphas, [torch.arange(len(x)) % 2 for x in self.fit])
+        calibrator = Calibrator(network, spec, alphas, [torch.arange(len(x)) % 2 for x in self.fit], answers=outputs)
         self.walk = LayerWalk(network, spec, Ledger(network.joint, self.full), calibrator)
         simple = spec.model_copy(update={"ridge": RIDGE})
         shares = {} if spec.compensate else self.full
         # What outputs weigh is found once, for both.
         quick = LayerWalk(network, simple, Ledger(network.joint, shares), replace(calibrator, spec=simple))
-        self.bench = Bench(quick, alphas, [judge for _, judge in divided], device)
+        self.bench = Bench(quick, alphas, [judge for _, judge in divided], outputs, device)
         self.tables: list[Table] = list(network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
@@ -90,7 +96,7 @@ class Forecast:
     @classmethod
     def of(cls, job: Job, sample: Sample) -> Forecast:
         """Of a job, with some of its images."""
-        return cls(job.network(), job.spec, job.alphas, sample.images, job.device, job.trunk)
+        return cls(job.network(), job.spec, job.alphas, sample.images, job.device, job.trunk, job.outputs)
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -258,17 +264,24 @@ def _once(found: Anew) -> Anew:
     return answer
 
 
-def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: ZipSpec) -> Iterator[Measuring | Plan]:
+def plan(
+    networks: Sequence[nn.Module],
+    calibration: Sequence[Tensor],
+    spec: ZipSpec,
+    evaluation: Sequence[Labelled | None] | None = None,
+) -> Iterator[Measuring | Plan]:
     """Plan the shares of a zip whose specification has `share="auto"` and a budget: yield progress, then the plan.
 
     Args:
         networks: the parents, never modified.
         calibration: per task unlabelled inputs (N, ...).
         spec: how the networks are to be zipped.
+        evaluation: per task labelled inputs, or `None`: labels show what the answers are.
 
     Raises:
         GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
-        SpecError: the budget cannot be met, or there is none.
+        SpecError: the budget cannot be met, or there is none, or what the answers are is in doubt.
+        DataError: labels do not fit.
 
     Example:
         >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
@@ -277,12 +290,8 @@ def plan(networks: Sequence[nn.Module], calibration: Sequence[Tensor], spec: Zip
         >>> found.point.parameters <= 1.7 * 67
         True
     """
-    device = device_of(spec.device)
-    joint = joint_graph(networks, calibration, device)
-    trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
-    laid = 0 if trunk is None else len(trunk.layers)
-    network = ZippedNetwork(networks, joint, spec.sparse, spec.own_bias, laid).to(device)
-    yield from planned(Forecast(network, spec, spec.task_weights(len(networks)), calibration, device, trunk))
+    job = prepare(networks, calibration, spec.model_copy(update={"retrain": None}), evaluation)
+    yield from planned(Forecast.of(job, job.sample))
 
 
 def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
@@ -294,7 +303,8 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
             yield item
         else:
             count = forecast.parameters
-            yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)))
+            changed = changed_things([output.type for output in forecast.bench.outputs])
+            yield Plan(item, resolve(item, forecast.spec.budget, count), tuple(frontier(item, count)), changed)
 
 
 def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtz_core.calibration.inputs import as_images, as_labelled, check_shapes, network_dtype
+from mtz_core.calibration.inputs import as_images, as_labelled, check_shapes, network_dtype, reads_tokens
 from mtz_core.checking.checks import require_identity
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output
+from mtz_core.outputs.types import TaskType
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.structure.networks import HEAD
 from mtz_core.structure.sizes import effective_shares, shared_count, unfounded
 from mtz_core.structure.trunks import Trunk, trunk_of
+from mtz_core.zipping.answers import found_outputs
+from mtz_core.zipping.oddities import oddities
 from mtz_core.zipping.retraining import RetrainingData, held_back
 
 Data = Tensor | Iterable[Any]
@@ -66,7 +70,8 @@ class Job:
     """What is to be zipped, with what, and how.
 
     `shares` are channels per shareable group that take effect, `blocked` groups that were asked to share and cannot.
-    Of the evaluation images `live` are used for reports before the final one.
+    Of the evaluation images `live` are used for reports before the final one. `outputs` say what each network's
+    answers are, `assumed` where that was taken by convention, and `odd` is what looks odd (see `oddities`).
     """
 
     spec: ZipSpec
@@ -81,6 +86,14 @@ class Job:
     evaluation: tuple[Labelled | None, ...]
     live: tuple[Labelled | None, ...]
     retraining: tuple[RetrainingData, ...]
+    outputs: tuple[Output, ...]
+    assumed: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> tuple[TaskType, ...]:
+        """Every task's type."""
+        return tuple(output.type for output in self.outputs)
 
     def network(self) -> ZippedNetwork:
         """The parents in one, nothing shared yet."""
@@ -94,6 +107,7 @@ class Job:
             for t, count in enumerate(sample.counts)
             if count < FEW_IMAGES
         ]
+        notes += [*self.assumed, *self.odd]
         for t, graph in enumerate(self.joint.graphs):
             for group in graph.groups:
                 if group.width and group.frozen is not None and group.frozen != HEAD:
@@ -117,7 +131,7 @@ def prepare(
 
     Raises:
         GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
-        SpecError, DataError: the specification or the data does not fit the networks.
+        SpecError, DataError: the specification or the data does not fit the networks, or a task's type is in doubt.
     """
     if len(networks) < 2:
         raise SpecError(f"zipping needs two or more networks, got {len(networks)}")
@@ -126,22 +140,24 @@ def prepare(
             raise DataError(f"{what} holds data of {len(given)} tasks for {len(networks)} networks; give one each")
     device = device_of(spec.device)
     dtypes = [network_dtype(network) for network in networks]
-    images = [as_images(data, f"calibration[{t}]", dtypes[t]) for t, data in enumerate(calibration)]
-    alphas = spec.task_weights(len(networks))
+    tokens = [reads_tokens(network) for network in networks]
+    images = [as_images(data, f"calibration[{t}]", dtypes[t], tokens[t]) for t, data in enumerate(calibration)]
+    alphas, asked_types = spec.task_weights(len(networks)), spec.task_types(len(networks))
+    tested = tuple(
+        None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t], tokens[t])
+        for t, given in enumerate(evaluation or [None] * len(networks))
+    )
+    check_shapes(images, [pair and pair[0] for pair in tested], "evaluation")
+    learnt = () if spec.retrain is None else _retraining(spec.retrain, spec.seed, retraining, images, dtypes, tokens)
+    if learnt:
+        check_shapes(images, [data.images for data in learnt], "retraining")
     joint = joint_graph(networks, images, device)
+    outputs, assumed = found_outputs(joint.graphs, images, asked_types, _labels(tested, learnt), device)
     trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
     asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, joint)
     asked |= {} if trunk is None else trunk.groups
     effective = effective_shares(joint.structure, asked)
     shares = {name: effective.get(name, count) for name, count in asked.items()}
-    tested = tuple(
-        None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t])
-        for t, given in enumerate(evaluation or [None] * len(networks))
-    )
-    check_shapes(images, [pair and pair[0] for pair in tested], "evaluation")
-    learnt = () if spec.retrain is None else _retraining(spec.retrain, spec.seed, retraining, images, dtypes)
-    if learnt:
-        check_shapes(images, [data.images for data in learnt], "retraining")
     return Job(
         spec=spec,
         device=device,
@@ -154,7 +170,10 @@ def prepare(
         sample=Sample.of(images),
         evaluation=tested,
         live=tuple(None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in tested),
-        retraining=learnt,
+        retraining=tuple(replace(data, output=output) for data, output in zip(learnt, outputs, strict=False)),
+        outputs=outputs,
+        assumed=assumed,
+        odd=oddities(joint.graphs, outputs, images, tested, device),
     )
 
 
@@ -169,12 +188,23 @@ def joint_graph(networks: Sequence[nn.Module], images: Sequence[Tensor], device:
     return correspond(graphs)
 
 
+def _labels(
+    tested: Sequence[Labelled | None], learnt: Sequence[RetrainingData]
+) -> list[list[tuple[str, Tensor | None]]]:
+    """All labels of every task, with their names in messages."""
+    named = [[(f"evaluation[{t}]", None if pair is None else pair[1])] for t, pair in enumerate(tested)]
+    for t, data in enumerate(learnt):
+        named[t].append((f"retraining[{t}]", data.labels))
+    return named
+
+
 def _retraining(
     spec: RetrainSpec,
     seed: int,
     given: Sequence[Any] | None,
     images: Sequence[Tensor],
     dtypes: Sequence[torch.dtype],
+    tokens: Sequence[bool],
 ) -> tuple[RetrainingData, ...]:
     labelled = spec.targets == "labels"
     if given is None:
@@ -187,10 +217,10 @@ def _retraining(
     data = []
     for t, item in enumerate(given):
         if labelled:
-            inputs, labels = as_labelled(item, f"retraining[{t}]", dtypes[t])
+            inputs, labels = as_labelled(item, f"retraining[{t}]", dtypes[t], tokens[t])
         else:
             first = item[0] if isinstance(item, tuple) else item
-            inputs, labels = as_images(first, f"retraining[{t}]", dtypes[t]), None
+            inputs, labels = as_images(first, f"retraining[{t}]", dtypes[t], tokens[t]), None
         data.append(RetrainingData(inputs, labels, held_back(inputs, seed + t, images[t])))
     return tuple(data)
 

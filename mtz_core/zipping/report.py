@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from mtz_core.layerwise.comparison import Comparison, as_array
 from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.outcome import Outcome
 from mtz_core.layerwise.problem import LayerProblem
+from mtz_core.outputs.kind import Scores
+from mtz_core.outputs.values import ABSOLUTE
 from mtz_core.structure.sizes import ParameterCounts
 from mtz_core.zipping.prepare import Job, Sample
 
@@ -33,6 +36,7 @@ def started(now: Now, job: Job, sample: Sample, shares: Mapping[str, int]) -> ev
         warnings=job.warnings(sample, shares),
         images=sample.counts,
         trunk=None if job.trunk is None else job.trunk.name,
+        types=job.types,
     )
 
 
@@ -97,6 +101,31 @@ def zipped(
         top_values=tuple(values.get(t, nothing) for t in tasks),
         matters=_importances(seen.problem, len(compared)),
         scales=tuple(as_array(scale) for scale in outcome.scales or ()),
+    )
+
+
+def beside_parents(final: ev.Evaluated, parents: Sequence[Scores]) -> ev.Evaluated:
+    """The last errors, with the mean absolute error of values in those of the parents, too."""
+    both = []
+    for more, before in zip(final.scores, parents, strict=True):
+        reference = before.more.get(ABSOLUTE)
+        times = {f"{ABSOLUTE}, times the parent's": more[ABSOLUTE] / reference} if reference else {}
+        both.append({**more, **times})
+    return replace(final, scores=tuple(both))
+
+
+def finished(
+    now: Now, job: Job, counts: ParameterCounts, final: ev.Evaluated | None, parents: Sequence[Scores] | None
+) -> ev.Finished:
+    """All is done; nothing is known of errors where there were no labels."""
+    return ev.Finished(
+        **now,
+        counts=counts,
+        errors=None if final is None else final.errors,
+        parent_errors=None if parents is None else tuple(each.error for each in parents),
+        types=job.types,
+        scores=() if final is None else final.scores,
+        parent_scores=tuple(each.more for each in parents or ()),
     )
 
 

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtz_core.errors import DataError
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.kind import Output
+from mtz_core.outputs.kinds import CLASSES
 from mtz_core.spec import RetrainSpec
 from mtz_core.zipping.relative import RelativeSteps
 
@@ -33,11 +34,15 @@ IN_VAIN = 3
 
 @dataclass(frozen=True)
 class RetrainingData:
-    """One task's images (N, ...), labels (N,) or `None` for distillation, and the numbers of the images held back."""
+    """One task's images (N, ...), labels (N, ...) or `None` for distillation, and the numbers of the images held back.
+
+    `output` is what the network's outputs say.
+    """
 
     images: Tensor
     labels: Tensor | None
     held: Tensor
+    output: Output = CLASSES
 
     @property
     def learnt(self) -> Tensor:
@@ -120,14 +125,16 @@ def retrain(
 ) -> Iterator[tuple[float, ...] | Retrained]:
     """Take up to `steps` optimiser steps, yielding the tasks' batch losses after each, and at last how it went.
 
-    Every step draws one batch per task; the loss is Σ_t α_t · loss_t, with cross-entropy to the labels or, when
-    distilling, τ² · KL(parent ‖ zipped) of the outputs at temperature τ. Steps are relative to the size of each weight
-    (see `mtz_core.zipping.relative`); their rate falls to zero along half a cosine. Dropout is off and normalisation
-    statistics stay: a few steps would only disturb them. Zeros of pruned layers stay zero.
+    Every step draws one batch per task; the loss is Σ_t α_t · loss_t, with -log p(labels) or, when distilling,
+    τ² · KL(parent ‖ zipped) of the outputs at temperature τ, as the task's type has them (see `mtz_core.outputs`):
+    softmax and cross-entropy for classes, the sum of all attributes' for yes or no, squared errors for values. Steps
+    are relative to the size of each weight (see `mtz_core.zipping.relative`); their rate falls to zero along half a
+    cosine. Dropout is off and normalisation statistics stay: a few steps would only disturb them. Zeros of pruned
+    layers stay zero.
 
     The same loss on images that are held back judges the network: before the first step, after every `EVERY` and after
     the last. Distilling, it says how well the answers agree with the parents', and needs no labels; with labels it is
-    their cross-entropy, since they are what is asked for. The best state is kept. Where the judged loss rises by a
+    their loss, since they are what is asked for. The best state is kept. Where the judged loss rises by a
     quarter and beyond chance (or a batch's is not finite), the network goes back to its best state and the rate is
     halved; after `IN_VAIN` returns with nothing better in between it ends early.
 
@@ -146,7 +153,7 @@ def retrain(
         kept = returns = vain = step = 0
         for step in range(1, steps + 1):
             batches = [_batch(task, next(sampler)) for task, sampler in zip(data, samplers, strict=True)]
-            losses = _gradients(network, batches, teachers, alphas, spec, device)
+            losses = _gradients(network, batches, judge.outputs, teachers, alphas, spec, device)
             sound = all(math.isfinite(loss) for loss in losses)
             if sound:
                 moves.take(spec.learning_rate * 0.5**returns * _cosine(step, steps))
@@ -220,13 +227,14 @@ class _Judge:
         self.parts = []
         for task, teacher in zip(data, teachers, strict=True):
             pieces = [_batch(task, part) for part in torch.split(task.held, max(spec.batch_size, 64))]
-            self.parts.append([(x, _wanted(x.to(device), y, teacher, spec)) for x, y in pieces])
+            self.parts.append([(x, _wanted(x.to(device), y, task.output, teacher, spec)) for x, y in pieces])
+        self.outputs = [task.output for task in data]
 
     @torch.no_grad()
     def __call__(self, network: ZippedNetwork) -> _Loss:
         found = []
-        for t, pieces in enumerate(self.parts):
-            losses = [_losses(network(x.to(self.device), task=t), wanted, self.spec) for x, wanted in pieces]
+        for t, (pieces, output) in enumerate(zip(self.parts, self.outputs, strict=True)):
+            losses = [_losses(network(x.to(self.device), task=t), wanted, output, self.spec) for x, wanted in pieces]
             found.append(torch.cat(losses).cpu().double())
         return _Loss(tuple(found), self.alphas)
 
@@ -260,6 +268,7 @@ def _batch(task: RetrainingData, chosen: Tensor) -> tuple[Tensor, Tensor | None]
 def _gradients(
     network: ZippedNetwork,
     batches: Sequence[tuple[Tensor, Tensor | None]],
+    outputs: Sequence[Output],
     teachers: Sequence[Teacher],
     alphas: Sequence[float],
     spec: RetrainSpec,
@@ -270,7 +279,8 @@ def _gradients(
     losses = []
     for t, (images, labels) in enumerate(batches):
         x = images.to(device)
-        loss = _losses(network(x, task=t), _wanted(x, labels, teachers[t], spec), spec).mean()
+        wanted = _wanted(x, labels, outputs[t], teachers[t], spec)
+        loss = _losses(network(x, task=t), wanted, outputs[t], spec).mean()
         (alphas[t] * loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses.append(float(loss.detach()))
     return tuple(losses)
@@ -281,19 +291,18 @@ def _cosine(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - 1) / steps))
 
 
-def _wanted(images: Tensor, labels: Tensor | None, teacher: Teacher, spec: RetrainSpec) -> Tensor:
-    """Labels (N,), or logarithms of the parent's softened probabilities (N, classes)."""
+def _wanted(images: Tensor, labels: Tensor | None, output: Output, teacher: Teacher, spec: RetrainSpec) -> Tensor:
+    """Labels (N, ...), or what is distilled of the parent's outputs (N, P, K)."""
     if spec.targets == "labels":
         if labels is None:
             raise DataError("retraining with labels needs (images, labels) per task; give them or distil")
         return labels.to(images.device)
     with torch.no_grad():
-        return F.log_softmax(teacher(images) / spec.temperature, 1)
+        return output.targets(teacher(images), spec.temperature)
 
 
-def _losses(outputs: Tensor, wanted: Tensor, spec: RetrainSpec) -> Tensor:
+def _losses(outputs: Tensor, wanted: Tensor, output: Output, spec: RetrainSpec) -> Tensor:
     """Loss of every image, (N,)."""
     if spec.targets == "labels":
-        return F.cross_entropy(outputs, wanted, reduction="none")
-    softened = F.log_softmax(outputs / spec.temperature, 1)
-    return F.kl_div(softened, wanted, log_target=True, reduction="none").sum(1) * spec.temperature**2
+        return output.loss(outputs, wanted)
+    return output.distillation(outputs, wanted, spec.temperature)

@@ -26,11 +26,11 @@ from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.zipping.checkpoint import Checkpoint, Standing
-from mtz_core.zipping.evaluation import errors, parent
+from mtz_core.zipping.evaluation import parent, scores
 from mtz_core.zipping.forecast import Forecast, Measuring, planned
 from mtz_core.zipping.prepare import Data, Labelled, prepare, resumed
 from mtz_core.zipping.progress import WorkClock
-from mtz_core.zipping.report import compensated, differences, started, zipped
+from mtz_core.zipping.report import beside_parents, compensated, differences, finished, started, zipped
 from mtz_core.zipping.retraining import Retrained, retrain
 from mtz_core.zipping.sufficiency import trial_sizes, trials
 
@@ -43,7 +43,7 @@ class Zipper:
         calibration: per task unlabelled inputs, as one tensor (N, ...) or an iterable of batches (of a batch that is
             a tuple, the first element is used). They should be shuffled or cover all classes.
         spec: how to zip.
-        evaluation: per task labelled inputs `(images, labels)`, or `None`; only used to report errors.
+        evaluation: per task labelled inputs `(images, labels)`, or `None`; report errors, and show what answers are.
         retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
         live_images: at most this many evaluation images are used for reports before the final one.
 
@@ -65,7 +65,7 @@ class Zipper:
         spec = ZipSpec() if spec is None else spec
         self.job = job = prepare(networks, calibration, spec, evaluation, retraining, live_images)
         self.spec, self.network, self.sample = spec, job.network(), job.sample
-        calibrator = Calibrator(self.network, spec, job.alphas, self.sample.halves(spec.seed))
+        calibrator = Calibrator(self.network, spec, job.alphas, self.sample.halves(spec.seed), answers=job.outputs)
         self._walk = LayerWalk(self.network, spec, Ledger(job.joint, job.shares), calibrator)
         self.hidden, self.stations = self._walk.ledger.hidden(), self._walk.stations()
         self._planned, self._settled = spec.share != "auto", spec.calibration != "enough"
@@ -265,25 +265,26 @@ class Zipper:
 
     def _evaluated(self, stage: Any, layer: str | None, parents: bool = False) -> ev.Evaluated:
         data = self.job.evaluation if stage == "final" else self.job.live
+        found = scores(self.network, data, self.job.outputs, self.job.device, parents)
         return ev.Evaluated(
             **self._clock.now(),
             stage=stage,
             layer=layer,
             step=self._steps,
-            errors=errors(self.network, data, self.job.device, parents),
+            errors=tuple(each.error for each in found),
             images=tuple(0 if pair is None else len(pair[0]) for pair in data),
             counts=self.network.counts(),
+            scores=tuple(each.more for each in found),
         )
 
     def _finish(self) -> Iterator[ev.Event]:
-        labelled = any(pair is not None for pair in self.job.evaluation)
-        parents = errors(self.network, self.job.evaluation, self.job.device, parents=True) if labelled else None
-        final = self._evaluated("final", None) if labelled else None
-        if final is not None:
+        job, final, parents = self.job, None, None
+        if any(pair is not None for pair in job.evaluation):
+            parents = scores(self.network, job.evaluation, job.outputs, job.device, parents=True)
+            final = beside_parents(self._evaluated("final", None), parents)
             yield final
         self._clock.end()
-        found, counts = None if final is None else final.errors, self.network.counts()
-        yield ev.Finished(**self._clock.now(), counts=counts, errors=found, parent_errors=parents)
+        yield finished(self._clock.now(), job, self.network.counts(), final, parents)
 
 
 def _restart(streams: Sequence[Twin]) -> None:

@@ -1,4 +1,6 @@
-"""Networks of the paper's experiments, for 28×28 grey images: (N, 1, 28, 28) → logits (N, classes).
+"""Networks for 28×28 grey images, (N, 1, 28, 28), as in the paper's experiments, and one for words, (N, 16).
+
+All answer with (N, classes): logits of classes or attributes, or values.
 
 Every `forward` is plain enough for `torch.fx` to trace.
 """
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtz_core.data.words import LENGTH, TOKENS
 from mtz_core.errors import SpecError
 
 
@@ -91,19 +94,53 @@ class ResNet14(nn.Module):
         return self.fc(x)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
 
+class WordLSTM(nn.Module):
+    """Letters → `WIDTH` numbers each → an LSTM of `HIDDEN` units (Hochreiter & Schmidhuber, 1997) → classes.
+
+    Words, int64 (N, L), have padding in front: the state after the last letter is what the head reads.
+    """
+
+    WIDTH, HIDDEN = 32, 128
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(TOKENS, self.WIDTH)
+        self.lstm = nn.LSTM(self.WIDTH, self.HIDDEN, batch_first=True)
+        self.fc = nn.Linear(self.HIDDEN, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(x))
+        return self.fc(states[:, -1])  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet300": LeNet300,
     "lenet5": LeNet5,
     "resnet14": ResNet14,
+    "lstm": WordLSTM,
 }
 
 
-def input_shape(architecture: str) -> tuple[int, int, int]:
-    """Shape (channels, height, width) of one input of a registered architecture.
+WORDS = ("lstm",)
+"""Architectures that read words."""
 
-    >>> input_shape("lenet5")
-    (1, 28, 28)
+
+def input_shape(architecture: str) -> tuple[int, ...]:
+    """Shape of one input of a registered architecture: (channels, height, width) of an image, (letters,) of a word.
+
+    >>> input_shape("lenet5"), input_shape("lstm")
+    ((1, 28, 28), (16,))
     """
     if architecture not in ARCHITECTURES:
         raise SpecError(f"architecture {architecture!r} is unknown; known: {', '.join(ARCHITECTURES)}")
-    return (1, 28, 28)
+    return (LENGTH,) if architecture in WORDS else (1, 28, 28)
+
+
+def example_inputs(architecture: str, count: int = 1) -> Tensor:
+    """Empty inputs that a registered architecture can read: black images, or words of padding alone.
+
+    >>> example_inputs("lstm", 2).shape
+    torch.Size([2, 16])
+    """
+    shape = (count, *input_shape(architecture))
+    return torch.zeros(shape, dtype=torch.int64 if architecture in WORDS else torch.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.data.bundled import class_names
+from mtz_core.data.bundled import bundled_set, class_names
 from mtz_core.errors import CheckpointError, SpecError
+from mtz_core.outputs.types import Kind
 from mtz_core.system.places import ASSETS
 
 PARENTS = ASSETS / "parents"
@@ -25,8 +26,10 @@ PARENTS = ASSETS / "parents"
 class ParentInfo:
     """One line of the catalogue.
 
-    Errors are percentages of wrongly classified images: `test_error` on `test_set` (`test_images` of them),
-    `bundled_error` on the bundled test split (`bundled_images`), which anyone can recompute offline.
+    Errors are percentages of wrongly classified images (or words): `test_error` on `test_set` (`test_images` of them),
+    `bundled_error` on the bundled test split (`bundled_images`), which anyone can recompute offline. Of attributes they
+    are the mean percentage of wrong answers, of values the mean absolute error in % of the labels' standard deviation;
+    `each_error` then tells them apart, on the bundled test split.
     `nonzero_parameters` is far below `parameters` for pruned networks only. `recipe` says how it was trained.
     """
 
@@ -42,11 +45,17 @@ class ParentInfo:
     bundled_images: int
     recipe: str
     seed: int
+    each_error: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; position = output neuron."""
+        """Names of the classes, attributes or values; position = output neuron."""
         return class_names(self.task)
+
+    @property
+    def type(self) -> Kind:
+        """What an answer is: one class of several, attributes, or values."""
+        return bundled_set(self.task).type
 
     @property
     def weights(self) -> Path:
@@ -86,13 +95,16 @@ def parent_info(name: str) -> ParentInfo:
     return known[name]
 
 
-def predictions(name: str) -> NDArray[np.uint8]:
-    """Class that a parent predicts for each image of its bundled test split, uint8 (N,), from a file."""
+def predictions(name: str) -> NDArray[Any]:
+    """What a parent answers for each input of its bundled test split, from a file.
+
+    Classes uint8 (N,), attributes uint8 (N, K) of 0 and 1, or values float16 (N, K).
+    """
     parent_info(name)
     path = PARENTS / "predictions.npz"
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found: NDArray[np.uint8] = archive[name]
+            found: NDArray[Any] = archive[name]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path}: no predictions of {name} ({error}); run `python -m scripts.train_parents`"

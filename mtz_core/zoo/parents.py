@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mtz_core.errors import CheckpointError
+from mtz_core.outputs.types import Kind
 from mtz_core.zoo.architectures import ARCHITECTURES
 from mtz_core.zoo.catalog import parent_info, parent_names
 
@@ -17,7 +18,10 @@ __all__ = ["Parent", "load_parent", "parent_names"]
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained network of one task; `test_error` is in percent, on the test set that the catalogue names."""
+    """A trained network of one task; `test_error` is in percent, on the test set that the catalogue names.
+
+    `classes` are the names of its outputs: classes, attributes or values, as `type` says.
+    """
 
     name: str
     module: nn.Module
@@ -25,6 +29,7 @@ class Parent:
     classes: tuple[str, ...]
     architecture: str
     test_error: float
+    type: Kind
 
 
 def load_parent(name: str) -> Parent:
@@ -40,4 +45,4 @@ def load_parent(name: str) -> Parent:
         module.load_state_dict(state)  # copies into float32
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{info.weights}: unreadable, or no {info.architecture} ({error})") from error
-    return Parent(name, module.eval(), info.task, info.classes, info.architecture, info.test_error)
+    return Parent(name, module.eval(), info.task, info.classes, info.architecture, info.test_error, info.type)

@@ -12,22 +12,23 @@ from typing import Any
 
 import streamlit as st
 
-from mtz_core.data import uploads
-from mtz_core.data.bundled import TASKS
+from mtz_core.data import bundled, uploads
 from mtz_core.errors import MTZError, SpecError
 from mtz_core.figures.text import count_text
+from mtz_core.outputs.types import KINDS, WORDS
 from mtz_core.own.ask import ask
 from mtz_core.own.recognition import architectures
 from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
-from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
+from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec, TypeSpec
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.system.places import uploads_folder
 from pages.ui import address, frame, query
 
 SOURCES = ("file", "torchvision", "registered")
 SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
-DATA = (*TASKS, "folder or file", "upload", "torchvision")
+PICTURES = [name for name, known in bundled.SETS.items() if (known.type, known.inputs) == ("multiclass", "images")]
+DATA = (*PICTURES, "folder or file", "upload", "torchvision")
 PUBLISHED = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
 SETS = (
     "MNIST", "FashionMNIST", "KMNIST", "EMNIST-letters", "EMNIST-digits", "EMNIST-balanced", "CIFAR10", "CIFAR100",
@@ -54,6 +55,7 @@ def area(parents: Sequence[str]) -> None:
         fields, default, title = found
         try:
             fields["data"] = _data(fields.get("data"))
+            fields["type"] = _type()
             fields["transform"] = _transform(default, source + str(fields.get("architecture")))
             title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
             if st.button("Check and add", type="primary", icon=":material/add:", key="own-add"):
@@ -86,10 +88,20 @@ def _file() -> Found | None:
     if upload is None:
         return None
     with st.spinner("Looking into the file…"):
-        known = _inspected(upload)
+        known = _inspected(upload, None)
     if "error" in known:
         _problem(SpecError(known["error"]))
         return None
+    part = None
+    if known["parts"]:
+        part = st.segmented_control(
+            "Weights", known["parts"], default=known["parts"][0], required=True, key=f"part-{upload[-12:]}",
+            help="The file holds several sets of weights. A running average (ema) mostly answers better.",
+        )  # fmt: skip
+        known = _inspected(upload, part)
+        if "error" in known:
+            _problem(SpecError(known["error"]))
+            return None
     name = _shown(upload)
     shape = " × ".join(str(n) for n in known["input_shape"])
     kind = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
@@ -115,7 +127,9 @@ def _file() -> Found | None:
     options = [*fitting, *(n for n in architectures() if n not in fitting)]
     start = 0 if fitting else options.index(known["closest"])
     architecture = st.selectbox("Architecture", options, start, key=f"architecture-{upload[-12:]}")
-    return {"architecture": architecture, "weights": upload}, _default(architecture), title
+    if known["left"]:
+        st.info(f"{known['left']} tensors beside the network are left out.", icon=":material/info:")
+    return {"architecture": architecture, "weights": upload, "part": part}, _default(architecture), title
 
 
 def _published() -> Found | None:
@@ -209,8 +223,21 @@ def _data(known: str | None) -> str:
     if kind == "folder or file":
         if st.get_option("server.address") not in LOCAL:
             raise SpecError("paths are taken only where the dashboard runs on your own computer; upload an .npz file")
-        return st.text_input("Path", key="own-path", placeholder="/home/me/photos: one subfolder per class").strip()
+        return st.text_input(
+            "Path", key="own-path", placeholder="/home/me/photos: one subfolder per class, or labels.csv"
+        ).strip()
     return kind
+
+
+def _type() -> TypeSpec | None:
+    """Draw the choice of what the network's answers are."""
+    kind = st.selectbox(
+        "What its answers are", [None, *KINDS], key="own-type",
+        format_func=lambda kind: "found by labels and network" if kind is None else WORDS[kind].title,
+        help="One class of several, one yes or no, several attributes, or values. Where labels or the last operation "
+        "leave a doubt, the program asks.",
+    )  # fmt: skip
+    return None if kind is None else TypeSpec(kind=kind)
 
 
 def _transform(default: TransformSpec, key: str) -> TransformSpec:
@@ -266,9 +293,9 @@ def _progress(line: Any) -> Callable[[str], None]:
 
 
 @st.cache_data(show_spinner=False, max_entries=100)
-def _inspected(upload: str) -> dict[str, Any]:
+def _inspected(upload: str, part: str | None) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = ask({"do": "inspect", "upload": upload})
+        found: dict[str, Any] = ask({"do": "inspect", "upload": upload, "part": part})
     except MTZError as error:
         return {"error": str(error)}
     return found

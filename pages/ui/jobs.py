@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mtz_core.runs.launch import exported as exported_file
 from mtz_core.runs.launch import start_worker
 from pages.ui import frame
 
@@ -37,3 +38,8 @@ def reap() -> None:
     workers = _workers()
     for run_id in [run_id for run_id, worker in list(workers.items()) if worker.poll() is not None]:
         workers.pop(run_id, None)
+
+
+def exported(run_id: str, form: str, task: int) -> bytes:
+    """Return a file of a finished run's network of one task."""
+    return exported_file(frame.store(), run_id, form, task)

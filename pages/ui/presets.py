@@ -30,4 +30,19 @@ PRESETS = (
         "Digits, clothes and letters in one network. Every neuron may serve three tasks.",
         ("lenet300-mnist-0", "lenet300-fashion-0", "lenet300-letters-0"),
     ),
+    Preset(
+        "Words of eight languages",
+        "Two LSTMs name the language of a word, one of four Germanic, the other of four Romance ones.",
+        ("lstm-words-germanic-0", "lstm-words-romance-0"),
+    ),
+    Preset(
+        "What letter, and what is it like?",
+        "One network names letters, the other says of six attributes whether they are there: serif, bold, italic, …",
+        ("lenet5-letters-0", "lenet5-letter-attributes-0"),
+    ),
+    Preset(
+        "What letter, and where?",
+        "One network names letters, the other says in three numbers how far they are turned and shifted.",
+        ("lenet5-letters-0", "lenet5-letter-pose-0"),
+    ),
 )

@@ -40,15 +40,17 @@ CARRIED = {
 def query_of(spec: RunSpec) -> dict[str, Any] | None:
     """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
 
-    `None` where the page cannot show it: networks that were not brought through the dashboard.
+    `None` where the page cannot show it: networks that were not brought through the dashboard, or types of tasks.
     """
     known = known_networks()
     named = {network.spec: name for name, network in own_networks().items()}
     named |= {NetworkSpec(parent=name): name for name in structures()}
     parents = [named[network] for network in spec.networks if network in named]
+    zipping, retrain = spec.zip, spec.zip.retrain
     if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
         return None
-    zipping, retrain = spec.zip, spec.zip.retrain
+    if zipping.types is not None:
+        return None
     networks = [known[name] for name in parents]
     query: dict[str, Any] = {
         "parents": parents,

@@ -23,19 +23,17 @@ from mtz_core.figures.text import (
     points_text,
     times_text,
 )
+from mtz_core.outputs.types import errors_text
 from mtz_core.spec import dump_run_spec
 from mtz_core.structure.sizes import ParameterCounts
-from mtz_core.zoo.catalog import catalog
 from pages.ui import frame, jobs
 from pages.ui.query import query_of
 from pages.ui.story import Story, seconds_left, tell, thinned
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord, StoredEvent
-    from mtz_core.spec import NetworkSpec
 
 BYTES = 4  # of a stored number
-BUNDLED = ("lenet300", "lenet5", "resnet14")
 
 
 def show_run(run_id: str) -> None:
@@ -129,7 +127,8 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             alt=_errors_in_words(story),
             file_name=f"mtz-error-{run_id}",
         )
-        st.caption(f"Dashed: each task's own parent. {story.images_in_words()}")
+        said = errors_text(record.types, tasks)
+        st.caption(f"Dashed: each task's own parent. {story.images_in_words()} {said}".rstrip())
     with right:
         st.subheader("Size, layer by layer", anchor=False)
         stages, sizes = _size_stages(story)
@@ -248,6 +247,7 @@ def _afterwards(record: RunRecord) -> None:
             _file(record.path / "zipped.safetensors", f"Zipped network{size}", f"{record.id}-zipped.safetensors")
             for t, task in enumerate(task_labels(record.summary["tasks"], record.summary["parents"])):
                 _file(record.path / f"extracted-{t}.safetensors", f"Only {task}", f"{record.id}-{task}.safetensors")
+                _program(record, t, task)
             _specification(record)
         with st.expander("Load it in Python", icon=":material/code:"):
             st.code(_snippet(record), language="python")
@@ -269,6 +269,23 @@ def _file(path: Path, label: str, name: str) -> None:
         )
 
 
+def _program(record: RunRecord, number: int, task: str) -> None:
+    """One task as a program of torch.export, which a process of its own makes when it is asked for."""
+    if not (record.path / "zipped.safetensors").is_file():
+        return
+
+    st.download_button(
+        f"{task}: program (.pt2)",
+        data=lambda: jobs.exported(record.id, "program", number),
+        file_name=f"{record.id}-{task}.pt2",
+        mime="application/octet-stream",
+        icon=":material/deployed_code:",
+        on_click="ignore",
+        key=f"download-program-{number}",
+        help="For torch.export.load, ExecuTorch or AOTInductor: it runs without this package.",
+    )
+
+
 def _specification(record: RunRecord) -> None:
     st.download_button(
         "Specification (YAML)",
@@ -282,54 +299,12 @@ def _specification(record: RunRecord) -> None:
 
 
 def _snippet(record: RunRecord) -> str:
-    """Return Python lines that load the zipped network."""
-    load = f"""network = ZippedNetwork.load("{record.id}-zipped.safetensors", parents)
-single = network.extract(0)  # a plain module of the first parent's architecture"""
-    zipped = "from mtz_core.network.zipped import ZippedNetwork"
-    if record.spec.zip.trunk is not None or record.spec.zip.macs is not None:
-        zipped = f"from mtz_core.network.together import Together\n{zipped}"
-        load += "\nanswers = Together(network)(images)  # of all tasks to the same images; common layers run once"
-    if all(network.parent for network in record.spec.networks):
-        names = ", ".join(repr(network.parent) for network in record.spec.networks)
-        return f"""{zipped}
-from mtz_core.zoo.parents import load_parent
+    """Return Python lines that load the zipped network; the file is all that they need."""
+    load = f"""from mtz_core import ZippedNetwork
 
-parents = [load_parent(name).module for name in ({names})]
-{load}"""
-    networks = record.spec.networks
-    if any(not n.parent and n.architecture not in BUNDLED for n in networks):
-        specs = "\n".join(f"    NetworkSpec({_arguments(network)})," for network in networks)
-        return f"""from mtz_core.own.networks import build_network
-from mtz_core.spec import NetworkSpec
-{zipped}
-
-specs = [
-{specs}
-]
-parents = [build_network(spec).module for spec in specs]
-{load}"""
-    modules = "\n".join(f"    ARCHITECTURES[{name!r}](classes={n})," for name, n in _architectures(record))
-    return f"""{zipped}
-from mtz_core.zoo.architectures import ARCHITECTURES
-
-parents = [  # their own weights do not matter: the file holds all that is needed
-{modules}
-]
-{load}"""
-
-
-def _arguments(network: NetworkSpec) -> str:
-    given = network.model_dump(exclude_none=True, exclude={"transform", "classes"})
-    return ", ".join(f"{name}={value!r}" for name, value in given.items())
-
-
-def _architectures(record: RunRecord) -> list[tuple[str, int]]:
-    """Return each parent's architecture and number of classes."""
-    started = frame.store().last_event(record.id, "Started")
-    heads = [structure["layers"][-1]["width"] for structure in started.data["structures"]] if started else []
-    found = []
-    for t, network in enumerate(record.spec.networks):
-        known = catalog().get(network.parent or "")
-        architecture = known.architecture if known else str(network.architecture)
-        found.append((architecture, int(network.classes or (heads[t] if heads else 10))))
-    return found
+network = ZippedNetwork.load("{record.id}-zipped.safetensors")
+single = network.extract(0)  # the first task alone, as a plain module"""
+    if record.spec.zip.trunk is None and record.spec.zip.macs is None:
+        return f"{load}\nanswer = network(images, task=0)"
+    together = "Together(network)(images)  # of all tasks to the same images; common layers run once"
+    return f"from mtz_core.network.together import Together\n{load}\nanswers = {together}"

@@ -1,0 +1,112 @@
+"""Labels in a CSV file beside images: one row per image, a column with its file name, and one or more of labels.
+
+One column of words or whole numbers is a class; columns of 0 and 1 (or -1 and 1, as CelebA has them) are attributes,
+each yes or no; any other numbers are values.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtz_core.errors import DataError
+
+NAMES = ("labels.csv", "list_attr.csv", "attributes.csv", "targets.csv")
+"""File names that are looked for beside images."""
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "path", "name")
+"""What the column with file names may be called; else it is the first."""
+MOST_BYTES = 256 * 2**20
+MOST_COLUMNS = 1000
+ENCODING = "utf-8-sig"
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels by file name: classes int64 (N,), attributes int64 (N, K) of 0 and 1, or values float32 (N, K).
+
+    `names` are those of classes, attributes or values, by number of the output.
+    """
+
+    files: tuple[str, ...]
+    labels: NDArray[Any]
+    names: tuple[str, ...]
+
+
+def label_file(folder: Path) -> Path | None:
+    """The table of labels in a folder of images, if there is one."""
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a table of labels.
+
+    Raises:
+        DataError: it is too large, no CSV, has no labels, a cell that is empty or no number, or one file twice; the
+            message names the row.
+    """
+    header, rows = _cells(path)
+    place = next((k for k, name in enumerate(header) if name.strip().lower() in FILE_COLUMNS), 0)
+    names = tuple(name.strip() for k, name in enumerate(header) if k != place)
+    if not names:
+        raise DataError(f"{path} has one column; expected a column of file names and one or more of labels")
+    files = tuple(row[place].strip() for row in rows)
+    if len(set(files)) < len(files):
+        twice = next(name for k, name in enumerate(files) if name in files[:k])
+        raise DataError(f"{path} names {twice[:80]!r} twice; keep one row for each image")
+    columns = [[row[k].strip() for row in rows] for k in range(len(header)) if k != place]
+    if len(columns) == 1 and not all(_number(cell) is not None for cell in columns[0]):
+        classes = tuple(sorted(set(columns[0])))
+        return LabelTable(files, np.array([classes.index(cell) for cell in columns[0]], np.int64), classes)
+    numbers = np.array([_numbers(path, name, column) for name, column in zip(names, columns, strict=True)]).T
+    found = set(np.unique(numbers).tolist()) if numbers.size < 10**8 else set()
+    if len(columns) > 1 and (found <= {0.0, 1.0} or found <= {-1.0, 1.0}):
+        return LabelTable(files, (numbers > 0).astype(np.int64), names)
+    if len(columns) == 1 and bool((numbers == np.round(numbers)).all()) and numbers.min() >= 0:
+        classes = tuple(str(k) for k in range(int(numbers.max()) + 1))
+        return LabelTable(files, numbers[:, 0].astype(np.int64), classes)
+    return LabelTable(files, numbers.astype(np.float32), names)
+
+
+def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, all of one length."""
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path} has more than {MOST_BYTES // 2**20} MiB; keep the columns that are needed")
+    try:
+        with path.open(encoding=ENCODING, newline="") as stream:
+            start = stream.read(4096)
+            stream.seek(0)
+            first = start.partition("\n")[0]
+            lines = csv.reader(stream, delimiter=max(",;\t", key=first.count))
+            rows = [row for row in lines if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table of comma-separated values ({error}); save it as CSV in UTF-8") from error
+    if len(rows) < 3 or not 1 <= len(rows[0]) <= MOST_COLUMNS:
+        raise DataError(f"{path} has {max(0, len(rows) - 1)} rows; expected a header and two images at least")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(rows[0]):
+            raise DataError(f"{path}: row {number} has {len(row)} cells, the header {len(rows[0])}; complete it")
+    return rows[0], rows[1:]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        found = float(cell)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _numbers(path: Path, name: str, column: list[str]) -> list[float]:
+    found = [_number(cell) for cell in column]
+    if None in found:
+        at = found.index(None)
+        raise DataError(
+            f"{path}: column {name[:40]!r} has {column[at][:40]!r} in row {at + 2}; expected a number in every row"
+        )
+    return [value for value in found if value is not None]

@@ -1,0 +1,141 @@
+"""What looks odd in parents and data before a zip: nothing is wrong for certain, so a user is told and goes on.
+
+A parent that answers its labelled images no better than chance was most likely given other images, labels or another
+preparation than in training. A calibration sample in which no image is answered with some class says nothing of what
+matters for that class. A layer that gives the same numbers for every image is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtz_core.graph.channels import ChannelGraph, WeightLayer
+from mtz_core.graph.execution import Program, State, advance, start
+from mtz_core.outputs.kind import Output
+
+LOOKED_AT, LARGE, FEW, BATCH = 300, 20_000, 60, 128
+"""So many images of a task are looked at; of images of more than `LARGE` numbers a few."""
+NEAR = 0.9
+"""An error of nine tenths of what chance gives, or more, is near chance."""
+RARE = 0.02
+"""A class that fewer than 2 % of the labelled images are answered with may be missing from a sample."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One network, what its outputs say, unlabelled images, and labelled ones if there are any."""
+
+    number: int
+    graph: ChannelGraph
+    output: Output
+    images: Tensor
+    answers: Tensor
+    labels: Tensor | None
+    """Of labelled images, of which these are the `answers`; without any, of calibration images."""
+
+
+def oddities(
+    graphs: Sequence[ChannelGraph],
+    outputs: Sequence[Output],
+    images: Sequence[Tensor],
+    evaluation: Sequence[tuple[Tensor, Tensor] | None],
+    device: torch.device,
+) -> tuple[str, ...]:
+    """Return a sentence, with the way out, for everything that looks odd.
+
+    Args:
+        graphs: the networks, traced.
+        outputs: what their outputs say.
+        images: calibration images (N, ...) of every task.
+        evaluation: labelled images of every task, if there are any.
+        device: where the networks run.
+    """
+    found: list[str] = []
+    for t, (graph, output, x, pair) in enumerate(zip(graphs, outputs, images, evaluation, strict=True)):
+        most = LOOKED_AT if x[0].numel() <= LARGE else FEW
+        seen = _answers(graph, x[:most], device)
+        given = seen if pair is None else _answers(graph, pair[0][:most], device)
+        task = _Task(t, graph, output, x, given, None if pair is None else pair[1][:most])
+        if task.labels is not None:
+            found += _near_chance(task, task.labels)
+            found += _missing_classes(task, seen)
+        found += _dead_layers(task, device)
+    return tuple(found)
+
+
+def _answers(graph: ChannelGraph, images: Tensor, device: torch.device) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([graph.network.module(x.to(device)).cpu() for x in torch.split(images, BATCH)])
+
+
+def _near_chance(task: _Task, labels: Tensor) -> Iterator[str]:
+    """A parent that is about as often wrong as one that always gives the most frequent answer."""
+    if task.output.type.kind == "regression" or task.output.type.dense or len(labels) < 20:
+        return
+    error = task.output.scores([(task.answers, labels)]).error
+    if task.output.type.kind == "multiclass":
+        counted = labels if task.output.type.ignore_index is None else labels[labels != task.output.type.ignore_index]
+        chance = 100.0 * (1.0 - float(torch.bincount(counted).max()) / len(counted)) if len(counted) else 0
+    else:
+        often = labels.reshape(len(labels), -1).double().mean(0)
+        chance = 100.0 * float(torch.minimum(often, 1.0 - often).mean())
+    if chance > 0 and error >= NEAR * chance:
+        yield (
+            f"network {task.number} answers {error:.1f} % of its labelled images wrongly, which is no better than "
+            f"always the most frequent answer ({chance:.1f} %): are these the images, the order of labels and the "
+            "preparation that it was trained with (not normalised twice, or not at all)?"
+        )
+
+
+def _missing_classes(task: _Task, calibration: Tensor) -> Iterator[str]:
+    """Classes that the parent gives to labelled images, but to no calibration image."""
+    if task.output.type.kind != "multiclass" or task.output.type.dense:
+        return
+    predicted, seen = (task.output.places(x).argmax(-1).flatten() for x in (task.answers, calibration))
+    classes = task.output.places(task.answers).shape[-1]
+    often = torch.bincount(predicted, minlength=classes).double() / max(1, len(predicted))
+    known = torch.bincount(seen, minlength=classes)
+    missing = [int(k) for k in torch.nonzero((often >= RARE) & (known == 0)).flatten()]
+    if missing:
+        yield (
+            f"network {task.number} answers none of the {len(seen)} calibration images with class "
+            f"{', '.join(map(str, missing[:8]))}{' and others' if len(missing) > 8 else ''}, which it gives to "
+            f"{100.0 * float(often[missing].sum()):.0f} % of the labelled images: calibrate with images of all "
+            "classes, shuffled"
+        )
+
+
+def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
+    """Layers whose outputs, cut off as what follows cuts them off, are the same for all images."""
+    program = Program(task.graph.network.module, task.graph.layers)
+    matrices = task.graph.matrices(device)
+    by_node = {node: layer for layer in task.graph.layers for node in layer.nodes}
+    state: State = start(program, task.images[:64].to(device))
+    dead: list[str] = []
+    with torch.no_grad():
+        for node in sorted(by_node, key=program.position):
+            advance(program, state, matrices, stop=program.position(node) + 1)
+            value = state.values.get(program.nodes[program.position(node)])
+            if isinstance(value, Tensor) and _constant(value, program, node, by_node[node]):
+                dead.append(by_node[node].name)
+    if dead:
+        yield (
+            f"network {task.number}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
+            "numbers for every calibration image, so nothing behind can tell images apart by it; is the network "
+            "trained, and are the images prepared as in training?"
+        )
+
+
+def _constant(value: Tensor, program: Program, node: str, layer: WeightLayer) -> bool:
+    follows = program.sequel(node)
+    if follows.summand is None:
+        value = (
+            value.clamp(follows.floor, follows.ceiling) if (follows.floor, follows.ceiling) != (None, None) else value
+        )
+    if len(value) < 2 or not layer.width:
+        return False
+    return bool((value == value[:1]).all())
