@@ -328,6 +328,18 @@ class UpAgain(nn.Module):
 
 
 @written(IMAGE)
+class UpByFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(6, 3, 1)
+        self.kernel, self.shift = nn.Parameter(torch.randn(8, 3, 4, 4) * 0.2), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv_transpose2d(F.relu(self.one(x)), self.kernel, self.shift, 2, padding=1, groups=2)
+        return self.head(F.relu(x))
+
+
+@written(IMAGE)
 class Shuffled(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
@@ -46,51 +47,30 @@ def linear_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module
 
 def conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
     """`F.conv1d`, `F.conv2d` or `F.conv3d` as a module, with a name that is free."""
-    arguments = call_arguments(node, CONV)
-    weight, bias = attribute(arguments["weight"]), arguments.get("bias")
-    if weight is None or (bias is not None and attribute(bias) is None):
-        return None
-    value = _tensor(traced, weight)
-    groups = int(arguments.get("groups", 1))
-    build = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[value.ndim]
-    module = build(
-        value.shape[1] * groups,
-        value.shape[0],
-        cast(Any, tuple(value.shape[2:])),
-        stride=arguments.get("stride", 1),
-        padding=arguments.get("padding", 0),
-        dilation=arguments.get("dilation", 1),
-        groups=groups,
-        bias=bias is not None,
-        device="meta",
-        dtype=value.dtype,
-    )
-    set_parameter(module, "weight", value)
-    set_parameter(module, "bias", None if bias is None else _tensor(traced, str(attribute(bias))))
-    return _layer_name(traced, weight), module
+    return _convolution(traced, node, CONV, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def transposed_conv_module(traced: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module] | None:
     """`F.conv_transpose1d`, `2d` or `3d` as a module, with a name that is free."""
-    arguments = call_arguments(node, TRANSPOSED)
+    return _convolution(traced, node, TRANSPOSED, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+
+
+def _convolution(
+    traced: fx.GraphModule, node: fx.Node, names: tuple[str, ...], builds: Sequence[Any]
+) -> tuple[str, nn.Module] | None:
+    arguments = call_arguments(node, names)
     weight, bias = attribute(arguments["weight"]), arguments.get("bias")
     if weight is None or (bias is not None and attribute(bias) is None):
         return None
     value = _tensor(traced, weight)
-    groups = int(arguments.get("groups", 1))
-    build = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}[value.ndim]
+    given = {name: arguments[name] for name in names[3:] if name in arguments}
+    groups = int(given.get("groups", 1))
+    outputs, inputs = (
+        (value.shape[0], value.shape[1] * groups) if names is CONV else (value.shape[1] * groups, len(value))
+    )
+    build = builds[value.ndim - 3]
     module = build(
-        value.shape[0],
-        value.shape[1] * groups,
-        cast(Any, tuple(value.shape[2:])),
-        stride=arguments.get("stride", 1),
-        padding=arguments.get("padding", 0),
-        output_padding=arguments.get("output_padding", 0),
-        groups=groups,
-        bias=bias is not None,
-        dilation=arguments.get("dilation", 1),
-        device="meta",
-        dtype=value.dtype,
+        inputs, outputs, tuple(value.shape[2:]), **given, bias=bias is not None, device="meta", dtype=value.dtype
     )
     set_parameter(module, "weight", value)
     set_parameter(module, "bias", None if bias is None else _tensor(traced, str(attribute(bias))))
