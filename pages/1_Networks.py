@@ -84,6 +84,8 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
             delta_arrow="off",
         )
         if name in own:
+            if own[name].note:
+                st.warning(frame.plain(own[name].note), icon=":material/help:")
             bring.removal(own[name], parents)
         elif info.nonzero_parameters < 0.9 * info.parameters:
             st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")

@@ -336,6 +336,16 @@ def test_a_network_that_was_added_is_known_until_it_is_forgotten() -> None:
         forget("../x")
 
 
+def test_a_network_that_is_normalised_twice_is_told() -> None:
+    twice = TransformSpec(mean=(0.7,), std=(0.1,))
+    for transform, told in ((twice, True), (TransformSpec(), False), (TransformSpec(mean=(0.01,)), False)):
+        spec = NetworkSpec(architecture="lenet5", weights=keep(LENET5.read_bytes()), data="mnist", transform=transform)
+        added = add_network(spec, "Digits")
+        assert ("seems to normalise its inputs itself" in added.note) is told
+        assert own_networks()[added.name].note == added.note
+        forget(added.name)
+
+
 def test_a_process_of_its_own_answers_or_says_why() -> None:
     upload = keep(LENET5.read_bytes())
     assert ask({"do": "inspect", "upload": upload})["architectures"] == ["lenet5"]

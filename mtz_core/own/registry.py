@@ -32,6 +32,8 @@ class OwnNetwork:
     input_shape: tuple[int, ...]
     error: float | None
     images: int
+    note: str = ""
+    """What looked odd when it was checked."""
 
 
 def network_name(title: str, spec: NetworkSpec) -> str:
@@ -47,6 +49,7 @@ def remember(network: OwnNetwork) -> None:
         "title": network.title, "spec": network.spec.model_dump(mode="json"),
         "structure": structure_to_json(network.structure), "classes": network.classes,
         "input_shape": list(network.input_shape), "error": network.error, "images": network.images,
+        "note": network.note,
     }  # fmt: skip
     path = _folder() / f"{_checked(network.name)}.json"
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -80,6 +83,7 @@ def _read(path: Path) -> OwnNetwork | None:
         return OwnNetwork(
             path.stem, data["title"], NetworkSpec(**data["spec"]), structure_from_json(data["structure"]),
             data["classes"], tuple(data["input_shape"]), data["error"], data["images"],
+            str(data.get("note", "")),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
