@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtz_core import ZippedNetwork, ZipSpec, preflight, zip_networks
-from mtz_core.errors import DataError, GraphError
+from mtz_core.errors import DataError, GraphError, SpecError
 from mtz_core.graph.propagation import channel_graph
 from tests.as_written import TOKENS, VECTOR, WRITTEN, PartlyUnknown, Plain, Tokens
 
@@ -171,6 +171,40 @@ def test_what_no_zipped_network_could_stand_for_is_refused_with_its_cause(kind: 
     for refused in (lambda: preflight(networks, data[:3]), lambda: zip_networks(networks, [data, data])):
         with pytest.raises(GraphError, match=f"(?s){says}"):
             refused()
+
+
+class HalvesLargeImages(nn.Module):
+    """Small images are taken as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, ::2, ::2] if x.shape[2] > 20 else x
+        return self.head(torch.relu(self.one(x)).mean((2, 3)))
+
+
+def test_what_was_decided_by_a_size_holds_for_that_size_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    networks, small = [HalvesLargeImages().eval(), HalvesLargeImages().eval()], torch.randn(40, 3, 16, 16)
+    zipped = zip_networks(networks, [small, small], ZipSpec(share=0.0)).network
+    zipped.save(tmp_path / "zipped.safetensors")
+    large = torch.randn(2, 3, 32, 32)
+    for network in (zipped, ZippedNetwork.load(tmp_path / "zipped.safetensors")):
+        assert distance(network(small, task=1), networks[1](small)) < 1e-5
+        with pytest.raises(SpecError, match=r"\(3, 32, 32\).*decides by the size.*\(3, 16, 16\)"):
+            network(large)
+    assert distance(zipped.extract(0)(large), networks[0](large)) < 1e-5  # its own class decides anew
+    free = [made("SameSize", seed) for seed in (0, 1)]  # whose sizes stay a part of the computation
+    zipped = zip_networks(free, [small, small], ZipSpec(share=0.0)).network
+    for size in (15, 17, 32):
+        other = torch.randn(2, 3, size, size)
+        try:
+            answer = zipped(other, task=1)
+        except SpecError:
+            continue
+        assert distance(answer, free[1](other)) < 1e-5
 
 
 def test_whole_numbers_are_read_by_networks_with_an_embedding_only() -> None:

@@ -59,6 +59,8 @@ class TracedNetwork:
     """Type of the parent's numbers, if it is computed in another one; `None`: it is computed as it is."""
     homes: dict[str, tuple[str, bool]] = field(default_factory=dict)
     """Tensors that have another name in the parent: that name, and whether their first two axes are exchanged there."""
+    fixed: bool = False
+    """Whether its forward decides by the lengths of axes, so that this computation is for inputs of this size alone."""
     mixed: frozenset[str] = frozenset()
     """Nodes of layers that don't read one image's values after the other's along the first axis."""
     numbers: dict[str, int] = field(default_factory=dict)

@@ -92,6 +92,7 @@ def write_graph(graph: ChannelGraph, body: fx.GraphModule, arrays: Arrays, prefi
         "shapes": {name: list(shape) for name, shape in network.shapes.items()},
         "sources": {name: _write(source, arrays) for name, source in network.sources.items()},
         "computed": dict(network.computed),
+        "fixed": network.fixed,
         "precision": str(network.precision).removeprefix("torch."),
         "homes": {name: list(home) for name, home in network.homes.items()},
         "layers": [_write(layer, arrays) for layer in graph.layers],
@@ -127,8 +128,9 @@ def read_graph(record: Any, source: Source) -> ChannelGraph:
     precision = DTYPES.get(text(record.get("precision", "None")))
     computed = {text(name): whole(count) for name, count in record.get("computed", {}).items()}
     network = TracedNetwork(
-        module, sources, shapes, _example(record["example"]), computed, precision=precision, homes=homes
-    )
+        module, sources, shapes, _example(record["example"]), computed, precision=precision, homes=homes,
+        fixed=record.get("fixed") is True,
+    )  # fmt: skip
     layers = tuple(_read(WeightLayer, about, source) for about in record["layers"])
     groups = tuple(_read(ChannelGroup, about, source) for about in record["groups"])
     places = {text(name): read_array(source, number) for name, number in record["places"].items()}

@@ -55,7 +55,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     plain = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     plain |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     module = plain_transformers(module)
-    graph, opaque = _symbolic_graph(module, example)
+    graph, opaque, fixed = _symbolic_graph(module, example)
     traced = fx.GraphModule(module, graph)
     _out_of_place(traced)
     if wide is not None:
@@ -87,9 +87,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     homes |= norm_homes(norms)
     own = None if wide is None else next(p.dtype for p in network.parameters() if p.is_floating_point())
     writable, shapes = _writable(plain, sources), recorder.shapes
-    return TracedNetwork(
-        traced, writable, shapes, example, known, opaque, own, homes, mixed=mixed, numbers=recorder.numbers
-    )
+    return TracedNetwork(traced, writable, shapes, example, known, opaque, own, homes, fixed, mixed, recorder.numbers)
 
 
 def _check(network: nn.Module) -> None:
@@ -198,8 +196,11 @@ def own_answer(network: nn.Module, example: Tensor) -> Tensor:
     return output
 
 
-def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, str]]:
-    """The graph of calls, and why some modules are called as wholes. Arguments with a default keep it."""
+def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, str], bool]:
+    """The graph of calls, why some modules are called as wholes, and whether it is for inputs of this size alone.
+
+    Arguments with a default keep it.
+    """
     first, *others = signature(module.forward).parameters.values()
     kinds = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     needed = [p.name for p in others if p.default is Parameter.empty and p.kind not in kinds]
@@ -225,7 +226,7 @@ def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[
         for norm in module.modules():
             vars(norm).pop("_check_input_dim", None)
     _only_input(graph)
-    return graph, tracer.opaque
+    return graph, tracer.opaque, tracer.fixed
 
 
 def _only_input(graph: fx.Graph) -> None:

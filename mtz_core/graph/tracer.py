@@ -52,13 +52,18 @@ class _ValuedAttribute(_Valued, Attribute):
 
 
 class Tracer(fx.Tracer):
-    """A tracer of one module on one example; `opaque` says of modules called as a whole why they were not traced."""
+    """A tracer of one module on one example; `opaque` says of modules called as a whole why they were not traced.
+
+    `fixed` says that something was decided by lengths of axes other than the first: the graph is for these alone.
+    """
 
     def __init__(self, given: Sequence[Any]) -> None:
         super().__init__(param_shapes_constant=True)
         self.given = list(given)
         self.values: dict[fx.Node, Any] = {}
         self.opaque: dict[str, str] = {}
+        self.fixed = False
+        self._sizes: set[fx.Node] = set()
         self._busy = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -81,7 +86,22 @@ class Tracer(fx.Tracer):
         value = self._value(node)
         if value is not _UNKNOWN:
             self.values[node] = value
+            if self._is_size(node, value):
+                self._sizes.add(node)
         return node
+
+    def _is_size(self, node: fx.Node, value: Any) -> bool:
+        """Whether a node is the length of an axis other than the first, or was computed from such lengths."""
+        if isinstance(value, Tensor):
+            return False
+        if any(source in self._sizes for source in node.all_input_nodes):
+            return True
+        if node.target == "size" and len(node.args) == 2:
+            return bool(node.args[1] != 0)
+        shape = isinstance(node.args[0] if node.args else None, fx.Node) and self.values.get(cast(Any, node.args[0]))
+        if node.target is operator.getitem and isinstance(shape, torch.Size):
+            return bool(node.args[1] != 0)
+        return node.op == "call_method" and node.target == "numel"
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module, or call it as a whole where that fails."""
@@ -115,6 +135,7 @@ class Tracer(fx.Tracer):
         value = self.values.get(proxy.node, _UNKNOWN)
         if not isinstance(value, _PLAIN):
             raise TraceError(f"its forward decides by the values of {proxy.node.name}")
+        self.fixed |= proxy.node in self._sizes
         return value
 
     def length(self, of: Any) -> Any:

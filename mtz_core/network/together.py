@@ -22,7 +22,7 @@ from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import Matrices, Program, State, advance, start
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
-from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.network.zipped import ZippedNetwork, require_size
 from mtz_core.pairing.slots import Table, slot_of
 
 TOLERANCE = 1e-3
@@ -161,6 +161,8 @@ class Together(nn.Module):
         return self._answers(x, [self.network.matrices(t) for t in range(self.network.tasks)])
 
     def _answers(self, x: Tensor, matrices: Sequence[Matrices]) -> tuple[Tensor, ...]:
+        for graph in self.network.graphs:
+            require_size(graph, x)
         answers: list[Tensor] = []
         values: dict[fx.Node, Any] = {}
         for t, (program, taken) in enumerate(zip(self.programs, self.taken, strict=True)):

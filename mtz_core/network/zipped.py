@@ -170,6 +170,7 @@ class ZippedNetwork(nn.Module):
         """Return task's outputs for inputs `x` (N, ...), in their type if it is one of floating-point numbers."""
         if not 0 <= task < self.tasks:
             raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
+        require_size(self.graphs[task], x)
         numbers = x.dtype if x.is_floating_point() else None
         given = x if numbers is None else x.to(self.graphs[task].network.example.dtype)
         return execute(self._programs[task], given, self.matrices(task)).to(numbers)
@@ -277,6 +278,16 @@ class ZippedNetwork(nn.Module):
         from mtz_core.network import saving
 
         return saving.read(path, networks)
+
+
+def require_size(graph: ChannelGraph, x: Tensor) -> None:
+    """Raise `SpecError` for inputs of another size where the parent's forward decided by the size of its inputs."""
+    wanted = tuple(graph.network.example.shape[1:])
+    if graph.network.fixed and tuple(x.shape[1:]) != wanted:
+        raise SpecError(
+            f"inputs are of shape {tuple(x.shape[1:])}, but the forward of this network decides by the size of its "
+            f"inputs, and it was zipped for {wanted}; resize them, or zip with inputs of that size"
+        )
 
 
 def _row_keys(network: ZippedNetwork, index: int) -> list[Table]:
