@@ -326,8 +326,7 @@ def test_a_kill_at_any_moment_leaves_runs_whose_every_array_loads(store: RunStor
     with sqlite3.connect(store.root / "runs.sqlite3") as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     db.close()
-    record = store.list()[0]
-    assert record.status is RunStatus.LOST
+    record = next(record for record in store.list() if record.status is RunStatus.LOST)
     assert store.claim(record.id, resume=True).status is RunStatus.RUNNING
 
 
