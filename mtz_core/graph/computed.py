@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from mtz_core.graph.functional import LINEAR, NORM
 from mtz_core.graph.record import call_of
-from mtz_core.graph.sources import call_arguments, fresh_name
+from mtz_core.graph.sources import call_arguments, called, fresh_name
 from mtz_core.graph.tied import transposed_weight
 
 
@@ -57,16 +56,10 @@ def _constants(traced: fx.GraphModule) -> set[fx.Node]:
 
 def _evaluate(traced: fx.GraphModule, node: fx.Node, read: dict[str, Tensor]) -> Any:
     """Value of a constant node; `read` gets the tensors that it is made from."""
-    if node.op == "get_attr":
-        prefix, _, name = str(node.target).rpartition(".")
-        value = getattr(traced.get_submodule(prefix), name)
-        read[str(node.target)] = value
-        return value
     args = fx.node.map_arg(node.args, lambda n: _evaluate(traced, n, read))
     kwargs = fx.node.map_arg(node.kwargs, lambda n: _evaluate(traced, n, read))
     with torch.no_grad():
-        if node.op == "call_module":
-            return traced.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return cast(Callable[..., Any], node.target)(*args, **kwargs)
+        value = called(traced, node, args, kwargs)
+    if node.op == "get_attr":
+        read[str(node.target)] = value
+    return value

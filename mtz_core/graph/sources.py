@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
+from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,17 @@ def norm_homes(norms: Mapping[str, NormSource]) -> dict[str, tuple[str, bool]]:
         own = {"running_mean": norm.mean, "running_var": norm.variance, "weight": norm.weight, "bias": norm.bias}
         found |= {f"{name}.{key}": (home, False) for key, home in own.items() if home and home != f"{name}.{key}"}
     return found
+
+
+def called(root: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What a node of a traced module gives for these arguments; `root` has its modules and tensors."""
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(root)
+    if node.op == "call_module":
+        return root.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return cast(Callable[..., Any], node.target)(*args, **kwargs)
 
 
 def call_arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:

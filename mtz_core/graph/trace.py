@@ -211,7 +211,7 @@ def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[
         )
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._NormBase):  # which asks for the number of axes only
-            norm._check_input_dim = lambda input: None  # type: ignore[method-assign]
+            norm._check_input_dim = lambda input: None  # type: ignore[method-assign]  # of this copy, while it is traced
     tracer = Tracer([example.clone()])
     try:
         with torch.no_grad():
@@ -231,11 +231,10 @@ def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[
 
 def _only_input(graph: fx.Graph) -> None:
     """Leave out arguments that keep their default, and checks that only raise errors (in place)."""
+    first = next(iter(graph.nodes))
     for node in reversed(list(graph.nodes)):
         checks = node.op == "call_function" and node.target in (torch._assert, torch._assert_async)
-        if checks or (node.op == "placeholder" and node.args):
-            node.users.clear() if checks else None
-        if checks or (node.op == "placeholder" and not node.users and node is not next(iter(graph.nodes))):
+        if not node.users and (checks or (node.op == "placeholder" and node is not first)):
             graph.erase_node(node)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from mtz_core.graph.record import torchs_own
+from mtz_core.graph.sources import called
 
 _UNKNOWN = object()
 _PLAIN = (bool, int, float, str, tuple, list, dict, type(None), torch.dtype, torch.device, torch.layout)
@@ -171,17 +172,8 @@ class Tracer(fx.Tracer):
         before, self._busy = self._busy, True
         try:
             with torch.no_grad():
-                return self._run(node, args, kwargs)
+                return called(self.root, node, args, kwargs)
         except Exception:  # the node is still part of the graph, and fails there if it is ever needed
             return _UNKNOWN
         finally:
             self._busy = before
-
-    def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.root)
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
