@@ -17,10 +17,10 @@ from mtz_core.data.sampling import stratified_sample
 
 PAIRS = (("mnist-1", "letters-0"), ("fashion-0", "letters-0"))
 CANDIDATES: tuple[dict[str, Any], ...] = (
-    *({"method": "permute", "place": place} for place in ("written", "read")),
+    *({"method": "permute", "side": side} for side in ("written", "read")),
     *(
-        {"method": "zip", "place": place, "linkage": linkage, "within": within}
-        for place in ("written", "read")
+        {"method": "zip", "side": side, "linkage": linkage, "within": within}
+        for side in ("written", "read")
         for linkage in ("least", "average")
         for within in (0.0, 0.5, 1.0)
     ),
@@ -28,7 +28,7 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 
 
 def held_out(task: Task, images: int, seed: int, position: int, most: int) -> Task:
-    """The task with images of its training part in the place of test images, none of them in the calibration draw."""
+    """The task with images of its training part instead of test images, none of them in the calibration draw."""
     labels = task.train[1]
     drawn = torch.as_tensor(stratified_sample(labels.numpy(), images, seed * 100 + position))
     left = torch.ones(len(labels), dtype=torch.bool)
@@ -62,7 +62,7 @@ def run(root: Path | None, draws: int, images: int = 1000, most: int = 2000, arc
     lines = []
     for k, candidate in enumerate(CANDIDATES):
         found = [column[k] for column in columns]
-        settings = [str(candidate.get(name, "")) for name in ("method", "place", "linkage", "within")]
+        settings = [str(candidate.get(name, "")) for name in ("method", "side", "linkage", "within")]
         mean = statistics.fmean(statistics.fmean(values) for values in found)
         lines.append([*settings, *(spread(list(values)) for values in found), f"{mean:.2f}"])
-    print(table(["method", "place", "linkage", "within", *map(" and ".join, PAIRS), "mean"], lines), flush=True)
+    print(table(["method", "side", "linkage", "within", *map(" and ".join, PAIRS), "mean"], lines), flush=True)

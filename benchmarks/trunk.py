@@ -40,8 +40,8 @@ def run(
         single = min(structure.multiplications for structure in structures)
         parents = statistics.fmean(parents_errors(tasks))
         possible = trunks(joint)
-        places = sorted({round(k * (len(possible) - 1) / (MOST - 1)) for k in range(MOST)})
-        for trunk in (None, *(possible[k] for k in places)):
+        chosen = sorted({round(k * (len(possible) - 1) / (MOST - 1)) for k in range(MOST)})
+        for trunk in (None, *(possible[k] for k in chosen)):
             name = None if trunk is None else trunk.name
             increase: dict[float, list[float]] = {1.0: [], 0.0: []}
             for seed in range(draws):

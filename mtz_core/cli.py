@@ -25,7 +25,7 @@ from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 from mtz_core.system import threads
-from mtz_core.system.places import APP, runs_folder
+from mtz_core.system.paths import APP, runs_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     def absolute(path: Path) -> Path:
         return (folder / path.expanduser()).resolve()
 
-    def placed(network: NetworkSpec) -> NetworkSpec:
+    def located(network: NetworkSpec) -> NetworkSpec:
         changed = {}
         if network.weights is not None and not network.published and not network.weights.startswith("upload:"):
             changed["weights"] = str(absolute(Path(network.weights)))
@@ -66,7 +66,7 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
         return network.model_copy(update=changed)
 
     root = None if spec.data_root is None else absolute(spec.data_root)
-    return spec.model_copy(update={"networks": tuple(map(placed, spec.networks)), "data_root": root})
+    return spec.model_copy(update={"networks": tuple(map(located, spec.networks)), "data_root": root})
 
 
 def _named(data: str) -> bool:

@@ -127,7 +127,7 @@ with frame.problems():
     if chosen is None:
         st.caption("Click a point to open its run. The dotted line joins the runs that no other beats in both.")
     else:
-        together = compare.same_place(points, None if who == "mean" else labels.index(who))[points.index(chosen)]
+        together = compare.coinciding(points, None if who == "mean" else labels.index(who))[points.index(chosen)]
         show_run(chosen, labels)
         for k in [k for k in together if points[k] is not chosen][:3]:
             show_run(points[k], labels)

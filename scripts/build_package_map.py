@@ -118,7 +118,7 @@ def written(page: str) -> str:
         page, count = re.subn(
             rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", lambda m, t=text: f"{m[1]}\n{t}\n\n{m[2]}", page, flags=re.S
         )
-        assert count == 1, f"{PAGE} has no place for {name}"
+        assert count == 1, f"{PAGE} has no line for {name}"
     return page
 
 

@@ -57,8 +57,8 @@ What `mtz_core.preflight` says of torchvision's networks, and what happens when 
 
 - *Shareable*: part of the hidden layers' parameters that two networks of this architecture can share. Task heads are
   never shared and don't count.
-- *Permuted*: largest change of the outputs, relative to the largest output, when the channels of every group change
-  places.
+- *Permuted*: largest change of the outputs, relative to the largest output, when the channels of every group are
+  permuted.
 - *Computed once*: multiplications that two such networks' answers to one image take at least, relative to one network,
   if all layers that they can have in common are computed once (2.00×: none; normalisation that stays private ends it).
 - *With itself*: how much the outputs change after zipping the network with itself, fully shared, and the size of the

@@ -16,7 +16,7 @@ from mtz_core.system.registry import Registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES: Mapping[str, Registry[Any]] = {"pairing": PAIRING, "metric": METRICS, "method": BASELINES}
-PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(name: str) -> str:
@@ -27,7 +27,7 @@ def table(name: str) -> str:
 
 def filled(text: str) -> str:
     """A page with its tables as they should be."""
-    return PLACE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
+    return MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ say "every page, without a browser"
 python - <<'PYTHON'
 from streamlit.testing.v1 import AppTest
 
-from mtz_core.system.places import APP
+from mtz_core.system.paths import APP
 
 for page in ("app.py", *(f"pages/{path.name}" for path in sorted((APP.parent / "pages").glob("*.py")))):
     app = AppTest.from_file(str(APP), default_timeout=120)

@@ -15,7 +15,7 @@ from typing import Any
 from mtz_core.errors import RunError
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 TARGET = ASSETS / "example" / "landing.json"
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mtz_core.data.loading import load_data
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 from mtz_core.zoo.parents import Parent, load_parent
 
 TARGET = ASSETS / "example" / "lesson.npz"

@@ -169,7 +169,7 @@ class SpectralNormAsItWas(Plain):
         return old_spectral_norm(nn.Linear(inputs, outputs))
 
 
-# One parameter or module in several places
+# One parameter or module used several times
 
 
 @written(VECTOR)
@@ -218,7 +218,7 @@ class OneNormTwiceBehindSums(OneNormTwice):
 
 
 @written(IMAGE)
-class OneNormInTwoPlaces(OneNormTwice):
+class OneNormForTwoValues(OneNormTwice):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(F.relu(self.one(x)))
         return self.head(self.norm(F.relu(self.two(x))).mean((2, 3)))

@@ -52,13 +52,13 @@ def _permuted(network: nn.Module, example: Tensor, seed: int) -> nn.Module:
     for layer in graph.layers:
         row_of = {int(channel): row for row, channel in enumerate(layer.rows)}
         rows = [row_of[int(orders[layer.group][channel])] for channel in layer.rows]
-        columns, seen, places = [], {}, {}  # type: ignore[var-annotated]
+        columns, seen, positions = [], {}, {}  # type: ignore[var-annotated]
         keys = list(zip(layer.column_groups.tolist(), layer.column_channels.tolist(), strict=True))
-        for place, key in enumerate(keys):
+        for position, key in enumerate(keys):
             seen[key] = seen.get(key, -1) + 1
-            places[(*key, seen[key])] = place
-        for g, channel, rank in sorted(places, key=lambda key: places[key]):
-            columns.append(places[(g, int(orders[g][channel]) if g >= 0 else channel, rank)])
+            positions[(*key, seen[key])] = position
+        for g, channel, rank in sorted(positions, key=lambda key: positions[key]):
+            columns.append(positions[(g, int(orders[g][channel]) if g >= 0 else channel, rank)])
         source = graph.network.sources[layer.name]
         norm = source.norm
         names = [source.bias] if norm is None else [source.bias, norm.weight, norm.bias, norm.mean, norm.variance]
@@ -83,7 +83,7 @@ def test_a_network_merged_with_its_permuted_copies_answers_as_before(family: str
     assert any(moved)
     torch.testing.assert_close(parents[1](x), network(x))
     # As they are read, channels that a ReLU silences on these images look all alike.
-    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share, place="written")
+    result = merge_networks(parents, [x[:8], x[8:16], x[16:]], method, share, side="written")
     for t, parent in enumerate(parents):
         fresh = _data(family, 5, 9)
         torch.testing.assert_close(result.network(fresh, task=t), network(fresh), rtol=1e-6, atol=1e-6)
@@ -290,10 +290,10 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([a, b], [images()] * 2, "rebasin")
     with pytest.raises(SpecError, match="share is 1"):
         merge_networks([a, b], [images()] * 2, share=1.5)
-    with pytest.raises(SpecError, match="place is 'between'"):
-        merge_networks([a, b], [images()] * 2, place="between")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="side is 'between'"):
+        merge_networks([a, b], [images()] * 2, side="between")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="'average' compares nothing"):
-        merge_networks([a, b], [images()] * 2, "average", place="read")
+        merge_networks([a, b], [images()] * 2, "average", side="read")
     with pytest.raises(SpecError, match="'permute' has no setting 'within'; it has none"):
         merge_networks([a, b], [images()] * 2, "permute", within=0.5)
     with pytest.raises(SpecError, match="linkage is 'most'"):

@@ -179,10 +179,10 @@ def test_scales_of_their_own_never_raise_the_loss_and_find_multiples() -> None:
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2])
 def test_scales_by_rows_and_by_matrices_are_alike(ridge: float) -> None:
-    places = [torch.arange(0, 30), torch.arange(10, 40), torch.cat([torch.arange(0, 10), torch.arange(30, 40)])]
-    weights = [draws(4, len(place), seed=t) for t, place in enumerate(places)]
-    grams = [RowGram(draws(6, len(p), seed=5 + t), 0.2).relative_ridge(ridge) for t, p in enumerate(places)]
-    by_rows, by_matrices = ScaledMerge(grams, places, 40), ScaledMerge([to_dense(gram) for gram in grams], places, 40)
+    indices = [torch.arange(0, 30), torch.arange(10, 40), torch.cat([torch.arange(0, 10), torch.arange(30, 40)])]
+    weights = [draws(4, len(index), seed=t) for t, index in enumerate(indices)]
+    grams = [RowGram(draws(6, len(p), seed=5 + t), 0.2).relative_ridge(ridge) for t, p in enumerate(indices)]
+    by_rows, by_matrices = ScaledMerge(grams, indices, 40), ScaledMerge([to_dense(gram) for gram in grams], indices, 40)
     assert type(by_rows.products) is not type(by_matrices.products)
     for mine, theirs in zip(by_rows(weights), by_matrices(weights), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

@@ -383,9 +383,9 @@ def folder(tmp_path: Path) -> Path:
     """Bundled letters written as PNG files, class by class."""
     images, labels = bundled_inputs("letters", "test")
     for i in range(60):
-        place = tmp_path / "letters" / class_names("letters")[labels[i]]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[i]).save(place / f"{i:03}.png")
+        folder = tmp_path / "letters" / class_names("letters")[labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i]).save(folder / f"{i:03}.png")
     (tmp_path / "letters" / ".hidden").mkdir()
     (tmp_path / "letters" / "A" / "notes.txt").write_text("no image")
     return tmp_path / "letters"

@@ -292,9 +292,9 @@ def test_unzipped_networks_stand_beside_the_runs_where_their_error_is_known() ->
     assert compare.references(replace(POINT, parent_errors=(1.0, math.nan)), ["a", "b"], 1) == []
 
 
-def test_runs_in_one_place_are_listed_together() -> None:
+def test_runs_that_coincide_are_listed_together() -> None:
     twin, other = replace(POINT, id="t", title="two"), replace(POINT, id="o", title="three", total=160)
-    assert compare.same_place([POINT, other, twin], None) == [[0, 2], [1], [0, 2]]
+    assert compare.coinciding([POINT, other, twin], None) == [[0, 2], [1], [0, 2]]
     figure = compare.plane_figure([POINT, other, twin], labels=["a", "b"])
     run = next(trace for trace in figure.data if trace.name == "run")
     assert list(run.text) == ["80 %, 2 runs", "80 %", ""]

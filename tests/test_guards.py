@@ -83,11 +83,11 @@ def test_rows_without_a_ridge_merge_and_compare_as_matrices_do(repeated: int) ->
 def test_partly_shared_rows_without_a_ridge_leave_both_tasks_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each task lacks some of the inputs, and there are few rows: some weights answer both tasks as before."""
     monkeypatch.setattr("mtz_core.algebra.partial.DENSE_UP_TO", 0)
-    places = [torch.arange(0, 25), torch.arange(5, 30)]
+    indices = [torch.arange(0, 25), torch.arange(5, 30)]
     weights, rows = [_rows(t, 4, 25) for t in (0, 1)], [_rows(t, 5, 25) for t in (2, 3)]
-    merged = merge_partial(weights, [RowGram(x, 0.2) for x in rows], places, 30)
-    for w, x, place in zip(weights, rows, places, strict=True):
-        torch.testing.assert_close(merged[:, place] @ x.mT, w @ x.mT, rtol=1e-4, atol=1e-4)
+    merged = merge_partial(weights, [RowGram(x, 0.2) for x in rows], indices, 30)
+    for w, x, index in zip(weights, rows, indices, strict=True):
+        torch.testing.assert_close(merged[:, index] @ x.mT, w @ x.mT, rtol=1e-4, atol=1e-4)
 
 
 def test_a_ridge_too_small_to_be_felt_does_not_decide_between_tasks() -> None:
@@ -121,7 +121,7 @@ def test_pruned_neurons_are_merged_alike_however_many_at_once(room: int, monkeyp
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_padding_never_takes_the_place_of_a_pair_even_where_pairs_cost_less_than_nothing(seed: int) -> None:
+def test_padding_never_stands_for_a_pair_even_where_pairs_cost_less_than_nothing(seed: int) -> None:
     costs = np.random.default_rng(seed).random((4, 5)) - 1.0
     for k in (1, 2, 3):
         pairs = pair_neurons(costs, k)

@@ -403,25 +403,25 @@ def test_merged_neurons_make_up_for_each_others_errors_where_outputs_matter_toge
     problem.outputs = {t: torch.as_tensor(matter[t]) for t in (range(tasks) if known == "all" else (1,))}
     found = merged(problem, rows).weights
     unknown: dict[Any, int] = {}
-    places: list[list[int]] = [[] for _ in range(tasks)]
+    unknowns: list[list[int]] = [[] for _ in range(tasks)]
     for t, i in product(range(tasks), range(NEURONS)):
         slot = next((k for k, row in enumerate(rows.tolist()) if row[t] == i), None)
         members = [t] if slot is None else [u for u in range(tasks) if rows[slot, u] >= 0]
         for column, key in enumerate(case.reads[t][i]):
             several = sum(key in case.reads[u][0] for u in members) > 1
             name = ("shared", slot, key) if several else ("own", t, i, column)
-            places[t].append(unknown.setdefault(name, len(unknown)))
+            unknowns[t].append(unknown.setdefault(name, len(unknown)))
     total, pull = np.zeros((len(unknown), len(unknown))), np.zeros(len(unknown))
     for t in range(tasks):
         best = np.concatenate([case.best(t, i) for i in range(NEURONS)])
         form = np.kron(matter[t], case.form(t, 0))
-        chosen = np.eye(len(unknown))[places[t]]
+        chosen = np.eye(len(unknown))[unknowns[t]]
         total += chosen.T @ form @ chosen
         pull += chosen.T @ form @ best
     least = np.linalg.solve(total, pull)
     for t in range(tasks):
         mine = found[t].numpy()[:, problem.own[t]]
-        np.testing.assert_allclose(mine.reshape(-1), least[places[t]], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(mine.reshape(-1), least[unknowns[t]], rtol=1e-5, atol=1e-6)
 
 
 # Layers within cells and attention, in whole networks.

@@ -85,7 +85,7 @@ def upwards() -> list[str]:
     return wrong
 
 
-def test_every_package_has_its_place_in_the_order() -> None:
+def test_every_package_stands_in_the_order() -> None:
     assert {name.split(".")[0] for name in modules()} == set(ORDER)
 
 

@@ -40,8 +40,8 @@ def test_rows_times_weights_are_the_convolutions_output(convolution: nn.Conv2d) 
     some = input_rows(layer, convolution, x, 6)
     assert some.shape == (5, 6, layer.columns)
     for image, sampled in zip(rows, some, strict=True):
-        places = [int((image == row).all(1).nonzero()[0]) for row in sampled]
-        assert len(set(places)) == 6
+        indices = [int((image == row).all(1).nonzero()[0]) for row in sampled]
+        assert len(set(indices)) == 6
 
 
 def test_conv1d_rows() -> None:

@@ -212,8 +212,8 @@ def told(network: nn.Module, branches: Sequence[Branch]) -> list[Known]:
         conv, head = own[-2:]
         follows, group = program.sequel(conv.nodes[0]), graph.groups[conv.group]
         numbers = {layer.group: k for k, layer in reversed(list(enumerate(own)))}
-        places = zip(head.column_groups, head.column_channels, strict=True)
-        reads = tuple((numbers.get(int(g), int(g)), int(c)) for g, c in places)
+        columns = zip(head.column_groups, head.column_channels, strict=True)
+        reads = tuple((numbers.get(int(g), int(g)), int(c)) for g, c in columns)
         divided = tuple(None if x is None else len(np.unique(x)) for x in (group.cells, group.blocks))
         sums = len({layer.addend for layer in own[:-1]})
         sequel = (follows.summand is not None, follows.sign, follows.floor, follows.ceiling)

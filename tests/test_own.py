@@ -288,7 +288,7 @@ def test_a_files_name_is_only_shown(uploads: Path, name: str) -> None:
     assert shown_name(shown) == shown
 
 
-def test_content_has_one_name_and_one_place(uploads: Path, tmp_path: Path) -> None:
+def test_content_has_one_name_and_one_path(uploads: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(b"abc").hexdigest()
     assert keep(b"abc") == keep([b"a", b"bc"]) == f"upload:{digest}"
     assert [path.name for path in uploads.iterdir()] == [digest]
@@ -488,7 +488,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_a_download_that_fails_names_the_file_and_its_place(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_fails_names_the_file_and_its_path(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(url: str, timeout: float) -> Any:
         raise OSError("no route to host")
 
@@ -514,7 +514,7 @@ def test_a_download_is_announced_and_checked(hub: Path, monkeypatch: pytest.Monk
     assert list(hub.iterdir()) == []
 
 
-def test_a_file_in_its_place_is_used_if_its_content_is_right(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_at_its_path_is_used_if_its_content_is_right(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = import_torchvision().models.resnet18(weights=None).state_dict()
     hub.mkdir(parents=True)
     torch.save(state, hub / "net.pth")

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mtz_core.cli import main
-from mtz_core.system import places
+from mtz_core.system import paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -62,32 +62,32 @@ def test_a_checkout_keeps_runs_and_uploads_beside_the_app(monkeypatch: pytest.Mo
     monkeypatch.delenv("MTZ_RUNS", raising=False)
     monkeypatch.delenv("MTZ_UPLOADS", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert places.runs_folder() == ROOT / "runs"
-    assert places.uploads_folder() == ROOT / "uploads"
-    assert places.APP == ROOT / "app.py"
-    assert places.ASSETS == ROOT / "assets"
+    assert paths.runs_folder() == ROOT / "runs"
+    assert paths.uploads_folder() == ROOT / "uploads"
+    assert paths.APP == ROOT / "app.py"
+    assert paths.ASSETS == ROOT / "assets"
 
 
 def test_variables_move_runs_and_uploads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTZ_RUNS", "mine")
     monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "theirs"))
-    assert places.runs_folder() == tmp_path / "mine"
-    assert places.uploads_folder() == tmp_path / "theirs"
+    assert paths.runs_folder() == tmp_path / "mine"
+    assert paths.uploads_folder() == tmp_path / "theirs"
 
 
 def test_a_process_that_a_checkout_starts_finds_it_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    assert places.child_environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/somewhere"]
+    assert paths.child_environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/somewhere"]
     monkeypatch.delenv("PYTHONPATH")
-    assert places.child_environment()["PYTHONPATH"] == str(ROOT)
+    assert paths.child_environment()["PYTHONPATH"] == str(ROOT)
 
 
 def test_an_installed_program_carries_every_file_of_the_app(installed: Path) -> None:
     code = (
-        "import json; from mtz_core.system import places\n"
-        "print(json.dumps({str(p.relative_to(places.PROGRAM)): p.stat().st_size\n"
-        "    for p in places.PROGRAM.rglob('*') if p.is_file() and p.suffix != '.pyc'}))"
+        "import json; from mtz_core.system import paths\n"
+        "print(json.dumps({str(p.relative_to(paths.PROGRAM)): p.stat().st_size\n"
+        "    for p in paths.PROGRAM.rglob('*') if p.is_file() and p.suffix != '.pyc'}))"
     )
     files = [ROOT / "app.py", ROOT / ".streamlit" / "config.toml"]
     files += [p for folder in ("pages", "assets") for p in (ROOT / folder).rglob("*") if p.is_file()]
@@ -98,10 +98,10 @@ def test_an_installed_program_carries_every_file_of_the_app(installed: Path) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders for data")
 def test_an_installed_program_keeps_nothing_among_its_own_files(installed: Path) -> None:
     code = (
-        "import json, os; from mtz_core.system import places; from mtz_core.runs.store import RunStore\n"
+        "import json, os; from mtz_core.system import paths; from mtz_core.runs.store import RunStore\n"
         "from mtz_core.data.uploads import keep, upload_path\n"
-        "paths = [RunStore().root, upload_path(keep(b'x')).parent, places.ASSETS, places.APP]\n"
-        "print(json.dumps([*map(str, paths), places.child_environment() == dict(os.environ)]))"
+        "found = [RunStore().root, upload_path(keep(b'x')).parent, paths.ASSETS, paths.APP]\n"
+        "print(json.dumps([*map(str, found), paths.child_environment() == dict(os.environ)]))"
     )
     runs, uploads, assets, app, plain = _run(installed, code)
     data = installed.parent / "data" / "mtz-explorer"
@@ -113,7 +113,7 @@ def test_an_installed_program_keeps_nothing_among_its_own_files(installed: Path)
 
 def test_an_installed_program_opens_its_pages(installed: Path) -> None:
     code = (
-        "import json; from streamlit.testing.v1 import AppTest; from mtz_core.system.places import APP\n"
+        "import json; from streamlit.testing.v1 import AppTest; from mtz_core.system.paths import APP\n"
         "found = []\n"
         "for page in ('app.py', 'pages/1_Networks.py', 'pages/5_Learn.py'):\n"
         "    app = AppTest.from_file(str(APP), default_timeout=120)\n"
@@ -165,7 +165,7 @@ def test_the_app_keeps_its_own_settings_where_another_program_has_some(tmp_path:
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "app", "--no-browser", f"--port={port}"],
-            cwd=tmp_path, env=places.child_environment() | {"MTZ_RUNS": str(tmp_path)}, stdout=log, stderr=log,
+            cwd=tmp_path, env=paths.child_environment() | {"MTZ_RUNS": str(tmp_path)}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         assert _healthy(port, server), (tmp_path / "log").read_text(encoding="utf-8")

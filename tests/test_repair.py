@@ -33,5 +33,5 @@ def test_every_feature_has_the_average_mean_and_deviation_of_its_channels() -> N
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_merged_with_itself_answers_as_before(family: str) -> None:
     network = randomised(FAMILIES[family](), 0)
-    result = merge_networks([network, network], [images(20)] * 2, "repair", place="written")
+    result = merge_networks([network, network], [images(20)] * 2, "repair", side="written")
     torch.testing.assert_close(result.network(images(5, 3), task=1), network(images(5, 3)))

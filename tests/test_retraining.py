@@ -130,8 +130,8 @@ def _fully_shared(parents: list[nn.Module]) -> ZippedNetwork:
 
 
 @pytest.mark.parametrize("make", [*FAMILIES.values(), Banks])
-def test_every_stored_number_has_the_mean_size_of_its_places(make: Callable[[], nn.Module]) -> None:
-    """Found by asking which places of the tasks' matrices change with a stored number."""
+def test_every_stored_number_has_the_mean_size_of_its_entries(make: Callable[[], nn.Module]) -> None:
+    """Found by asking which entries of the tasks' matrices change with a stored number."""
     parents = [randomised(make(), seed) for seed in range(3)]
     network = zip_networks(parents, [images()] * 3, ZipSpec(share=0.5, bias="shared", scale="shared")).network
     found = sizes(network)
@@ -151,10 +151,10 @@ def test_every_stored_number_has_the_mean_size_of_its_places(make: Callable[[], 
                 before = [network.matrix(index, t).detach().clone() for t in range(3)]
                 with torch.no_grad():
                     parameter.view(-1)[k] += 1.0
-                places = [network.matrix(index, t).detach() != before[t] for t in range(3)]
+                entries = [network.matrix(index, t).detach() != before[t] for t in range(3)]
                 with torch.no_grad():
                     parameter.view(-1)[k] -= 1.0
-                held = torch.cat([w[place] for w, place in zip(wanted, places, strict=True)])
+                held = torch.cat([w[entry] for w, entry in zip(wanted, entries, strict=True)])
                 torch.testing.assert_close(size.reshape(-1)[k], held.mean(), rtol=1e-6, atol=0)
 
 

@@ -410,7 +410,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "code as name": (lambda _, a: nodes(a)[1].__setitem__(1, "x = __import__('os').system('touch MARK')"), "name"),
     "code as target": (call("0.weight); open('MARK', 'w'", [], "get_attr"), "it has no"),
     "code as input": (lambda _, a: nodes(a)[0].__setitem__(2, "x=open('MARK', 'w')"), "name of an input"),
-    "dunder path": (call("__class__.__init__", [], "get_attr"), "no place"),
+    "dunder path": (call("__class__.__init__", [], "get_attr"), "no path"),
     "unknown op": (call("x", [], "call_secret"), "call_secret"),
     "class": (lambda _, a: modules(a)["0"].update({"class": "subprocess.Popen"}), "subprocess.Popen"),
     "class of torch": (lambda _, a: modules(a)["0"].update({"class": "nn.DataParallel"}), "nn.DataParallel"),
@@ -420,7 +420,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "use before definition": (lambda _, a: nodes(a).insert(1, nodes(a).pop(2)), "before it is made"),
     "a cycle": (lambda _, a: nodes(a)[1].__setitem__(3, [{"node": nodes(a)[1][1]}]), "before it is made"),
     "a missing node": (lambda _, a: nodes(a).pop(1), "before it is made"),
-    "no output": (lambda _, a: nodes(a).pop(), "wrong place"),
+    "no output": (lambda _, a: nodes(a).pop(), "wrong position"),
     "two inputs": (lambda _, a: nodes(a).insert(1, ["placeholder", "y", "y", [], []]), "one input"),
     "two of one name": (lambda _, a: nodes(a).insert(1, copy.deepcopy(nodes(a)[1])), "no new name"),
     "a missing module": (lambda _, a: modules(a).pop("0"), "has no '0'"),
@@ -522,14 +522,14 @@ def test_whatever_is_changed_in_a_description_raises_nothing_unforeseen(plainly:
     values = [None, True, -1, 0, 3, 2**62, 1.5, "x", "", [], {}, [0], {"tuple": []}, {"node": "output"}, [[1, 2]]]
     for _ in range(150):
         changed = copy.deepcopy(about)
-        place: Any = changed
+        inner: Any = changed
         while True:
-            keys = list(range(len(place))) if isinstance(place, list) else list(place)
+            keys = list(range(len(inner))) if isinstance(inner, list) else list(inner)
             key = draw.choice(keys)
-            if not isinstance(place[key], list | dict) or not place[key] or draw.random() < 0.1:
+            if not isinstance(inner[key], list | dict) or not inner[key] or draw.random() < 0.1:
                 break
-            place = place[key]
-        place[key] = draw.choice(values)
+            inner = inner[key]
+        inner[key] = draw.choice(values)
         save_file(tensors, tmp_path / "z.safetensors", metadata={"mtz": json.dumps(changed)})
         try:
             ZippedNetwork.load(tmp_path / "z.safetensors")
@@ -537,6 +537,13 @@ def test_whatever_is_changed_in_a_description_raises_nothing_unforeseen(plainly:
             refused += 1
     print(f"of 150 changed descriptions {refused} were refused; the others load, with other numbers")
     assert refused > 75
+
+
+def test_names_of_the_format_stay_what_they_are(plainly: Any) -> None:
+    """Whatever they are called in the program, or files of before could not be read."""
+    tensors, about = plainly
+    assert all(set(graph["places"]) <= {node[1] for node in graph["program"]["nodes"]} for graph in about["graphs"])
+    assert {name.split(".")[2] for name in tensors if name.startswith("layers.")} == {"blocks", "scales"}
 
 
 def test_a_file_from_before_says_what_to_do(plainly: Any, tmp_path: Path) -> None:

@@ -287,9 +287,9 @@ def test_coupled_merging_is_least_squares(monkeypatch: pytest.MonkeyPatch, case:
     for tie in ties:
         (t, m), *others = tie.members.items()
         for u, other in others:
-            both = torch.tensor([int(p) for p in m.places if p in other.places])
-            mine = few[t][m.rows][:, m.columns[torch.isin(m.places, both)]] / m.scales[:, None]
-            theirs = few[u][other.rows][:, other.columns[torch.isin(other.places, both)]] / other.scales[:, None]
+            both = torch.tensor([int(p) for p in m.indices if p in other.indices])
+            mine = few[t][m.rows][:, m.columns[torch.isin(m.indices, both)]] / m.scales[:, None]
+            theirs = few[u][other.rows][:, other.columns[torch.isin(other.indices, both)]] / other.scales[:, None]
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 

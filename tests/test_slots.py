@@ -167,7 +167,7 @@ def test_folded_slots_end_their_dearest_memberships(widths: tuple[int, ...], see
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_task_can_be_placed_better_among_the_slots_of_the_others(seed: int) -> None:
+def test_no_task_can_be_assigned_better_among_the_slots_of_the_others(seed: int) -> None:
     """Of all ways to give as many of a task's channels to the others' slots, none costs less."""
     widths = (4, 3, 4)
     costs = Costs(seed, widths, power=2.0)
@@ -233,7 +233,7 @@ def _tasks(seed: int, widths: tuple[int, ...], d: int = 4) -> tuple[list[torch.T
 
 
 def _least(slot: tuple[int, ...], weights: list[torch.Tensor], grams: list[DenseGram]) -> float:
-    """What one neuron in place of these costs, by the normal equations."""
+    """What one neuron instead of these costs, by the normal equations."""
     members = [w[i].numpy() for w, i in zip(weights, slot, strict=True)]
     forms = [gram.full().numpy() for gram in grams]
     pull = sum(form @ w for form, w in zip(forms, members, strict=True))

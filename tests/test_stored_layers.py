@@ -189,7 +189,7 @@ def _joint(make: Any, x: Tensor, tasks: int = 2) -> tuple[list[nn.Module], Any]:
     return parents, correspond([channel_graph(parent, x) for parent in parents])
 
 
-def test_columns_share_a_slot_if_they_read_the_same_position_and_kernel_place_of_one_slot() -> None:
+def test_columns_share_a_slot_if_they_read_the_same_place_and_kernel_position_of_one_slot() -> None:
     _, joint = _joint(Shifted, torch.rand(2, 1, 4, dtype=torch.float64))
     stem, banks = joint.layers[0].group, joint.layers[1].group
     tables = [complete(np.array(shared).reshape(-1, 2), group.widths) for shared, group in zip(

@@ -125,26 +125,26 @@ def test_an_unrelated_task_is_left_alone() -> None:
 
 def test_partial_merging_is_the_least_squares_solution() -> None:
     generator = torch.Generator().manual_seed(0)
-    places = [torch.tensor([0, 1, 3]), torch.tensor([0, 2, 3]), torch.tensor([1, 2, 3])]
+    indices = [torch.tensor([0, 1, 3]), torch.tensor([0, 2, 3]), torch.tensor([1, 2, 3])]
     weights = [torch.randn(5, 3, dtype=torch.float64, generator=generator) for _ in range(3)]
     rows = [torch.randn(7, 3, dtype=torch.float64, generator=generator) for _ in range(3)]
     grams = [DenseGram(x.mT @ x) for x in rows]
-    merged = merge_partial(weights, grams, places, 4)
+    merged = merge_partial(weights, grams, indices, 4)
     design, target = torch.zeros(21, 4, dtype=torch.float64), torch.zeros(21, 5, dtype=torch.float64)
-    for t, (x, w, place) in enumerate(zip(rows, weights, places, strict=True)):
-        design[7 * t : 7 * t + 7, place] = x
+    for t, (x, w, index) in enumerate(zip(rows, weights, indices, strict=True)):
+        design[7 * t : 7 * t + 7, index] = x
         target[7 * t : 7 * t + 7] = x @ w.mT
     torch.testing.assert_close(merged, torch.linalg.lstsq(design, target).solution.mT)
 
 
 def test_rows_and_matrices_merge_partially_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    places = [torch.arange(0, 30), torch.arange(10, 40), torch.cat([torch.arange(0, 10), torch.arange(30, 40)])]
-    weights = [torch.randn(4, len(p), dtype=torch.float64, generator=generator) for p in places]
-    grams = [RowGram(torch.randn(6, len(p), dtype=torch.float64, generator=generator), 0.2, 0.03) for p in places]
-    dense = merge_partial(weights, grams, places, 40)
+    indices = [torch.arange(0, 30), torch.arange(10, 40), torch.cat([torch.arange(0, 10), torch.arange(30, 40)])]
+    weights = [torch.randn(4, len(p), dtype=torch.float64, generator=generator) for p in indices]
+    grams = [RowGram(torch.randn(6, len(p), dtype=torch.float64, generator=generator), 0.2, 0.03) for p in indices]
+    dense = merge_partial(weights, grams, indices, 40)
     monkeypatch.setattr("mtz_core.algebra.partial.DENSE_UP_TO", 0)
-    torch.testing.assert_close(merge_partial(weights, grams, places, 40), dense)
+    torch.testing.assert_close(merge_partial(weights, grams, indices, 40), dense)
 
 
 def test_every_subset_of_three_tasks_answers_and_comes_apart() -> None:

@@ -95,8 +95,8 @@ def test_the_run_is_that_of_the_chosen_images() -> None:
     first = next(event for event in heard if isinstance(event, ev.LayerZipped))
     with torch.no_grad():
         outputs = parents[0].fc1(data[0].flatten(1))
-    for neuron, (places, values) in enumerate(zip(first.top_images[0], first.top_values[0], strict=True)):
-        torch.testing.assert_close(outputs[places, neuron].float(), torch.as_tensor(values))
+    for neuron, (indices, values) in enumerate(zip(first.top_images[0], first.top_values[0], strict=True)):
+        torch.testing.assert_close(outputs[indices, neuron].float(), torch.as_tensor(values))
     fractions = [event.fraction for event in heard]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0

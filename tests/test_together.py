@@ -17,7 +17,7 @@ from mtz_core import ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.errors import GraphError, SpecError
 from mtz_core.graph import channel_graph
 from mtz_core.network import together
-from mtz_core.network.together import Together, places_of
+from mtz_core.network.together import Together, indices_of
 from mtz_core.spec import BudgetSpec, RetrainSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import NetworkStructure
@@ -28,7 +28,7 @@ from tests.test_any_graph import Mobile, SequenceFirst, Shuffle, batch, made
 
 
 class Mixed(nn.Module):
-    """Flattened with channels last, concatenated, padded: channels end up in many places."""
+    """Flattened with channels last, concatenated, padded: channels end up at many indices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,16 +213,16 @@ def test_a_limit_that_cannot_be_kept_is_named() -> None:
 def test_answers_that_would_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     parents, data = family("mixed")
     network = zip_networks(parents, data, ZipSpec(trunk="c")).network
-    monkeypatch.setattr(together, "places_of", lambda wanted, given: np.arange(len(wanted))[::-1].copy())
+    monkeypatch.setattr(together, "indices_of", lambda wanted, given: np.arange(len(wanted))[::-1].copy())
     with pytest.raises(GraphError, match="task 1 answers otherwise"):
         Together(network)
 
 
-def test_places_of_counts_appearances() -> None:
+def test_indices_of_counts_appearances() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         given = rng.integers(0, 4, 12)
         order = rng.permutation(12)
-        found = places_of(given[order], given)
+        found = indices_of(given[order], given)
         assert (given[found] == given[order]).all()
         assert sorted(found) == list(range(12))

@@ -28,14 +28,14 @@ WORTHWHILE = 3e-3
 
 @dataclass(frozen=True)
 class Member:
-    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times entry (i, places[j]).
+    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times unknown (i, indices[j]).
 
-    Without `columns` and `places` it is all columns of V as they stand.
+    Without `columns` and `indices` it is all columns of V as they stand.
     """
 
     rows: Tensor
     columns: Tensor | None
-    places: Tensor | None
+    indices: Tensor | None
     scales: Tensor
 
 
@@ -47,24 +47,24 @@ class Tie:
     size: int
 
     def gathered(self, matrices: Mapping[int, Tensor]) -> Tensor:
-        """Sum over all places where an unknown stands, times its scale there: the transpose of `scatter`."""
+        """Sum over all entries where an unknown stands, times its scale there: the transpose of `scatter`."""
         some = next(iter(self.members.values()))
         total = matrices[next(iter(self.members))].new_zeros(len(some.rows), self.size)
         for t, m in self.members.items():
             taken = matrices[t][m.rows]
-            if m.columns is None or m.places is None:
+            if m.columns is None or m.indices is None:
                 total += taken.mul_(m.scales[:, None])
             else:
-                total.index_add_(1, m.places, taken[:, m.columns].mul_(m.scales[:, None]))
+                total.index_add_(1, m.indices, taken[:, m.columns].mul_(m.scales[:, None]))
         return total
 
     def scatter(self, unknowns: Tensor, matrices: Mapping[int, Tensor]) -> None:
         """Write the unknowns to where they stand."""
         for t, m in self.members.items():
-            if m.columns is None or m.places is None:
+            if m.columns is None or m.indices is None:
                 matrices[t][m.rows] = unknowns * m.scales[:, None]
             else:
-                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.places] * m.scales[:, None]
+                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.indices] * m.scales[:, None]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class _Preconditioner:
         left, right = some.new_zeros(height, height), some.new_zeros(tie.size, tie.size)
         for t, m in tie.members.items():
             left += weights[t][m.rows][:, m.rows] * m.scales[:, None] * m.scales / len(tie.members)
-            if m.columns is None or m.places is None:
+            if m.columns is None or m.indices is None:
                 right += grams[t]
             else:
-                right[m.places[:, None], m.places] += block(grams[t], m.columns, m.columns)
+                right[m.indices[:, None], m.indices] += block(grams[t], m.columns, m.columns)
         return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
 
     def __call__(self, residual: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Functional difference: what merging two neurons costs, for all pairs at once (He, Zhou, Thiele 2018, §3.3).
 
-With task-weighted Grams P = α_A H_A and Q = α_B H_B, the least loss of one neuron w in place of both is
+With task-weighted Grams P = α_A H_A and Q = α_B H_B, the least loss of one neuron w instead of both is
 
     d(i, j) = min_w ½ (w - a_i)ᵀ P (w - a_i) + ½ (w - b_j)ᵀ Q (w - b_j) = ½ Δᵀ M Δ,    Δ = a_i - b_j,
     M = (P⁻¹ + Q⁻¹)⁻¹ = P - P (P + Q)⁻¹ P.
@@ -131,7 +131,7 @@ def _difference_from_rows(a: Tensor, b: Tensor, p: RowGram, q: RowGram) -> Tenso
 
 
 def _half_squared_distances(norm_a: Tensor, norm_b: Tensor, cross: Tensor) -> Tensor:
-    """½ (|a|² + |b|² - 2 a·b) in place of `cross`; rounding below zero is cut off."""
+    """½ (|a|² + |b|² - 2 a·b) instead of `cross`; rounding below zero is cut off."""
     return cross.mul_(-1.0).add_(norm_a[:, None], alpha=0.5).add_(norm_b[None, :], alpha=0.5).clamp_(min=0.0)
 
 

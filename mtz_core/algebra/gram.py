@@ -204,12 +204,12 @@ def block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return matrix[down, across].clone(memory_format=torch.contiguous_format)
 
 
-def run_of(places: Tensor) -> slice | None:
-    """The slice that picks these `places`, if they follow one another."""
-    if not len(places):
+def run_of(indices: Tensor) -> slice | None:
+    """The slice that picks these `indices`, if they follow one another."""
+    if not len(indices):
         return slice(0, 0)
-    first, last = int(places[0]), int(places[-1])
-    if last - first + 1 != len(places) or not bool((places.diff() == 1).all()):
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first + 1 != len(indices) or not bool((indices.diff() == 1).all()):
         return None
     return slice(first, last + 1)
 
@@ -327,28 +327,28 @@ def factored(systems: Tensor) -> Tensor:
     return factor
 
 
-def spread(weights: Tensor, place: Tensor | slice, size: int) -> Tensor:
-    """Put the columns of `weights` (k, d) in their places among `size` inputs, with zeros in between: (k, size)."""
+def spread(weights: Tensor, index: Tensor | slice, size: int) -> Tensor:
+    """Put the columns of `weights` (k, d) at their `index` among `size` inputs, with zeros in between: (k, size)."""
     wide = weights.new_zeros(len(weights), size)
-    wide[:, place] = weights
+    wide[:, index] = weights
     return wide
 
 
 class RowSum:
-    """Sum D + ZᵀZ of Grams that are kept as rows, each in the places of its inputs, by Woodbury's identity.
+    """Sum D + ZᵀZ of Grams that are kept as rows, each at the indices of its inputs, by Woodbury's identity.
 
     `diagonal` (size,) are D's entries, `wide` (m, size) is Z, `scaled` is Z D⁻¹, `factor` that of I + Z D⁻¹ Zᵀ.
     """
 
-    def __init__(self, grams: Sequence[RowGram], places: Sequence[Tensor | slice], size: int) -> None:
+    def __init__(self, grams: Sequence[RowGram], indices: Sequence[Tensor | slice], size: int) -> None:
         some = grams[0].rows
         floor = torch.finfo(some.dtype).eps * max(max(g.mean_diagonal() for g in grams), 1e-30)
         self.ridges = [max(gram.ridge, floor) for gram in grams]
         self.diagonal = some.new_zeros(size)
-        for ridge, place in zip(self.ridges, places, strict=True):
-            self.diagonal[place] += ridge
-        both = zip(grams, places, strict=True)
-        self.wide = torch.cat([spread(gram.weighted_rows(), place, size) for gram, place in both])
+        for ridge, index in zip(self.ridges, indices, strict=True):
+            self.diagonal[index] += ridge
+        both = zip(grams, indices, strict=True)
+        self.wide = torch.cat([spread(gram.weighted_rows(), index, size) for gram, index in both])
         self.scaled = self.wide / self.diagonal
         kernel = self.scaled @ self.wide.mT
         kernel.diagonal().add_(1.0)

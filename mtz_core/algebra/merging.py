@@ -114,7 +114,7 @@ def _merge_masked(weights: Sequence[Tensor], grams: Sequence[Gram], mask: Tensor
     """The minimum over each row's own support: one small system per merged neuron, many neurons at once.
 
     What lies outside a row's support is zero in every parent, so it neither pulls nor is pulled. Supports are padded
-    to the widest; padded places get the equation w = 0.
+    to the widest; padded entries get the equation w = 0.
     """
     dense = [to_dense(gram) for gram in grams]
     total = dense[0].full()

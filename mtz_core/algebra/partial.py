@@ -2,7 +2,7 @@
 
 With three or more tasks an input may be shared by some of them only. The merged neuron has one weight for every input
 that at least two of its tasks share; a task that lacks an input has no say in that weight. It is the same least
-squares problem as in `merging`, with each task's Gram put in the places of the inputs that it has.
+squares problem as in `merging`, with each task's Gram put at the indices of the inputs that it has.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ DENSE_UP_TO = 6144
 
 
 def merge_partial(
-    weights: Sequence[Tensor], grams: Sequence[Gram], places: Sequence[Tensor], size: int, mask: Tensor | None = None
+    weights: Sequence[Tensor], grams: Sequence[Gram], indices: Sequence[Tensor], size: int, mask: Tensor | None = None
 ) -> Tensor:
     """Return arg-min_w Σ_t ½ (w|_t - w_t)ᵀ P_t (w|_t - w_t) row by row, (k, size).
 
     Args:
         weights: one (k, d_t) matrix per task.
         grams: one Gram per task over its own d_t inputs, with task weight and ridge.
-        places: for every task the places (d_t,), in ascending order, of its inputs among the `size` inputs; w|_t are
+        indices: for every task the indices (d_t,), in ascending order, of its inputs among the `size` inputs; w|_t are
             these entries of w.
         size: how many inputs there are; each must be had by some task.
         mask: (k, size) bool, where a merged weight may differ from zero; `None`: everywhere.
     """
-    if all(len(place) == size for place in places):
+    if all(len(index) == size for index in indices):
         return merge(weights, grams, mask)
     rows = [gram for gram in grams if isinstance(gram, RowGram)]
     if mask is None and size > DENSE_UP_TO and len(rows) == len(grams):
-        return _from_rows(weights, rows, places, size)
-    placed = [spread(w, place, size) for w, place in zip(weights, places, strict=True)]
+        return _from_rows(weights, rows, indices, size)
+    widened = [spread(w, index, size) for w, index in zip(weights, indices, strict=True)]
     wide = []
-    for gram, place in zip(grams, places, strict=True):
-        matrix = placed[0].new_zeros(size, size)
-        matrix[place[:, None], place] = to_dense(gram).full()
+    for gram, index in zip(grams, indices, strict=True):
+        matrix = widened[0].new_zeros(size, size)
+        matrix[index[:, None], index] = to_dense(gram).full()
         wide.append(DenseGram(matrix))
     if mask is not None:
-        return merge(placed, wide, mask)
-    total, pull = torch.zeros_like(wide[0].matrix), torch.zeros_like(placed[0])
-    for w, gram in zip(placed, wide, strict=True):
+        return merge(widened, wide, mask)
+    total, pull = torch.zeros_like(wide[0].matrix), torch.zeros_like(widened[0])
+    for w, gram in zip(widened, wide, strict=True):
         total += gram.matrix
         pull += w @ gram.matrix
     return torch.cholesky_solve(pull.mT, cholesky(total)).mT
 
 
-def _from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram], places: Sequence[Tensor], size: int) -> Tensor:
+def _from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram], indices: Sequence[Tensor], size: int) -> Tensor:
     """As the merge from rows in `algebra.merging`, with a ridge that differs from input to input."""
-    total = RowSum(grams, places, size)
+    total = RowSum(grams, indices, size)
     base = weights[0].new_zeros(len(weights[0]), size)
-    for w, ridge, place in zip(weights, total.ridges, places, strict=True):
-        base[:, place] += ridge * w
+    for w, ridge, index in zip(weights, total.ridges, indices, strict=True):
+        base[:, index] += ridge * w
     base /= total.diagonal
     pulls = [
-        gram.weighted_rows() @ (w - base[:, place]).mT for w, gram, place in zip(weights, grams, places, strict=True)
+        gram.weighted_rows() @ (w - base[:, index]).mT for w, gram, index in zip(weights, grams, indices, strict=True)
     ]
     return base + torch.cholesky_solve(torch.cat(pulls), total.factor).mT @ total.scaled

@@ -29,8 +29,8 @@ LIMIT = 5.0
 STEPS = 8
 TOLERANCE = 0.1
 """How far conjugate gradients bring down what a round leaves open."""
-Places = slice | Tensor
-"""Places of a task's inputs among all, as a slice if they follow one another."""
+Index = slice | Tensor
+"""Indices of a task's inputs among all, as a slice if they follow one another."""
 
 
 class ScaledMerge:
@@ -40,17 +40,17 @@ class ScaledMerge:
 
     Args:
         grams: one Gram per task over its own d_t inputs, with task weight and ridge.
-        places: for every task the places (d_t,) of its inputs among the `size` inputs (see `merge_partial`).
+        indices: for every task the indices (d_t,) of its inputs among the `size` inputs (see `merge_partial`).
         size: how many inputs there are; each must be had by some task.
     """
 
-    def __init__(self, grams: Sequence[Gram], places: Sequence[Tensor], size: int) -> None:
+    def __init__(self, grams: Sequence[Gram], indices: Sequence[Tensor], size: int) -> None:
         self.size = size
-        self.places: list[Places] = [run if (run := run_of(place)) is not None else place for place in places]
+        self.indices: list[Index] = [run if (run := run_of(index)) is not None else index for index in indices]
         rows = [gram for gram in grams if isinstance(gram, RowGram)]
         few = len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < size
         self.products = (
-            _Rows(rows, self.places, size) if few else _Matrices(list(map(to_dense, grams)), self.places, size)
+            _Rows(rows, self.indices, size) if few else _Matrices(list(map(to_dense, grams)), self.indices, size)
         )
 
     def __call__(self, weights: Sequence[Tensor], scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -75,10 +75,10 @@ class ScaledMerge:
     def _proportion(self, weights: Sequence[Tensor]) -> Tensor:
         """Scales (T, k) in proportion to the sizes of the neurons' outputs, had all tasks the same inputs."""
         sizes = []
-        for w, place in zip(weights, self.places, strict=True):
+        for w, index in zip(weights, self.indices, strict=True):
             rough = w.to(self.products.rough)
             everywhere = rough.new_zeros(len(w), self.size)
-            everywhere[:, place] = rough
+            everywhere[:, index] = rough
             sizes.append((self.products.total(everywhere) * everywhere).sum(1).clamp(min=0.0).sqrt())
         found = torch.stack(sizes).to(weights[0])
         return found / found.mean(0).clamp(min=torch.finfo(torch.float32).tiny)
@@ -86,9 +86,9 @@ class ScaledMerge:
     def _average(self, weights: Sequence[Tensor], scales: Tensor) -> Tensor:
         """Mean (k, size) of what the tasks' weights would be at a scale of one."""
         total, count = weights[0].new_zeros(len(weights[0]), self.size), weights[0].new_zeros(self.size)
-        for w, place, scale in zip(weights, self.places, scales, strict=True):
-            total[:, place] += w / scale[:, None]
-            count[place] += 1.0
+        for w, index, scale in zip(weights, self.indices, scales, strict=True):
+            total[:, index] += w / scale[:, None]
+            count[index] += 1.0
         return total / count
 
     def _gaps(self, weights: Sequence[Tensor], merged: Tensor, scales: Tensor) -> list[Tensor]:
@@ -97,7 +97,7 @@ class ScaledMerge:
         The nearer the tasks agree, the less its rounding.
         """
         lacking = [
-            w - merged[:, place] * scale[:, None] for w, place, scale in zip(weights, self.places, scales, strict=True)
+            w - merged[:, index] * scale[:, None] for w, index, scale in zip(weights, self.indices, scales, strict=True)
         ]
         return [self.products.product(t, lack) for t, lack in enumerate(lacking)]
 
@@ -107,8 +107,8 @@ class ScaledMerge:
         """The best scales for the neurons `merged`, and the gaps at these; `pulls` are P_t w_t."""
         reached = [pull - gap for pull, gap in zip(pulls, gaps, strict=True)]  # s_t P_t w
         best = []
-        for pull, reach, place, scale in zip(pulls, reached, self.places, scales, strict=True):
-            own = merged[:, place]
+        for pull, reach, index, scale in zip(pulls, reached, self.indices, scales, strict=True):
+            own = merged[:, index]
             best.append(_fitted((pull * own).sum(1), (reach * own).sum(1) / scale))
         found = _bounded(torch.stack(best))
         change = (scales - found) / scales
@@ -117,15 +117,15 @@ class ScaledMerge:
     def _left(self, gaps: Sequence[Tensor], scales: Tensor) -> Tensor:
         """What pulls at w, Σ_t s_t P_t (w_t - s_t w), (k, size)."""
         result = gaps[0].new_zeros(len(gaps[0]), self.size)
-        for gap, place, scale in zip(gaps, self.places, scales, strict=True):
-            result[:, place] += gap * scale[:, None]
+        for gap, index, scale in zip(gaps, self.indices, scales, strict=True):
+            result[:, index] += gap * scale[:, None]
         return result
 
     def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
         """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,)."""
         result = torch.zeros_like(w)
-        for t, (place, square) in enumerate(zip(self.places, squares, strict=True)):
-            result[:, place] += self.products.quick(t, w[:, place] * square[rows, None])
+        for t, (index, square) in enumerate(zip(self.indices, squares, strict=True)):
+            result[:, index] += self.products.quick(t, w[:, index] * square[rows, None])
         return result
 
 
@@ -154,16 +154,16 @@ class _Products(Protocol):
 
 
 class _Matrices:
-    def __init__(self, grams: Sequence[DenseGram], places: Sequence[Places], size: int) -> None:
+    def __init__(self, grams: Sequence[DenseGram], indices: Sequence[Index], size: int) -> None:
         self.matrices = [gram.full() for gram in grams]
         self.dtype = self.matrices[0].dtype
         self.rough = torch.float32 if size >= SINGLE_FROM else self.dtype
         total = self.matrices[0].new_zeros(size, size)
-        for matrix, place in zip(self.matrices, places, strict=True):
-            if isinstance(place, slice):
-                total[place, place] += matrix
+        for matrix, index in zip(self.matrices, indices, strict=True):
+            if isinstance(index, slice):
+                total[index, index] += matrix
             else:
-                total[place[:, None], place] += matrix
+                total[index[:, None], index] += matrix
         self.whole = total.to(self.rough, copy=True)
         self.factor = cholesky(total)
         self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
@@ -188,14 +188,14 @@ class _Matrices:
 class _Rows:
     """Inverses are formed in double precision: the small difference of large numbers that they are needs it."""
 
-    def __init__(self, grams: Sequence[RowGram], places: Sequence[Places], size: int) -> None:
-        device, self.grams, self.places = grams[0].rows.device, grams, places
+    def __init__(self, grams: Sequence[RowGram], indices: Sequence[Index], size: int) -> None:
+        device, self.grams, self.indices = grams[0].rows.device, grams, indices
         self.dtype = grams[0].rows.dtype
         self.rough = torch.float32 if size >= SINGLE_FROM else self.dtype
         self.alike = [gram.to(device, self.rough) for gram in grams]
         least = 8 * torch.finfo(self.rough).eps  # as a matrix needs that is factored in this precision
         ridged = [replace(gram, ridge=max(gram.ridge, least * gram.mean_diagonal())) for gram in grams]
-        self.sum = RowSum([gram.to(device, precise(device)) for gram in ridged], places, size)
+        self.sum = RowSum([gram.to(device, precise(device)) for gram in ridged], indices, size)
 
     def product(self, t: int, w: Tensor) -> Tensor:
         return self.grams[t].apply(w)
@@ -205,8 +205,8 @@ class _Rows:
 
     def total(self, w: Tensor) -> Tensor:
         result = torch.zeros_like(w)
-        for gram, place in zip(self.alike, self.places, strict=True):
-            result[:, place] += gram.apply(w[:, place])
+        for gram, index in zip(self.alike, self.indices, strict=True):
+            result[:, index] += gram.apply(w[:, index])
         return result
 
     def solved(self, left: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mtz_core.system.registry import Entry, Registry
 
 Slots = list[NDArray[np.int64]]
-Place = Literal["written", "read"]
-"""Where channels are looked at: as a layer writes them, or as the next layers read them."""
+Side = Literal["written", "read"]
+"""Of the activation function: channels as a layer writes them, or as the next layers read them."""
 Match = Callable[..., Slots]
 """(covariance (Σ n_t, Σ n_t) of the channels of all networks, network by network; widths n_t; k; settings of its own
 by keyword) → slots in which k features stand for T channels each, or as many merges were done."""
@@ -29,12 +29,12 @@ Rule = TypeVar("Rule", bound=Match)
 class Baseline(Entry):
     """A way to match channels.
 
-    `place`: where they are compared unless a caller says otherwise; `None`: nothing is compared, and covariances are
+    `side`: on which they are compared unless a caller says otherwise; `None`: nothing is compared, and covariances are
     zero. `rescale`: features of layers without BatchNorm get the average statistics of their channels, too.
     """
 
     match: Match
-    place: Place | None = "written"
+    side: Side | None = "written"
     rescale: bool = False
 
 
@@ -42,7 +42,7 @@ BASELINES: Registry[Baseline] = Registry("rival method")
 
 
 def baseline(
-    name: str, *, text: str, source: str, place: Place | None = "written", rescale: bool = False
+    name: str, *, text: str, source: str, side: Side | None = "written", rescale: bool = False
 ) -> Callable[[Rule], Rule]:
     """Register the decorated `Match`; see `Baseline`."""
-    return BASELINES.adding(lambda match: Baseline(name, text, source, match, place, rescale))
+    return BASELINES.adding(lambda match: Baseline(name, text, source, match, side, rescale))

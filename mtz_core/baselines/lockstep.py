@@ -35,9 +35,9 @@ class Lockstep:
         for t, mine in enumerate(calls):
             if [index for index, _ in mine] != self.order:
                 raise SpecError(f"networks 0 and {t} do not call the same weight layers in the same order")
-        self.places = [tuple(place for _, place in per_task) for per_task in zip(*calls, strict=True)]
-        for index, places in zip(self.order, self.places, strict=True):
-            sizes = [_space(graph, program, p) for graph, program, p in zip(graphs, programs, places, strict=True)]
+        self.positions = [tuple(position for _, position in per_task) for per_task in zip(*calls, strict=True)]
+        for index, positions in zip(self.order, self.positions, strict=True):
+            sizes = [_space(graph, program, p) for graph, program, p in zip(graphs, programs, positions, strict=True)]
             if len(set(sizes)) > 1:
                 name = next(graph.layers[index].name for graph in graphs)
                 raise SpecError(f"the feature maps of {name} differ in size: {sizes}; prepare all images alike")
@@ -45,14 +45,14 @@ class Lockstep:
     def module(self, call: int, task: int = 0) -> nn.Module:
         """The module that a network runs in a call, for its stride and padding."""
         program = self.programs[task]
-        return program.module.get_submodule(str(program.nodes[self.places[call][task]].target))
+        return program.module.get_submodule(str(program.nodes[self.positions[call][task]].target))
 
     def walk(self, x: Tensor) -> Walk:
         """Run all networks on inputs `x` (N, ...), call by call."""
         states = [start(program, x) for program in self.programs]
-        for call, places in enumerate(self.places):
-            for program, state, place in zip(self.programs, states, places, strict=True):
-                advance(program, state, _unused, stop=place)
+        for call, positions in enumerate(self.positions):
+            for program, state, position in zip(self.programs, states, positions, strict=True):
+                advance(program, state, _unused, stop=position)
             given = [layer_input(program, state) for program, state in zip(self.programs, states, strict=True)]
             written = yield call, given
             for program, state, y in zip(self.programs, states, written, strict=True):
@@ -60,7 +60,7 @@ class Lockstep:
         return [advance(program, state, _unused).result for program, state in zip(self.programs, states, strict=True)]
 
     def run(self, x: Tensor, step: Step) -> list[Tensor]:
-        """Outputs of all networks for inputs `x` (N, ...), with `step` in the place of every call."""
+        """Outputs of all networks for inputs `x` (N, ...), with `step` instead of every call."""
         walk = self.walk(x)
         try:
             call, given = next(walk)
@@ -85,13 +85,13 @@ def as_samples(x: Tensor, layer: WeightLayer) -> Tensor:
 def _calls(graph: ChannelGraph, program: Program) -> list[tuple[int, int]]:
     """(layer number, position of the call) in order of execution."""
     number = {node: index for index, layer in enumerate(graph.layers) for node in layer.nodes}
-    return [(number[node.name], place) for place, node in enumerate(program.nodes) if node.name in number]
+    return [(number[node.name], position) for position, node in enumerate(program.nodes) if node.name in number]
 
 
-def _space(graph: ChannelGraph, program: Program, place: int) -> tuple[int, ...]:
+def _space(graph: ChannelGraph, program: Program, position: int) -> tuple[int, ...]:
     """Axes of what a call writes, without images and channels."""
-    shape = graph.network.shapes[program.nodes[place].name]
-    module = program.module.get_submodule(str(program.nodes[place].target))
+    shape = graph.network.shapes[program.nodes[position].name]
+    module = program.module.get_submodule(str(program.nodes[position].target))
     return shape[1:-1] if isinstance(module, nn.Linear) else shape[2:]
 
 

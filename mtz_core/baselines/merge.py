@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.baselines.features import by_index
-from mtz_core.baselines.kinds import BASELINES, Baseline, Match, Place, Slots
+from mtz_core.baselines.kinds import BASELINES, Baseline, Match, Side, Slots
 from mtz_core.baselines.lockstep import Lockstep
 from mtz_core.baselines.merged import MergedNetwork
 from mtz_core.baselines.observation import Observation, observe
@@ -48,7 +48,7 @@ def merge_networks(
     method: str = "permute",
     share: float = 1.0,
     reset: bool = True,
-    place: Place | None = None,
+    side: Side | None = None,
     **settings: Any,
 ) -> BaselineResult:
     """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
@@ -64,7 +64,7 @@ def merge_networks(
             channels each (`"zip"`: as many merges are done) and the other channels stay alone.
         reset: give merged features of layers that had a BatchNorm the average statistics of their channels, see
             `reset`.
-        place: channels are compared as layers have `"written"` them, before the activation function, or as the next
+        side: channels are compared as layers have `"written"` them, before the activation function, or as the next
             layers `"read"` them; by default where the method did better on images that no figure is reported on.
         settings: the method's own.
 
@@ -81,7 +81,7 @@ def merge_networks(
         torch.Size([5, 3])
     """
     kind = BASELINES.find(method)
-    _check(networks, calibration, kind, share, place, settings)
+    _check(networks, calibration, kind, share, side, settings)
     images = _same_inputs(networks, calibration)
     begin = time.perf_counter()
     graphs = [channel_graph(network, part[:2]) for network, part in zip(networks, images, strict=True)]
@@ -92,7 +92,7 @@ def merge_networks(
     lockstep = Lockstep(graphs, [private.program(t) for t in range(len(graphs))])
     hidden = [group.number for group in joint.groups if len(group.sharing) == len(networks)]
     observation = observe(
-        graphs, lockstep, union, BATCH, [] if kind.place is None else hidden, place or kind.place or "written"
+        graphs, lockstep, union, BATCH, [] if kind.side is None else hidden, side or kind.side or "written"
     )
     network = MergedNetwork(private, _slots(joint, share, observation, partial(kind.match, **settings)))
     wanted = {i: observation.outputs[i] for i in _layers_to_reset(joint, reset=reset, rescale=kind.rescale)}
@@ -106,17 +106,17 @@ def _check(
     calibration: Sequence[Any],
     kind: Baseline,
     share: float,
-    place: str | None,
+    side: str | None,
     settings: Mapping[str, Any],
 ) -> None:
     if len(networks) < 2:
         raise SpecError(f"merging needs two or more networks, got {len(networks)}")
     if len(calibration) != len(networks):
         raise DataError(f"calibration holds data of {len(calibration)} tasks for {len(networks)} networks")
-    if place is not None and kind.place is None:
-        raise SpecError(f"place is {place!r}, but {kind.name!r} compares nothing; leave it out")
-    if place is not None and place not in get_args(Place):
-        raise SpecError(f"place is {place!r}; choose from {', '.join(map(repr, get_args(Place)))}")
+    if side is not None and kind.side is None:
+        raise SpecError(f"side is {side!r}, but {kind.name!r} compares nothing; leave it out")
+    if side is not None and side not in get_args(Side):
+        raise SpecError(f"side is {side!r}; choose from {', '.join(map(repr, get_args(Side)))}")
     if not 0.0 <= share <= 1.0:
         raise SpecError(f"share is {share}; give a ratio in [0, 1]")
     known = [p.name for p in signature(kind.match).parameters.values() if p.default is not Parameter.empty]

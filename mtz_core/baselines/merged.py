@@ -50,8 +50,8 @@ class MergedLayer(nn.Module):
         features = len(self.members)
         carried, first = np.unique(np.concatenate(columns), return_index=True)
         # Columns stand in the order of the input positions that represent them, network by network.
-        place = np.empty(len(carried), dtype=np.int64)
-        place[np.argsort(first)] = np.arange(len(carried))
+        order = np.empty(len(carried), dtype=np.int64)
+        order[np.argsort(first)] = np.arange(len(carried))
         starts = np.cumsum([0, *(len(part) for part in columns)])
         first = np.sort(first)
         representatives = [first[(first >= a) & (first < b)] - a for a, b in itertools.pairwise(starts)]
@@ -61,7 +61,7 @@ class MergedLayer(nn.Module):
         total = torch.zeros(shape, dtype=matrices[0].dtype)
         owners = torch.zeros(len(layers), *shape, dtype=torch.bool)
         for t, (matrix, mask) in enumerate(zip(matrices, masks, strict=True)):
-            positions = place[np.searchsorted(carried, columns[t])]
+            positions = order[np.searchsorted(carried, columns[t])]
             expanded = (positions[:, None] * size + np.arange(size)).reshape(-1)
             if layers[t].bias:
                 expanded = np.append(expanded, shape[1] - 1)
@@ -169,7 +169,7 @@ def _summed(matrix: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int
 def _column_features(layers: Sequence[WeightLayer], slots: Sequence[Slots]) -> Slots:
     """For every input position of every network, the number of what it carries.
 
-    Positions carry the same if they read channels of one feature at the same place after flattening, or the same raw
+    Positions carry the same if they read channels of one feature at the same place of an image, or the same raw
     input. What no rule explains is like nothing else.
     """
     keys = []
@@ -191,7 +191,7 @@ def _occurrences(layer: WeightLayer) -> NDArray[np.int64]:
     """For every input position, how many earlier positions read the same channel, (P,)."""
     seen: dict[tuple[int, int], int] = {}
     rank = np.zeros(len(layer.column_groups), dtype=np.int64)
-    for place, key in enumerate(zip(layer.column_groups.tolist(), layer.column_channels.tolist(), strict=True)):
-        rank[place] = seen.get(key, 0)
+    for position, key in enumerate(zip(layer.column_groups.tolist(), layer.column_channels.tolist(), strict=True)):
+        rank[position] = seen.get(key, 0)
         seen[key] = seen.get(key, 0) + 1
     return rank

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtz_core.baselines.kinds import Place
+from mtz_core.baselines.kinds import Side
 from mtz_core.baselines.lockstep import Lockstep, as_samples
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.execution import apply_layer
@@ -63,11 +63,11 @@ class Observer:
         graphs: channel graphs of the parents.
         groups: numbers of the channel groups to be observed.
         images: how many there will be in all.
-        place: where channels are looked at.
+        side: on which channels are looked at.
     """
 
-    def __init__(self, graphs: Sequence[ChannelGraph], groups: Sequence[int], images: int, place: Place) -> None:
-        self.graphs, self.images, self.place = graphs, images, place
+    def __init__(self, graphs: Sequence[ChannelGraph], groups: Sequence[int], images: int, side: Side) -> None:
+        self.graphs, self.images, self.side = graphs, images, side
         self.starts = {g: np.cumsum([0, *(graph.groups[g].width for graph in graphs)]) for g in groups}
         sizes = {g: int(starts[-1]) for g, starts in self.starts.items()}
         self.products = {g: torch.zeros(n, n, dtype=torch.float64) for g, n in sizes.items()}
@@ -82,7 +82,7 @@ class Observer:
             mine.add(x)
         windows = max(_windows(graph, layer) for graph, layer in zip(self.graphs, layers, strict=True))
         share = len(written[0]) / (windows * self.images * len(layers[0].nodes))
-        if self.place == "written":
+        if self.side == "written":
             self._count(index, layers[0].group, [layer.rows for layer in layers], outputs, share)
             return
         inputs = [as_samples(x, layer).double() for x, layer in zip(given, layers, strict=True)]
@@ -126,8 +126,8 @@ def by_channel(x: Tensor, layer: WeightLayer, group: int) -> tuple[NDArray[np.in
     channels, counts = np.unique(layer.column_channels[columns], return_counts=True)
     by_owner = columns[np.argsort(layer.column_channels[columns], kind="stable")]
     first = np.cumsum([0, *counts[:-1]])
-    places = by_owner[first[None, :] + np.arange(counts.min())[:, None]]
-    return channels, x[:, torch.as_tensor(places)].reshape(-1, len(channels))
+    positions = by_owner[first[None, :] + np.arange(counts.min())[:, None]]
+    return channels, x[:, torch.as_tensor(positions)].reshape(-1, len(channels))
 
 
 def observe(
@@ -136,11 +136,11 @@ def observe(
     images: Tensor,
     batch_size: int,
     groups: Sequence[int],
-    place: Place = "written",
+    side: Side = "written",
 ) -> Observation:
     """Run the same images (N, ...) through all parents and collect covariances of `groups`."""
     matrices = [[graph.matrix(layer) for layer in graph.layers] for graph in graphs]
-    observer = Observer(graphs, groups, len(images), place)
+    observer = Observer(graphs, groups, len(images), side)
 
     def step(call: int, given: list[Tensor]) -> list[Tensor]:
         index = lockstep.order[call]

@@ -99,7 +99,7 @@ def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> 
 
 
 def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Check:
-    """Let the channels of every group change places; the outputs must stay the same."""
+    """Permute the channels of every group; the outputs must stay the same."""
     rng = np.random.default_rng(seed)
     orders = []
     for group in graph.groups:
@@ -185,7 +185,7 @@ def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> No
     for node in body.graph.nodes:
         if node.op == "call_module" and node.name not in weighty and str(node.target) not in done:
             done.add(str(node.target))
-            layout, shape = graph.places.get(node.name), graph.network.shapes.get(node.name)
+            layout, shape = graph.layouts.get(node.name), graph.network.shapes.get(node.name)
             module = body.get_submodule(str(node.target))
             if layout is not None and shape is not None:
                 for tensor in (*module.parameters(), *module.buffers()):
@@ -200,7 +200,7 @@ def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> No
             if user is not None and isinstance(tensor, Tensor) and tensor.numel() > 1:
                 shape, operation = graph.network.shapes[user.name], call_of(user, body).operation
                 if _per_channel(operation):
-                    _permute_tensor(tensor, graph.places[user.name], shape[1:], flat, 0)
+                    _permute_tensor(tensor, graph.layouts[user.name], shape[1:], flat, 0)
                 elif operation is None or operation.carries not in (Carries.ATTENTION, Carries.PRODUCT):
                     owners = channels_of(graph, node, user, tensor)
                     if owners is not None:
@@ -217,7 +217,7 @@ def _first_activation(graph: ChannelGraph, node: fx.Node) -> fx.Node | None:
     while frontier:
         current = frontier.pop(0)
         for user in current.users:
-            if user.name in graph.places:
+            if user.name in graph.layouts:
                 return user
             frontier.append(user)
     return None
@@ -241,7 +241,7 @@ def _permute_tensor(tensor: Tensor, layout: Layout, shape: Sequence[int], flat: 
 
 
 def _rearrange(tensor: Tensor, source: Layout) -> None:
-    """Let a tensor's numbers change places (in place)."""
+    """Permute a tensor's numbers (in place)."""
     index = torch.as_tensor(source, device=tensor.device)
     with torch.no_grad():
         tensor.copy_(tensor.reshape(-1)[index].reshape(tensor.shape))

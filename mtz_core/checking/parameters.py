@@ -18,10 +18,10 @@ def channels_of(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, tensor: 
 
     `None` where the parameter's numbers are not moved about on their way, but computed with.
     """
-    places = _moved(graph, parameter, user, torch.arange(tensor.numel()).reshape(tensor.shape))
-    if places is None:
+    moved = _moved(graph, parameter, user, torch.arange(tensor.numel()).reshape(tensor.shape))
+    if moved is None:
         return None
-    index, layout = places.numpy(), graph.places[user.name]
+    index, layout = moved.numpy(), graph.layouts[user.name]
     if index.ndim > layout.ndim:
         index = index[0]
     try:
@@ -35,7 +35,7 @@ def channels_of(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, tensor: 
 
 
 def _moved(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, numbers: Tensor) -> Tensor | None:
-    """`numbers` in the place of the parameter, as `user` gets them."""
+    """`numbers` instead of the parameter, as `user` gets them."""
     found: dict[fx.Node, Tensor] = {parameter: numbers}
     frontier = [parameter]
     while frontier:

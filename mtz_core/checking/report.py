@@ -53,7 +53,7 @@ class NetworkReport:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """One place in the common order of layers: every network's layer (or `None`), and why it is not shared, if so."""
+    """A step in the common order of layers: every network's layer (or `None`), and why it is not shared, if so."""
 
     layers: tuple[str | None, ...]
     kinds: tuple[str | None, ...]
@@ -170,7 +170,7 @@ def _tables(graph: ChannelGraph) -> int:
     module, found = graph.network.module, dict[int, int]()
     for node in module.graph.nodes:
         call = call_of(node, module)
-        if call.operation is not None and call.operation.carries is Carries.LOOKS_UP and node.name in graph.places:
+        if call.operation is not None and call.operation.carries is Carries.LOOKS_UP and node.name in graph.layouts:
             weights = call.called.parameters() if isinstance(call.called, nn.Module) else _read(module, node)
             found |= {id(weight): weight.numel() for weight in weights}
     return sum(found.values())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mtz_core.errors import DataError, SpecError
 from mtz_core.outputs.types import Kind
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 DATA = ASSETS / "data"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.spec import UPLOAD
-from mtz_core.system.places import uploads_folder
+from mtz_core.system.paths import uploads_folder
 
 PREFIX = "upload:"
 MOST_UPLOAD = 256 * 2**20

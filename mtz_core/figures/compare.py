@@ -160,16 +160,16 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
     return rows
 
 
-def same_place(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
+def coinciding(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
     """Return, for every point, the indices of all points of its size and its error, itself included.
 
     Runs of equal size and error lie on one another in the picture, and only the last of them can be seen.
     """
-    places: dict[tuple[int, float], list[int]] = {}
+    found: dict[tuple[int, float], list[int]] = {}
     keys = [(point.total, round(point.value("test error", task), 6)) for point in points]
     for k, key in enumerate(keys):
-        places.setdefault(key, []).append(k)
-    return [places[key] for key in keys]
+        found.setdefault(key, []).append(k)
+    return [found[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def plane_figure(
     y = [p.value(measure, task) for p in points]
     figure = go.Figure(layout={"template": template(mode), "height": 480})
     figure.add_trace(_front(x, y, colours))
-    figure.add_trace(_runs(points, x, y, same_place(points, task), labels, colours))
+    figure.add_trace(_runs(points, x, y, coinciding(points, task), labels, colours))
     figure.add_traces([_key("retrained", "circle", colours), _key("not retrained", "circle-open", colours)])
     increase = measure == "increase over the parents"
     for k, unzipped in enumerate(references(points[0], labels, task)):
@@ -262,7 +262,7 @@ def _runs(
     labels: Sequence[str],
     colours: Palette,
 ) -> go.Scatter:
-    """Draw the runs at (x, y), hollow where they were not retrained; `together` is what `same_place` returns."""
+    """Draw the runs at (x, y), hollow where they were not retrained; `together` is what `coinciding` returns."""
     bare = [p.retraining == "none" for p in points]
     return go.Scatter(
         x=x,
@@ -319,7 +319,7 @@ def _label(points: Sequence[RunPoint], k: int, together: Sequence[int]) -> str:
 
 
 def _describe_all(points: Sequence[RunPoint], labels: Sequence[str]) -> str:
-    """Describe the runs that lie in one place, at most four of them."""
+    """Describe the runs that coincide, at most four of them."""
     said = [_describe(p, labels) for p in points[:4]]
     if len(points) > 4:
         said.append(f"and {len(points) - 4} more here")

@@ -52,7 +52,7 @@ class CurvePoint:
 
 
 def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrain_steps: int = 0) -> list[float]:
-    """Place measurements on an axis on which every layer is one unit long.
+    """Lay measurements out on an axis on which every layer is one unit long.
 
     The parents stand at −1, layer k after zipping at k, its retraining steps between k and k + 0.8. Steps that
     follow the last layer (no layer of their own) and the finished network come behind it.
@@ -62,7 +62,7 @@ def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrai
     per_layer = max(1.0, retrain_steps / max(1, len(layers)))
     started: dict[str, int] = {}
     seen = 0
-    placed = []
+    found = []
     for m in measurements:
         if m.stage == "parents":
             x = -1.0
@@ -80,8 +80,8 @@ def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrai
         if m.layer is not None and m.stage == "zipped":
             started[m.layer] = seen
         seen = max(seen, m.step)
-        placed.append(x)
-    return placed
+        found.append(x)
+    return found
 
 
 def error_curves(

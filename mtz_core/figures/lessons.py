@@ -18,7 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linear_sum_assignment
 
 from mtz_core.errors import DataError
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -191,11 +191,11 @@ def window(plane: Plane, points: Sequence[Floats], gram: Floats, count: int) -> 
 
     Each axis is as long as a bowl with this Gram is wide, so that it looks round and not like a ditch.
     """
-    places = np.array([plane.coordinates(w) for w in points])
-    middle = (places.min(0) + places.max(0)) / 2
+    coordinates = np.array([plane.coordinates(w) for w in points])
+    middle = (coordinates.min(0) + coordinates.max(0)) / 2
     steep = np.einsum("kd,de,ke->k", plane.axes, gram, plane.axes)
     wide = np.sqrt([1.0, steep[0] / steep[1]])
-    reach = np.maximum(0.75 * float(np.ptp(places[:, 0])) * wide, 0.65 * np.ptp(places, axis=0))
+    reach = np.maximum(0.75 * float(np.ptp(coordinates[:, 0])) * wide, 0.65 * np.ptp(coordinates, axis=0))
     u, v = (np.linspace(middle[k] - reach[k], middle[k] + reach[k], count) for k in (0, 1))
     return u, v
 

@@ -42,13 +42,13 @@ def network_drawing(
 
     A bar's height grows with the square root of the layer's width, so that 10 and 500 neurons fit one picture; its
     number is the width. With `shared` (per network: channel group → shared channels) the shared part is set apart
-    below. `positions` places each network's layers, so that those which correspond stand in one column.
+    below. `positions` has every network's layers in columns, so that those which correspond stand in one.
     """
     if not structures:
         return empty_figure("No network is chosen.", mode)
     colours = palette(mode)
-    places = [list(range(len(structure.layers))) for structure in structures] if positions is None else positions
-    columns = 1 + max(max(xs) for xs in places)
+    xs_of = [list(range(len(structure.layers))) for structure in structures] if positions is None else positions
+    columns = 1 + max(max(xs) for xs in xs_of)
     crowded = columns > 6
     step = -(-columns // MOST_NAMES)
     names_below = 110 if crowded else 50  # pixels that the names under a row take; slanted ones take more
@@ -57,7 +57,7 @@ def network_drawing(
     figure = make_subplots(rows=len(structures), cols=1, vertical_spacing=names_below / plot)
     highest = max(math.sqrt(layer.width) for s in structures for layer in s.layers)
     for t, (structure, task) in enumerate(zip(structures, tasks, strict=True)):
-        own, layers, xs = None if shared is None else shared[t], structure.layers, list(places[t])
+        own, layers, xs = None if shared is None else shared[t], structure.layers, list(xs_of[t])
         heights = [bar_heights(layer, own or {}) for layer in layers]
         hover = [_describe(layer, own) for layer in layers]
         if own is not None:

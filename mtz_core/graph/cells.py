@@ -1,4 +1,4 @@
-"""What keeps channels from changing places freely: values that are compared, and neighbours that become one."""
+"""What keeps channels from being permuted freely: values that are compared, and neighbours that become one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtz_core.graph.ties import Ties
 
 
 def note_cells(ties: Ties, call: Call, operation: Operation, layout: Layout, shape: Shape) -> None:
-    """Note what keeps channels from changing places freely."""
+    """Note what keeps channels from being permuted freely."""
     mixed = None if operation.mixes is None else operation.mixes(call, len(shape))
     if mixed is not None and any(layout.shape[axis] > 1 for axis in mixed):
         last = np.moveaxis(layout, mixed, range(-len(mixed), 0))

@@ -89,7 +89,7 @@ class ChannelGroup:
     frozen: str | None
     blocks: Indices | None = field(default=None, repr=False)
     cells: Indices | None = field(default=None, repr=False)
-    """Channels that may change places without changing the network's outputs have the same number; `None`: all."""
+    """Channels that may be permuted without changing the network's outputs have the same number; `None`: all."""
     marks: Indices | None = field(default=None, repr=False)
     """Only channels with the same number can stand for each other: those of one bank, where banks keep their order."""
 
@@ -101,7 +101,7 @@ class ChannelGraph:
     network: TracedNetwork
     layers: tuple[WeightLayer, ...]
     groups: tuple[ChannelGroup, ...]
-    places: Mapping[str, Layout] = field(default_factory=dict, repr=False)
+    layouts: Mapping[str, Layout] = field(default_factory=dict, repr=False)
     """Node name → layout of its result, in which channel c of group g is the number `offsets[g] + c`."""
     offsets: tuple[int, ...] = ()
 

@@ -179,7 +179,7 @@ def _marked(roles: list[tuple[int, ...]], marks: Indices | None) -> list[tuple[i
 def correspond(graphs: Sequence[ChannelGraph]) -> JointGraph:
     """Put channel graphs side by side.
 
-    Where a network has no layer that corresponds, a layer of width 0 without nodes takes its place, and likewise for
+    Where a network has no layer that corresponds, a layer of width 0 without nodes stands for it, and likewise for
     groups; a group that only one network has is frozen.
 
     Raises:

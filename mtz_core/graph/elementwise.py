@@ -15,7 +15,7 @@ Activation = tuple[Layout, Shape]
 def combined(ties: Ties, a: Activation, b: Activation, summands: bool) -> Layout | None:
     """Layout of an element-wise combination of two activations; `None`: not known.
 
-    Channels at the same place are tied. Where one activation has length one and the other's channels vary, one value
+    Channels that meet are tied. Where one activation has length one and the other's channels vary, one value
     meets many channels: a gate, a scale, a mean over channels. The result then has the many channels' identity. If
     there are several such values (one for every head), each stays with those that it meets: they form a block.
     """
@@ -43,7 +43,7 @@ def _of_rank(activation: Activation, rank: int) -> Activation:
 
 
 def _small(layout: Layout, shape: Shape, other: Layout) -> Layout:
-    """A value that is the same in all tasks fixes no place where it is but one number beside the other's channels."""
+    """A value that is the same in all tasks fixes no channel where it is but one number beside the other's channels."""
     single = all(n == 1 or size == 1 for size, n in zip(shape, other.shape, strict=True))
     return np.where(layout == COMMON, CONSTANT, layout) if single and bool((other >= 0).all()) else layout
 

@@ -112,7 +112,7 @@ def layer_input(program: Program, state: State) -> Tensor:
 
 
 def apply_layer(module: nn.Module, layer: WeightLayer, matrix: Tensor, x: Tensor) -> Tensor:
-    """Output of a weight layer with the given (n, d) matrix in place of its own weights."""
+    """Output of a weight layer with the given (n, d) matrix instead of its own weights."""
     if isinstance(module, Recurrence):
         return module.run(x, matrix, layer.bias)[0]
     kernel, bias = _apart(layer, matrix)

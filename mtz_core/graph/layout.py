@@ -148,7 +148,7 @@ def combine(a: Layout, b: Layout, tie: Callable[[Layout, Layout], None]) -> Layo
     """Layout of an element-wise combination of two activations.
 
     Channels that meet are tied (they must be paired alike from now on). A constant takes the other's identity.
-    Returns `None` where a channel meets a value that is the same in all tasks, which would fix the channel's place, or
+    Returns `None` where a channel meets a value that is the same in all tasks, which would fix the channel, or
     that no rule explains.
     """
     try:

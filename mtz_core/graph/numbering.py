@@ -25,7 +25,7 @@ def numbered(
 ) -> ChannelGraph:
     """Return the channel graph; `layouts` has the layout of every node that holds channels, by the node's name.
 
-    Places of channels are noted where these lie within an image.
+    Kept are layouts of channels that lie within an image.
     """
     listed = list(drafts.values())
     blocks = settle_banks(ties, listed)
@@ -42,9 +42,9 @@ def numbered(
         apart = [(blocks.get(root, -1), cells.get(root, -1), roles[c]) for c, root in enumerate(roots)]
         groups.append(_group(g, roots, layers, frozen, apart, ties.marks))
     offsets = tuple(int(x) for x in np.cumsum([0, *map(len, members)])[:-1])
-    within = {name: layout[0] for name, layout in layouts.items() if _can_be_placed(layout)}
-    places = {name: _places(ties, layout, numbering, offsets) for name, layout in within.items()}
-    return ChannelGraph(network, layers, tuple(groups), places, offsets)
+    within = {name: layout[0] for name, layout in layouts.items() if _is_kept(layout)}
+    kept = {name: _renumbered(ties, layout, numbering, offsets) for name, layout in within.items()}
+    return ChannelGraph(network, layers, tuple(groups), kept, offsets)
 
 
 def _members(ties: Ties, drafts: Sequence[Draft]) -> tuple[dict[str, int], list[list[int]]]:
@@ -66,11 +66,11 @@ def _members(ties: Ties, drafts: Sequence[Draft]) -> tuple[dict[str, int], list[
     return group_of, [sorted(set(m)) for m in members]
 
 
-def _can_be_placed(layout: Layout) -> bool:
+def _is_kept(layout: Layout) -> bool:
     return layout.ndim > 0 and len(layout) == 1 and not are_pairs(layout).any()
 
 
-def _places(ties: Ties, layout: Layout, numbering: Numbering, offsets: Sequence[int]) -> Layout:
+def _renumbered(ties: Ties, layout: Layout, numbering: Numbering, offsets: Sequence[int]) -> Layout:
     """A layout with the number of each channel in the whole network."""
     flat = []
     for root in ties.ids.roots(layout).reshape(-1):
@@ -84,7 +84,7 @@ def _layer(ties: Ties, draft: Draft, group: int, numbering: Numbering) -> Weight
     columns = np.full(draft.positions, PRIVATE) if draft.columns is None else ties.ids.roots(draft.columns)
     own = (PRIVATE, CONSTANT)
     nowhere = (PRIVATE, 0)
-    places = [numbering.get(int(c), nowhere) if c >= 0 else (PRIVATE if c in own else COMMON, 0) for c in columns]
+    reads = [numbering.get(int(c), nowhere) if c >= 0 else (PRIVATE if c in own else COMMON, 0) for c in columns]
     convolution = not isinstance(module, nn.Linear | Recurrence)
     kernel = tuple(cast(Any, module).kernel_size) if convolution else ()
     setting = tuple(str(getattr(module, key, None)) for key in ("stride", "padding", "dilation", "padding_mode"))
@@ -98,8 +98,8 @@ def _layer(ties: Ties, draft: Draft, group: int, numbering: Numbering) -> Weight
         setting,
         group,
         np.array([numbering[int(r)][1] for r in ties.ids.roots(draft.rows)], dtype=np.int64),
-        np.array([g for g, _ in places], dtype=np.int64),
-        np.array([c for _, c in places], dtype=np.int64),
+        np.array([g for g, _ in reads], dtype=np.int64),
+        np.array([c for _, c in reads], dtype=np.int64),
         draft.groups,
         draft.depthwise,
         ties.sums.root(int(draft.rows[0])),

@@ -291,7 +291,7 @@ register(
     Operation("stack", Carries.STACKS, functions=(torch.stack,)),
 )  # fmt: skip
 
-# Other shapes, axes and places
+# Other shapes, axes and orders
 
 register(
     Operation(

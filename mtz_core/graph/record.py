@@ -48,7 +48,7 @@ class Carries(Enum):
 class Clip:
     """Values are cut off below `floor` and above `ceiling`.
 
-    `floor_at` and `ceiling_at` say which setting of a call (name, place among the arguments) overrules them.
+    `floor_at` and `ceiling_at` say which setting of a call (name, position among the arguments) overrules them.
     """
 
     floor: float | None = None
@@ -170,11 +170,11 @@ class Call:
     def _known(self, node: fx.Node) -> Any:
         return self.numbers.get(node.name, node)
 
-    def setting(self, name: str, place: int, default: Any = None) -> Any:
-        """A setting of the call: an attribute of the module, or an argument by name or place (the input is 0)."""
+    def setting(self, name: str, position: int, default: Any = None) -> Any:
+        """A setting of the call: an attribute of the module, or an argument by name or position (the input is 0)."""
         if isinstance(self.called, nn.Module):
             return getattr(self.called, name, default)
-        return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
+        return self.kwargs.get(name, self.args[position] if len(self.args) > position else default)
 
     def described(self) -> str:
         """The call in words a user recognises: `conv1 (Conv2d)`, `cumsum`."""
@@ -270,7 +270,7 @@ def out_of_place(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def in_place_argument(function: Callable[..., Any]) -> int | None:
-    """Place of the last argument, if it asks a function to work in place; else `None`."""
+    """Position of the last argument, if it asks a function to work in place; else `None`."""
     try:
         names = list(signature(function).parameters)
     except (TypeError, ValueError):  # functions written in C often have no signature

@@ -15,7 +15,7 @@ def reduced(ties: Ties, call: Call, source: Layout, before: Shape, after: Shape)
     """Layout after a reduction; `None`: not known.
 
     Over axes along which no channel varies, channels stay. Over all channels, in whichever order, the result is one
-    value that means the same in every task; the channels may change places among themselves only. Over one of several
+    value that means the same in every task; the channels may be permuted among themselves only. Over one of several
     axes along which channels vary (the splits of a split attention), those that become one value are tied.
     """
     axes = _axes(call, len(before))

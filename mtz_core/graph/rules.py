@@ -37,7 +37,7 @@ def permuted(call: Call, rank: int) -> list[int] | None:
 
 
 def exchanged(call: Call, rank: int) -> list[int] | None:
-    """`transpose(1, 2)`: two axes change places."""
+    """`transpose(1, 2)`: two axes are exchanged."""
     order, axes = list(range(rank)), axes_of(call)
     if axes is None or len(axes) != 2:
         return None
@@ -47,7 +47,7 @@ def exchanged(call: Call, rank: int) -> list[int] | None:
 
 
 def axis_moved(call: Call, rank: int) -> list[int] | None:
-    """`movedim(1, 2)`: one axis goes to another place, the others keep their order."""
+    """`movedim(1, 2)`: one axis moves to another position, the others keep their order."""
     start, end = call.setting("source", 1), call.setting("destination", 2)
     if not isinstance(start, int) or not isinstance(end, int):
         return None
@@ -203,13 +203,13 @@ def flipped(call: Call, source: Layout, before: Shape, after: Shape) -> Layout |
 
 
 def num_groups(call: Call, channels: int) -> int | None:
-    """Group normalisation lets channels change places within its groups only."""
+    """Group normalisation lets channels be permuted within its groups only."""
     count = call.setting("num_groups", 1)
     return count if isinstance(count, int) else None
 
 
 def each_alone(call: Call, channels: int) -> int:
-    """Normalisation over neighbouring channels lets none change places."""
+    """Normalisation over neighbouring channels lets none be permuted."""
     return channels
 
 

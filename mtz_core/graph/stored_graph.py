@@ -21,7 +21,7 @@ from mtz_core.graph.layout import CONSTANT
 from mtz_core.graph.record import Carries, operation_of
 from mtz_core.graph.sources import NormSource, TracedNetwork, WeightSource
 from mtz_core.graph.stored_program import Missing, Record, Shelf, Source, read_program, write_program
-from mtz_core.graph.stored_values import DTYPES, place, read_value, sizes, text, whole, write_value
+from mtz_core.graph.stored_values import DTYPES, path_parts, read_value, sizes, text, whole, write_value
 
 _WORDS = (str, bool, int, type(None))
 _IS: Mapping[str, Callable[[Any], bool]] = {
@@ -97,7 +97,7 @@ def write_graph(graph: ChannelGraph, body: fx.GraphModule, arrays: Arrays, prefi
         "homes": {name: list(home) for name, home in network.homes.items()},
         "layers": [_write(layer, arrays) for layer in graph.layers],
         "groups": [_write(group, arrays) for group in graph.groups],
-        "places": {name: arrays.put(layout) for name, layout in graph.places.items()},
+        "places": {name: arrays.put(layout) for name, layout in graph.layouts.items()},
         "offsets": list(graph.offsets),
     }
 
@@ -123,7 +123,9 @@ def read_graph(record: Any, source: Source) -> ChannelGraph:
     """
     module = read_program(record["program"], source)
     shapes = {text(name): sizes(shape) for name, shape in record["shapes"].items()}
-    sources = {".".join(place(name)): _read(WeightSource, about, source) for name, about in record["sources"].items()}
+    sources = {
+        ".".join(path_parts(name)): _read(WeightSource, about, source) for name, about in record["sources"].items()
+    }
     homes = {text(name): (text(home), turned is True) for name, (home, turned) in record["homes"].items()}
     precision = DTYPES.get(text(record.get("precision", "None")))
     computed = {text(name): whole(count) for name, count in record.get("computed", {}).items()}
@@ -133,9 +135,9 @@ def read_graph(record: Any, source: Source) -> ChannelGraph:
     )  # fmt: skip
     layers = tuple(_read(WeightLayer, about, source) for about in record["layers"])
     groups = tuple(_read(ChannelGroup, about, source) for about in record["groups"])
-    places = {text(name): read_array(source, number) for name, number in record["places"].items()}
+    layouts = {text(name): read_array(source, number) for name, number in record["places"].items()}
     offsets = tuple(whole(offset, -1) for offset in record["offsets"])
-    graph = ChannelGraph(network, layers, groups, places, offsets)
+    graph = ChannelGraph(network, layers, groups, layouts, offsets)
     _check(graph)
     return graph
 
@@ -165,7 +167,7 @@ def _example(about: Any) -> Tensor:
 
 
 def _check(graph: ChannelGraph) -> None:
-    """Hold layers, groups and places against the program and against each other. Raises `CheckpointError`."""
+    """Hold layers, groups and layouts against the program and against each other. Raises `CheckpointError`."""
     nodes = {node.name: node for node in graph.network.module.graph.nodes}
     _require(len(graph.offsets) == len(graph.groups), "it has another number of offsets than of channel groups")
     for group in graph.groups:
@@ -182,7 +184,7 @@ def _check(graph: ChannelGraph) -> None:
         if layer.width:
             _check_layer(graph, layer, nodes)
     most = sum(group.width for group in graph.groups)
-    for name, layout in graph.places.items():
+    for name, layout in graph.layouts.items():
         shape = graph.network.shapes.get(name)
         fits = name in nodes and shape is not None and layout.ndim == len(shape) - 1
         inside = not layout.size or (layout.min() >= CONSTANT and layout.max() < most)

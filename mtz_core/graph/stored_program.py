@@ -23,7 +23,7 @@ from mtz_core.graph.execution import method_named
 from mtz_core.graph.record import operation_of
 from mtz_core.graph.stored_values import (
     DTYPES,
-    place,
+    path_parts,
     read_value,
     refused_call,
     sizes,
@@ -70,7 +70,7 @@ class Shelf:
     """Tensors by the name that they have in a file; memory that two of them share is written once."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    places: dict[Any, str] = field(default_factory=dict)
+    names: dict[Any, str] = field(default_factory=dict)
     memory: set[int] = field(default_factory=set)
 
     def put(self, name: str, tensor: Tensor) -> str:
@@ -78,15 +78,15 @@ class Shelf:
         tensor = tensor.detach()
         memory = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
         same = (memory, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-        if memory and same in self.places:
-            return self.places[same]
+        if memory and same in self.names:
+            return self.names[same]
         if name in self.tensors:
             raise GraphError(f"two tensors of the network are called {name!r}; rename one of them")
         held = tensor.cpu().contiguous()
         shared = memory in self.memory and held.data_ptr() == tensor.data_ptr()
         self.tensors[name] = held.clone() if shared else held
         self.memory.add(memory)
-        self.places[same] = name
+        self.names[same] = name
         return name
 
 
@@ -96,7 +96,7 @@ def write_program(module: fx.GraphModule, shelf: Shelf, prefix: str, missing: Mi
     Args:
         module: the computation.
         shelf: takes its tensors, under names that begin with `prefix`.
-        missing: tensors of layers whose numbers are stored elsewhere; the module has `None` in their places.
+        missing: tensors of layers whose numbers are stored elsewhere; the module has `None` for them.
 
     Raises:
         GraphError: it calls something that cannot be named in a file; the message says what.
@@ -204,7 +204,7 @@ def read_program(record: Any, source: Source) -> PlainProgram:
     given = record["modules"]
     budget = source.numbers
     for path, about in given.items():
-        parts = place(path)
+        parts = path_parts(path)
         if "same" in about:
             module = made[text(about["same"])]
         elif path:
@@ -253,7 +253,7 @@ def _give_tensors(module: nn.Module, about: Mapping[str, Any], source: Source, b
 
 
 def _own(name: Any) -> str:
-    (part,) = place(name)
+    (part,) = path_parts(name)
     return part
 
 
@@ -292,7 +292,7 @@ def _read_nodes(listed: Any, root: nn.Module) -> fx.Graph:
             raise CheckpointError(f"the file is damaged: {name!r} has an argument without a name")
         last = k == len(listed) - 1
         if (op == "output") != last or (op == "placeholder" and (len(args) > 1 or kwargs)):
-            raise CheckpointError(f"the file is damaged: {str(op)[:20]!r} stands in the wrong place")
+            raise CheckpointError(f"the file is damaged: {str(op)[:20]!r} stands in the wrong position")
         if (op == "placeholder" and not args) != (k == 0) or (last and (len(args) != 1 or kwargs)):
             raise CheckpointError("the file is damaged: a network has one input and one output")
         node = graph.create_node(text(op), _target(op, text(target), args, root), args, kwargs, name=name)
@@ -313,7 +313,7 @@ def _target(op: str, target: str, args: tuple[Any, ...], root: nn.Module) -> Any
         if target not in methods() or not args or not isinstance(args[0], fx.Node):
             raise refused_call(f"the method {target}")
         return target
-    parts = place(target)
+    parts = path_parts(target)
     try:
         if op == "call_module":
             if type(root.get_submodule(target)) is not nn.Module:

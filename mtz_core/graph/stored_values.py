@@ -32,7 +32,7 @@ _FORMATS = {
     for kind in (torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format)
 }
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d{1,3})?")
-_PLACE = re.compile(r"[^.\x00-\x1f]{1,200}")
+_PATH_PART = re.compile(r"[^.\x00-\x1f]{1,200}")
 
 Arrays = Callable[[Any], Any]
 """What becomes of an array when it is written, or of its number when it is read."""
@@ -161,11 +161,11 @@ def text(data: Any) -> str:
     return data
 
 
-def place(data: Any) -> list[str]:
+def path_parts(data: Any) -> list[str]:
     """The path of a module or tensor, in its parts; no part is a name that Python gives a meaning to."""
     parts = text(data).split(".") if data != "" else []
-    if any(not _PLACE.fullmatch(part) or part.startswith("__") for part in parts):
-        raise CheckpointError(f"the file is damaged: {str(data)[:60]!r} is no place in a network")
+    if any(not _PATH_PART.fullmatch(part) or part.startswith("__") for part in parts):
+        raise CheckpointError(f"the file is damaged: {str(data)[:60]!r} is no path in a network")
     return parts
 
 

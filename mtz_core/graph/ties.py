@@ -71,7 +71,7 @@ class Partition:
 
 
 class Cells:
-    """Sets of channels that may change places among themselves: those which are in the same sets may."""
+    """Sets of channels that may be permuted among themselves: those which are in the same sets may."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -136,7 +136,7 @@ class Ties:
                 self.cells.cell(ids)
 
     def pin(self, layout: Layout) -> None:
-        """Each of the channels keeps its place."""
+        """Each of the channels keeps its number."""
         for x in np.unique(layout[layout >= 0]):
             self.cells.cell(np.array([x]))
 

@@ -81,7 +81,7 @@ def rewrite_transposed(traced: fx.GraphModule, sources: dict[str, WeightSource])
 def _replaced(
     traced: fx.GraphModule, sources: dict[str, WeightSource], name: str, module: Any
 ) -> tuple[list[int], list[int]]:
-    """Put a convolution in the place of a transposed one; return stride and padding of what it is to read."""
+    """Put a convolution instead of a transposed one; return stride and padding of what it is to read."""
     reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     pads = [[r - p, r - p + extra] for r, p, extra in zip(reach, module.padding, module.output_padding, strict=True)]
     build: Any = list(TRANSPOSED.values())[len(reach) - 1]

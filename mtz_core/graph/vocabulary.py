@@ -67,7 +67,7 @@ _MORE_METHODS = _words(
     "new_full new_ones new_tensor new_zeros unflatten norm split tensor_split fill_ zero_ copy_ fill_diagonal_ count "
     "index"
 )
-"""Methods beyond those that torch lists, and those in place of which no other form exists."""
+"""Methods beyond those that torch lists, and those in place that have no other form."""
 
 _NO_CLASSES = _words("Container DataParallel LinearCrossEntropyLoss ParameterDict ParameterList")
 

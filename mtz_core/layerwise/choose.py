@@ -70,7 +70,7 @@ def choose_slots(
 def _slots_of_several(
     spec: ZipSpec, method: str, wanted: int, costs: Costs, fresh: Fresh, problem: LayerProblem
 ) -> Table:
-    """Slots of three or more tasks, by places among their fresh channels."""
+    """Slots of three or more tasks, by indices among their fresh channels."""
     tasks = tuple(fresh)
     widths = [len(fresh[t]) for t in tasks]
     if PAIRING.find(method).random:

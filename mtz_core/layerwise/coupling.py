@@ -59,14 +59,14 @@ def _ties(problem: DenseProblem, part: Part, solution: Solution) -> list[Tie]:
     size = int(used.sum())
     shared, ties = {}, []
     for m, t in enumerate(part.members):
-        rows, place = problem.index(part.rows, t), problem.places[t]
-        compact = torch.as_tensor(np.cumsum(used) - 1, device=place.device)
-        held = torch.as_tensor(used, device=place.device)[place]
+        rows, index = problem.index(part.rows, t), problem.indices[t]
+        compact = torch.as_tensor(np.cumsum(used) - 1, device=index.device)
+        held = torch.as_tensor(used, device=index.device)[index]
         mine, rest = torch.nonzero(held)[:, 0], torch.nonzero(~held)[:, 0]
         ones = problem.base[t].new_ones(len(rows))
         scales = ones if solution.scales is None else solution.scales[m]
-        whole = len(mine) == size == len(place)
-        shared[t] = Member(rows, None, None, scales) if whole else Member(rows, mine, compact[place[mine]], scales)
+        whole = len(mine) == size == len(index)
+        shared[t] = Member(rows, None, None, scales) if whole else Member(rows, mine, compact[index[mine]], scales)
         if len(rest):
             ties.append(Tie({t: Member(rows, rest, torch.arange(len(rest), device=rest.device), ones)}, len(rest)))
     return [Tie(shared, size), *ties] if size else ties

@@ -35,13 +35,13 @@ class DenseProblem(LayerProblem):
     """A layer whose neurons all read the same inputs.
 
     `inputs` (U, T) are the columns that take part: those that two or more tasks share, and with compensation all.
-    Weights of task t are over its own d_t of these, which stand at `places[t]` (d_t,) among the U.
+    Weights of task t are over its own d_t of these, which stand at `indices[t]` (d_t,) among the U.
     """
 
     outputs: Mapping[int, Tensor] = field(default_factory=dict)
     """What the outputs of some tasks weigh (n_t, n_t), see `sensitivity`; all alike where it is not known."""
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
-    places: dict[int, Tensor] = field(default_factory=dict)
+    indices: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
     known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
     mergers: dict[tuple[Source, Members, float, bytes], ScaledMerge] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class DenseProblem(LayerProblem):
             masks={t: cut(mask, t) for t in tasks if (mask := given.masks[t]) is not None},
             outputs={t: weights.to(device, dtype) for t, weights in given.outputs.items()},
             inputs=inputs,
-            places={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
+            indices={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
             dense=not few_rows([gram for t in tasks for gram in _halves(given.moments[t])]),
         )
         problem.observe(given.moments)
@@ -115,8 +115,8 @@ class DenseProblem(LayerProblem):
 
     def inside(self, t: int, chosen: NDArray[np.bool_]) -> Tensor | None:
         """Numbers of task t's own inputs among the `chosen` (U,); `None`: all of them."""
-        kept = chosen[self.places[t].cpu().numpy()]
-        return None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.places[t].device)
+        kept = chosen[self.indices[t].cpu().numpy()]
+        return None if kept.all() else torch.as_tensor(np.flatnonzero(kept), device=self.indices[t].device)
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """What is compared of task t over `chosen` inputs, and its Gram: all its other weights are free to follow."""
@@ -190,22 +190,22 @@ class DenseProblem(LayerProblem):
         size = int(used.sum())
         compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
         held = [self._held(t, source, ridge, used) for t in part.members]
-        places = [compact[self.places[t][h.kept]] for t, h in zip(part.members, held, strict=True)]
+        indices = [compact[self.indices[t][h.kept]] for t, h in zip(part.members, held, strict=True)]
         weights = [w[:, h.kept] for w, h in zip(best, held, strict=True)]
         grams = [h.gram for h in held]
         scales: Sequence[Tensor] | None = None
         if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
             key = (source, part.members, ridge, used.tobytes())
             if key not in self.mergers:
-                self.mergers[key] = ScaledMerge(grams, places, size)
+                self.mergers[key] = ScaledMerge(grams, indices, size)
             known = None if like is None or like.scales is None else torch.stack(list(like.scales))
             merged, each = self.mergers[key](weights, known)
             scales = list(each)
         else:
-            merged = merge_partial(weights, grams, places, size)
+            merged = merge_partial(weights, grams, indices, size)
         values = []
-        for m, (w, place, h) in enumerate(zip(best, places, held, strict=True)):
-            shared = merged[:, place] if scales is None else merged[:, place] * scales[m][:, None]
+        for m, (w, index, h) in enumerate(zip(best, indices, held, strict=True)):
+            shared = merged[:, index] if scales is None else merged[:, index] * scales[m][:, None]
             moved = w.clone()
             moved[:, h.kept] = shared
             if h.eliminated is not None:
@@ -239,7 +239,7 @@ class DenseProblem(LayerProblem):
             return self.known[key]
         gram, inside = self.gram(source, t, ridge), self.inside(t, used)
         if inside is None:
-            held = _Held(gram, torch.arange(gram.dimension, device=self.places[t].device), None)
+            held = _Held(gram, torch.arange(gram.dimension, device=self.indices[t].device), None)
         elif self.spec.compensate:
             eliminated = gram.eliminate(inside)
             held = _Held(eliminated.gram, inside, eliminated)
@@ -263,9 +263,9 @@ class DenseProblem(LayerProblem):
         merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
         compact = np.cumsum(mine) - 1
         for t, w in reversed(list(zip(part.members, values, strict=True))):
-            place = self.places[t].cpu().numpy()
-            kept = np.flatnonzero(mine[place])
-            target = torch.as_tensor(compact[place[kept]], device=merged.device)
+            index = self.indices[t].cpu().numpy()
+            kept = np.flatnonzero(mine[index])
+            target = torch.as_tensor(compact[index[kept]], device=merged.device)
             merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
         return merged, torch.as_tensor(number[mine], device=merged.device)
 
@@ -291,17 +291,17 @@ def _solved_masked(problem: DenseProblem, part: Part, source: Source, ridge: flo
     rows = [problem.index(part.rows, t) for t in part.members]
     compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
     union = torch.zeros(len(part.rows), int(used.sum()), dtype=torch.bool, device=rows[0].device)
-    places, weights, grams, insides = [], [], [], []
+    indices, weights, grams, insides = [], [], [], []
     for t, w, row in zip(part.members, best, rows, strict=True):
         inside = problem.inside(t, used)
         inside = torch.arange(w.shape[1], device=w.device) if inside is None else inside
-        places.append(compact[problem.places[t][inside]])
+        indices.append(compact[problem.indices[t][inside]])
         weights.append(w[:, inside])
         grams.append(problem.gram(source, t, ridge).select(inside))
         insides.append(inside)
-        union[:, places[-1]] |= problem.masks[t][row][:, inside] if t in problem.masks else True
-    merged = merge_partial(weights, grams, places, int(used.sum()), union)
+        union[:, indices[-1]] |= problem.masks[t][row][:, inside] if t in problem.masks else True
+    merged = merge_partial(weights, grams, indices, int(used.sum()), union)
     values = [w.clone() for w in best]
-    for w, place, inside in zip(values, places, insides, strict=True):
-        w[:, inside] = merged[:, place]
+    for w, index, inside in zip(values, indices, insides, strict=True):
+        w[:, inside] = merged[:, index]
     return Solution(values)

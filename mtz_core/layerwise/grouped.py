@@ -121,8 +121,8 @@ class GroupedProblem(LayerProblem):
         if found is None or not np.array_equal(found[0], part.rows):
             columns, real = aligned(part.members, part.rows, self.entries)
             device = self.matrices[part.members[0]].device
-            places = [torch.as_tensor(place, device=device) for place in columns]
-            found = self.known[part.members] = (part.rows, places, torch.as_tensor(real, device=device))
+            tensors = [torch.as_tensor(each, device=device) for each in columns]
+            found = self.known[part.members] = (part.rows, tensors, torch.as_tensor(real, device=device))
         return found[1], found[2]
 
     def solve(
@@ -132,21 +132,21 @@ class GroupedProblem(LayerProblem):
         best = [self.best(source, t)[row] for t, row in zip(part.members, rows, strict=True)]
         if len(part.members) == 1:
             return Solution(best)
-        places, real = self._aligned(part)
+        columns, real = self._aligned(part)
         grams = [self._of(source, t).ridged(ridge) * self.alphas[t] for t in part.members]
         banks = [self._of(source, t).bank(row) for t, row in zip(part.members, rows, strict=True)]
         values = [w.clone() for w in best]
-        real, free = self._supports(part, rows, places, real)
+        real, free = self._supports(part, rows, columns, real)
         for chunk in chunks(len(part.rows), max(w.shape[1] for w in best)):
             valid = real[chunk]
             systems, follows = [], []
             for m in range(len(part.members)):
                 each = grams[m][banks[m][chunk]]
                 each = each if free is None else _supported(each, free[m][chunk])
-                system, follow = self._system(each, places[m][chunk], valid)
+                system, follow = self._system(each, columns[m][chunk], valid)
                 systems.append(system)
                 follows.append(follow)
-            common = [best[m][chunk].gather(1, places[m][chunk]) * valid for m in range(len(part.members))]
+            common = [best[m][chunk].gather(1, columns[m][chunk]) * valid for m in range(len(part.members))]
             total = torch.stack(systems).sum(0)
             pull = sum(torch.einsum("kij,kj->ki", s, w) for s, w in zip(systems, common, strict=True))
             assert isinstance(pull, Tensor)
@@ -156,11 +156,11 @@ class GroupedProblem(LayerProblem):
                 moved = torch.einsum("kij,kj->ki", follows[m], (merged - common[m]) * valid)
                 values[m][chunk] += moved
                 # What is shared is one number for all: take it as it is, not as a sum.
-                values[m][chunk] = _written(values[m][chunk], merged, places[m][chunk], valid)
+                values[m][chunk] = _written(values[m][chunk], merged, columns[m][chunk], valid)
         return Solution(values)
 
     def _supports(
-        self, part: Part, rows: Sequence[Tensor], places: Sequence[Tensor], real: Tensor
+        self, part: Part, rows: Sequence[Tensor], columns: Sequence[Tensor], real: Tensor
     ) -> tuple[Tensor, list[Tensor] | None]:
         """Where shared weights (k, w), and every member's (k, d), may differ from zero; `None`: everywhere.
 
@@ -169,29 +169,29 @@ class GroupedProblem(LayerProblem):
         if not self.masks:
             return real, None
         own = [self.masks[t][row] for t, row in zip(part.members, rows, strict=True)]
-        union = torch.stack([mask.gather(1, place) for mask, place in zip(own, places, strict=True)]).any(0) & real
+        union = torch.stack([mask.gather(1, each) for mask, each in zip(own, columns, strict=True)]).any(0) & real
         # Padding repeats a column: what is said there must not undo what is said of the column itself.
         everywhere = [
-            mask.to(torch.uint8).scatter_reduce(1, place, union.to(torch.uint8), "amax").bool()
-            for mask, place in zip(own, places, strict=True)
+            mask.to(torch.uint8).scatter_reduce(1, each, union.to(torch.uint8), "amax").bool()
+            for mask, each in zip(own, columns, strict=True)
         ]
         return union, everywhere
 
-    def _system(self, grams: Tensor, place: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _system(self, grams: Tensor, columns: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Grams (k, w, w) over aligned columns, zero at padding; and how all weights (k, d, w) follow these."""
         width = grams.shape[1]
         both = real[:, :, None] & real[:, None, :]
-        if place.shape[1] == width and bool(real.all()):
-            chosen = _gathered(grams, place)
-            return chosen, _one_hot(place, real, width, grams.dtype)
+        if columns.shape[1] == width and bool(real.all()):
+            chosen = _gathered(grams, columns)
+            return chosen, _one_hot(columns, real, width, grams.dtype)
         if not self.spec.compensate:
-            return _gathered(grams, place) * both, _one_hot(place, real, width, grams.dtype)
+            return _gathered(grams, columns) * both, _one_hot(columns, real, width, grams.dtype)
         inverse = torch.cholesky_inverse(factored(grams.clone()))
-        block = _gathered(inverse, place) * both
+        block = _gathered(inverse, columns) * both
         block.diagonal(dim1=1, dim2=2).add_((~real).to(block.dtype))
         schur = torch.cholesky_inverse(factored(block)) * both
-        columns = inverse.gather(2, place[:, None, :].expand(-1, width, -1)) * real[:, None, :]
-        return schur, columns @ schur
+        follow = inverse.gather(2, columns[:, None, :].expand(-1, width, -1)) * real[:, None, :]
+        return schur, follow @ schur
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = values[0].new_zeros(len(values[0]))
@@ -205,8 +205,8 @@ class GroupedProblem(LayerProblem):
         return losses
 
     def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        places, real = self._aligned(part)
-        merged = values[0].gather(1, places[0]) * real
+        columns, real = self._aligned(part)
+        merged = values[0].gather(1, columns[0]) * real
         return merged, torch.arange(merged.shape[1], device=merged.device)
 
 
@@ -217,27 +217,27 @@ def _supported(grams: Tensor, free: Tensor) -> Tensor:
     return held
 
 
-def _gathered(grams: Tensor, place: Tensor) -> Tensor:
-    """Rows and columns `place` (k, w) of Grams (k, d, d)."""
-    size = place.shape[1]
-    picked = grams.gather(1, place[:, :, None].expand(-1, -1, grams.shape[2]))
-    return picked.gather(2, place[:, None, :].expand(-1, size, -1))
+def _gathered(grams: Tensor, columns: Tensor) -> Tensor:
+    """Rows and columns `columns` (k, w) of Grams (k, d, d)."""
+    size = columns.shape[1]
+    picked = grams.gather(1, columns[:, :, None].expand(-1, -1, grams.shape[2]))
+    return picked.gather(2, columns[:, None, :].expand(-1, size, -1))
 
 
-def _one_hot(place: Tensor, real: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def _one_hot(columns: Tensor, real: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """(k, width, w): one where weight i is the aligned column j."""
-    hot = torch.nn.functional.one_hot(place, width).mT.to(dtype)
+    hot = torch.nn.functional.one_hot(columns, width).mT.to(dtype)
     return hot * real[:, None, :]
 
 
-def _written(values: Tensor, merged: Tensor, place: Tensor, real: Tensor) -> Tensor:
-    """`values` (k, d) with `merged` (k, w) at the columns `place`; padding repeats the row's first real column.
+def _written(values: Tensor, merged: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+    """`values` (k, d) with `merged` (k, w) at `columns`; padding repeats the row's first real column.
 
     Rows without a real column stay as they are.
     """
     first = real.to(torch.uint8).argmax(dim=1, keepdim=True)
-    place = torch.where(real, place, place.gather(1, first))
-    written = values.scatter(1, place, torch.where(real, merged, merged.gather(1, first)))
+    columns = torch.where(real, columns, columns.gather(1, first))
+    written = values.scatter(1, columns, torch.where(real, merged, merged.gather(1, first)))
     return torch.where(real.any(dim=1, keepdim=True), written, values)
 
 
@@ -267,7 +267,7 @@ def aligned(
         rows: per task what every entry reads, (n_t, d_t).
 
     Returns:
-        For every member (K, d) column numbers, the same input at the same place; and where these are real, (K, d).
+        For every member (K, d) column numbers, the same input at the same index; and where these are real, (K, d).
     """
     chosen = [rows[t][slots[:, t]] for t in members]
     ordered = [np.argsort(c, axis=1, kind="stable") for c in chosen]

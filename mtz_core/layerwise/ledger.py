@@ -1,4 +1,4 @@
-"""Which channels of every group have found their place, and how many of the others are to be shared."""
+"""Which channels of every group are decided, paired or left private, and how many of the others are to be shared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fresh = dict[int, Indices]
 
 @dataclass(frozen=True)
 class Ledger:
-    """Who has a place: task t's channels `decided[g][t]` of group g do. `shares` are channels per group name."""
+    """What is decided: task t's channels `decided[g][t]` of group g. `shares` are channels per group name."""
 
     joint: JointGraph
     shares: Mapping[str, int]
@@ -30,7 +30,7 @@ class Ledger:
         return [index for index in named if len(joint.sharing(index)) > 1]
 
     def fresh(self, index: int) -> Fresh:
-        """Channels that layer number `index` writes and that have no place yet."""
+        """Channels that layer number `index` writes and that are not decided yet."""
         layer = self.joint.layers[index]
         known = self.decided.setdefault(layer.group, [set() for _ in layer.members])
         found = {}
@@ -50,7 +50,7 @@ class Ledger:
         return min(round(self.shares[group.name] * min(widths) / max(1, narrowest)), *widths)
 
     def mark(self, index: int, fresh: Fresh) -> None:
-        """The fresh channels of layer number `index` have their place."""
+        """The fresh channels of layer number `index` are decided."""
         group = self.joint.layers[index].group
         for t, channels in fresh.items():
             self.decided[group][t].update(int(c) for c in channels)

@@ -56,8 +56,8 @@ def merged(problem: LayerProblem, rows: Table) -> Outcome:
         if len(part.slots):
             where = torch.as_tensor(part.slots, device=some.device)
             costs[where] = problem.cost(part, values)
-            shared, places = problem.shared(part, values)
-            weights[where[:, None], places] = shared
+            shared, index = problem.shared(part, values)
+            weights[where[:, None], index] = shared
     order = torch.argsort(costs, stable=True)
     problem.forget("calibration")
     predicted = problem.predicted(parts, found)

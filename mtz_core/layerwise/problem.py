@@ -122,7 +122,7 @@ class LayerProblem(ABC):
     def exact_slots(
         self, rows: Mapping[int, NDArray[np.int64]], count: int, method: str, seed: int
     ) -> NDArray[np.int64] | None:
-        """Slots (k, tasks) of all tasks by the exact cost of merging, as places in `rows[t]`; `None`: not known."""
+        """Slots (k, tasks) of all tasks by the exact cost of merging, as indices into `rows[t]`; `None`: not known."""
         return None
 
     def importance(self, t: int) -> Tensor | None:
@@ -183,8 +183,8 @@ class LayerProblem(ABC):
         """Weights (n_t, d_t) of task t that pairing compares: its own, compensated if asked for."""
         matrix = self.matrices[t].clone()
         if t in self.tasks:
-            place = torch.as_tensor(self.own[t], device=matrix.device)
-            matrix[:, place] = self.best("calibration", t).to(matrix)
+            columns = torch.as_tensor(self.own[t], device=matrix.device)
+            matrix[:, columns] = self.best("calibration", t).to(matrix)
         return matrix
 
     def compensate(self, tasks: Sequence[int] | None = None) -> None:
@@ -319,8 +319,8 @@ class LayerProblem(ABC):
     def write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
         """Put the part's rows into all tasks' matrices."""
         for t, w in zip(part.members, values, strict=True):
-            place = torch.as_tensor(self.own[t], device=w.device)
-            matrices[t][self.index(part.rows, t)[:, None], place] = w.to(matrices[t])
+            columns = torch.as_tensor(self.own[t], device=w.device)
+            matrices[t][self.index(part.rows, t)[:, None], columns] = w.to(matrices[t])
 
 
 def parts_of(rows: Table) -> list[Part]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerWalk:
-    """Where a zip stands between layers: the network so far, and which channels have their place."""
+    """Where a zip stands between layers: the network so far, and which channels are decided."""
 
     network: ZippedNetwork
     spec: ZipSpec
@@ -73,7 +73,7 @@ class LayerWalk:
         )
 
     def decide(self, index: int, fresh: Fresh, slots: Table) -> None:
-        """Give the fresh channels of layer `index` their place: pair `slots`, leave the rest private."""
+        """Decide the fresh channels of layer `index`: pair `slots`, leave the rest private."""
         self.ledger.mark(index, fresh)
         self.network.pair(self.network.joint.layers[index].group, slots)
 

@@ -19,7 +19,7 @@ Pairs = NDArray[np.int64]
 PairingRule = Callable[[NDArray[Any], int, int], Pairs]
 """(costs (n_a, n_b), k, seed) → k or more disjoint pairs, of which the k cheapest count. All costs are finite."""
 Comparison = Callable[["Tensor"], "Tensor"]
-"""Incoming weights, one neuron a row (n, d) → what is compared in their place, (n, d)."""
+"""Incoming weights, one neuron a row (n, d) → what is compared instead, (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PairingMethod(Entry):
     """A rule for two tasks, and what is made of it where more take part.
 
     Tasks are folded one after the other into slots by the rule. Where subsets of the tasks may share, the dearest
-    memberships are then ended until no more is saved than asked for. `improves`: afterwards tasks are placed anew,
+    memberships are then ended until no more is saved than asked for. `improves`: afterwards tasks are assigned anew,
     optimally given the others, and memberships are moved, as long as that is cheaper. `joins`: subsets are joined
     from single neurons instead, the cheapest neuron and slot first. `random`: the rule looks at no cost, and neither
     does anything else.

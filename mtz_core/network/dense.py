@@ -61,8 +61,8 @@ class DenseLayer(StoredLayer):
                 table = rows if what == "row" else columns
                 order = np.concatenate([table[slots, t] for members, slots in bands.items() if t in members])
                 moved = bool((order != np.arange(len(order))).any())
-                place = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
-                self.register_buffer(f"{what}_place_{t}", place, persistent=False)
+                index = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
+                self.register_buffer(f"{what}_order_{t}", index, persistent=False)
 
     def _add_block(self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor]) -> None:
         key = _key(r, c)
@@ -113,8 +113,8 @@ class DenseLayer(StoredLayer):
                 bands.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
         full = bands[0] if len(bands) == 1 else torch.cat(bands)
         for axis, what in enumerate(("row", "column")):
-            place = getattr(self, f"{what}_place_{task}")
-            full = full if place is None else full.index_select(axis, place)
+            index = getattr(self, f"{what}_order_{task}")
+            full = full if index is None else full.index_select(axis, index)
         return full
 
     def _scale(self, band: Members, task: int) -> Tensor | None:

@@ -1,7 +1,7 @@
 """A grouped convolution of several tasks, every shared number stored once.
 
 Neurons of a grouped convolution read different channels, so shared weights form no rectangle as in `dense`. Here
-every task has a table that says which stored number stands at each place of its matrix.
+every task has a table that says which stored number each entry of its matrix is.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GroupedLayer(StoredLayer):
 
 
 def _value_numbers(rows: Sequence[Table], entries: Sequence[Table]) -> list[NDArray[np.int64]]:
-    """Number of the stored value at every place of every task's matrix."""
+    """Number of the stored value in every entry of every task's matrix."""
     repeated = [
         np.repeat(r, e.shape[1]) if e.size else np.empty(0, dtype=np.int64) for r, e in zip(rows, entries, strict=True)
     ]

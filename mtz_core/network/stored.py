@@ -30,9 +30,9 @@ class StoredLayer(nn.Module, ABC):
 
     @abstractmethod
     def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """What matrices (n_t, d_t) hold at the place of every parameter, on average over the tasks that share it.
+        """What matrices (n_t, d_t) hold where every parameter stands, on average over the tasks that share it.
 
-        In the order of `parameters()`. A scale, which has no place in a matrix, gets its own size.
+        In the order of `parameters()`. A scale, which stands in no matrix, gets its own size.
         """
 
     @abstractmethod

@@ -31,9 +31,9 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Takeover:
-    """A value that a task takes over from the first one: the first task's node, and which places go where.
+    """A value that a task takes over from the first one: the first task's node, and what goes where.
 
-    `order` holds the places of the channels' axes in the first task's value; `None`: as they are. `axes` are these.
+    `order` indexes the channels' axes, `axes`, of the first task's value; `None`: as they are.
     If it is the output of weight layer number `layer`, the task has a scale and a bias of its own there.
     """
 
@@ -121,7 +121,7 @@ class Together(nn.Module):
 
     def _takeover(self, t: int, mine: fx.Node, theirs: fx.Node, layer: int | None) -> Takeover:
         graphs = self.network.graphs
-        own, other = graphs[t].places.get(mine.name), self.network.joint.first.places.get(theirs.name)
+        own, other = graphs[t].layouts.get(mine.name), self.network.joint.first.layouts.get(theirs.name)
         axes = [] if own is None else [k + 1 for k, size in enumerate(own.shape) if size > 1]
         if own is None or other is None or not axes:
             return Takeover(theirs, (), None, layer)
@@ -131,7 +131,7 @@ class Together(nn.Module):
             np.broadcast_to(layout.reshape(layout.shape[span[0] - 1 : span[-1]]), lengths).reshape(-1)
             for layout in (self._numbered(t, own), other)
         )
-        order = places_of(wanted, given)
+        order = indices_of(wanted, given)
         alike = np.array_equal(order, np.arange(len(order)))
         return Takeover(theirs, tuple(span), None if alike else torch.as_tensor(order), layer)
 
@@ -179,7 +179,7 @@ class Together(nn.Module):
         return tuple(answers)
 
     def _own(self, t: int, taken: Takeover, value: Any, matrices: Sequence[Matrices]) -> Any:
-        """The value with task t's scale and bias in place of the first task's, if it has some of its own."""
+        """The value with task t's scale and bias instead of the first task's, if it has some of its own."""
         if taken.layer is None:
             return value
         first, own = (self.network.graphs[x].layers[taken.layer] for x in (0, t))
@@ -200,22 +200,22 @@ def _partners(table: Table, t: int, width: int) -> Table:
     return partners
 
 
-def places_of(wanted: Layout, given: Layout) -> Layout:
-    """For every entry of `wanted` (n,) the place of the same number in `given` (n,): the k-th for its k-th appearance.
+def indices_of(wanted: Layout, given: Layout) -> Layout:
+    """For every entry of `wanted` (n,) the index of the same number in `given` (n,): the k-th for its k-th appearance.
 
     Numbers below zero stay where they are.
 
-    >>> places_of(np.array([7, 7, 5, -1]), np.array([5, 7, 7, -1])).tolist()
+    >>> indices_of(np.array([7, 7, 5, -1]), np.array([5, 7, 7, -1])).tolist()
     [1, 2, 0, 3]
     """
-    places: dict[int, list[int]] = {}
-    for place, number in enumerate(given):
-        places.setdefault(int(number), []).append(place)
+    indices: dict[int, list[int]] = {}
+    for index, number in enumerate(given):
+        indices.setdefault(int(number), []).append(index)
     seen: dict[int, int] = {}
     result = np.arange(len(wanted))
-    for place, number in enumerate(wanted):
+    for index, number in enumerate(wanted):
         if number >= 0:
             turn = seen.get(int(number), 0)
             seen[int(number)] = turn + 1
-            result[place] = places[int(number)][turn]
+            result[index] = indices[int(number)][turn]
     return result

@@ -222,7 +222,7 @@ class ZippedNetwork(nn.Module):
     def extract(self, task: int) -> nn.Module:
         """Return task's network as a new module, in evaluation mode: of the parent's own class, where that is known.
 
-        A BatchNorm that was folded into its convolution stays in place and becomes the identity. A network that was
+        A BatchNorm that was folded into its convolution stays and becomes the identity. A network that was
         loaded without its parents returns its traced computation, which is a module like any other.
         """
         named = {own.name: self.matrix(k, task) for k, own in enumerate(self.graphs[task].layers) if own.width}

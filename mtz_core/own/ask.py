@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mtz_core.errors import CheckpointError
-from mtz_core.system.places import child_environment
+from mtz_core.system.paths import child_environment
 
 PATIENCE = 120.0
 """Seconds until a request is given up; a download says that it goes on, which begins them anew."""

@@ -119,7 +119,7 @@ def _declared(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], int, 
     if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(n) for n in shape):
         raise CheckpointError(f"{path}: {name} has no valid shape; the file is damaged, so save it again")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise CheckpointError(f"{path}: {name} has no valid place in the file; it is damaged, so save it again")
+        raise CheckpointError(f"{path}: {name} has no valid range in the file; it is damaged, so save it again")
     if offsets[1] - offsets[0] != math.prod(shape) * SIZES[dtype]:
         raise CheckpointError(
             f"{path}: {name} has shape {tuple(shape)}, which does not fit its {offsets[1] - offsets[0]:,} bytes; "

@@ -16,7 +16,7 @@ from typing import Any
 
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.own.files import Shapes, plain_shapes
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 FILE = ASSETS / "architectures.json.gz"
 SHOWN = 4

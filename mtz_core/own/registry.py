@@ -14,7 +14,7 @@ from typing import Any
 from mtz_core.errors import SpecError
 from mtz_core.spec import NetworkSpec
 from mtz_core.structure.networks import NetworkStructure, structure_from_json, structure_to_json
-from mtz_core.system.places import uploads_folder
+from mtz_core.system.paths import uploads_folder
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 MOST_BYTES = 8 * 2**20

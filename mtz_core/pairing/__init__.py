@@ -1,1 +1,1 @@
-"""Costs in, slots out: which neurons of which tasks share a place."""
+"""Costs in, slots out: which neurons of which tasks share a slot."""

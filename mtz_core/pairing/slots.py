@@ -1,4 +1,4 @@
-"""Slots: which channel of which task shares its place with which.
+"""Slots: which channel of which task shares a slot with which.
 
 A *slot table* is an integer array (S, T): row s says that slot s holds channel `table[s, t]` of task t, or none (-1).
 A slot of several tasks is shared by them, one of a single task is private. Rows and columns of a weight matrix get

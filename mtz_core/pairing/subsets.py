@@ -1,4 +1,4 @@
-"""From pairwise differences to slots: which channels of a group share their place.
+"""From pairwise differences to slots: which channels of a group share a slot.
 
 With two tasks this is an assignment. With more, a slot may hold channels of any subset of the tasks, so that an
 unrelated task does not force its neurons on the others. What a slot costs is then estimated from its pairs: for tasks
@@ -86,7 +86,7 @@ def match_subsets(
 
     Returns:
         Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. If it improves, a local
-        optimum: every task's channels are placed optimally given those of all others, and no membership can move to a
+        optimum: every task's channels are assigned optimally given those of all others, and no membership can move to a
         cheaper slot, both at the price that saved weights were given.
     """
     tasks, kind = len(widths), PAIRING.find(method)
@@ -254,7 +254,7 @@ class _Problem:
         return growth.result()
 
     def improved(self, slots: Table, widths: Sequence[int]) -> Table:
-        """Place channels anew and move memberships until neither lowers the cost."""
+        """Assign channels anew and move memberships until neither lowers the cost."""
         slots = self.rematched(slots, widths, full=False)
         for _ in range(SWEEPS):
             moves = 0
@@ -281,12 +281,12 @@ class _Problem:
         return best
 
     def rematched(self, slots: Table, widths: Sequence[int], full: bool, sweeps: int = SWEEPS) -> Table:
-        """Place every task's channels anew among the slots of the others, until the total cost stops falling."""
+        """Assign every task's channels anew among the slots of the others, until the total cost stops falling."""
         cost = float(self.slot_costs(slots).sum())
         for _ in range(sweeps):
             before = cost
             for t in range(self.tasks):
-                trial = self._placed(slots, t, widths[t], full)
+                trial = self._assigned(slots, t, widths[t], full)
                 trial_cost = float(self.slot_costs(trial).sum())
                 if trial_cost < cost:
                     slots, cost = trial, trial_cost
@@ -294,7 +294,7 @@ class _Problem:
                 break
         return slots
 
-    def _placed(self, slots: Table, t: int, width: int, full: bool) -> Table:
+    def _assigned(self, slots: Table, t: int, width: int, full: bool) -> Table:
         others = slots.copy()
         joined = int(((slots[:, t] >= 0) & ((slots >= 0).sum(1) > 1)).sum())
         others[:, t] = -1

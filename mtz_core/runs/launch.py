@@ -12,7 +12,7 @@ from mtz_core.errors import RunError
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
-from mtz_core.system.places import child_environment
+from mtz_core.system.paths import child_environment
 
 __all__ = ["exported", "is_alive", "start_worker"]
 

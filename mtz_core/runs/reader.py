@@ -14,7 +14,7 @@ from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
 from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
 from mtz_core.spec import parse_run_spec
-from mtz_core.system.places import runs_folder
+from mtz_core.system.paths import runs_folder
 
 Events = list[StoredEvent]  # inside the class, `list` is the method
 Names = list[str]

@@ -23,10 +23,10 @@ class Checkpoint:
 class Standing:
     """How far a run has come, as JSON-able data: `data` writes it, `read` reads it back.
 
-    `finished` are the layers that are done, `decided` the channels that have their place (see `Ledger.data`), `steps`
-    the optimiser steps that were taken and `spared` those that early ends saved; `plan` the planned shares and `images`
-    the number of images per task, where a run finds these out itself; `network` what is shared (see
-    `ZippedNetwork.description`).
+    `finished` are the layers that are done, `decided` the channels that are paired or left private (see
+    `Ledger.data`), `steps` the optimiser steps that were taken and `spared` those that early ends saved; `plan` the
+    planned shares and `images` the number of images per task, where a run finds these out itself; `network` what is
+    shared (see `ZippedNetwork.description`).
     """
 
     finished: list[int]

@@ -39,7 +39,7 @@ REGRET = 0.1
 
 
 Pairs = dict[tuple[int, int, int], Table]
-"""Layer and two tasks → pairs (k, 2) of places among their fresh channels."""
+"""Layer and two tasks → pairs (k, 2) of indices among their fresh channels."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def _regretted(index: int, costs: Costs, fresh: Fresh, slots: Table, known: Pair
     """Total cost of the pairs found now and of those found before, which are replaced in `known`."""
     best = stale = 0.0
     for (t, u), cost in costs.items():
-        place = {x: {int(c): k for k, c in enumerate(fresh[x])} for x in (t, u)}
+        index_of = {x: {int(c): k for k, c in enumerate(fresh[x])} for x in (t, u)}
         pairs = [slot for slot in slots if slot[t] >= 0 and slot[u] >= 0]
-        listed = [[place[t][int(s[t])], place[u][int(s[u])]] for s in pairs]
+        listed = [[index_of[t][int(s[t])], index_of[u][int(s[u])]] for s in pairs]
         found = np.array(listed, dtype=np.int64).reshape(-1, 2)
         best += _total(cost, found)
         stale += _total(cost, known.get((index, t, u), found))

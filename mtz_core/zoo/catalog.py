@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mtz_core.data.bundled import bundled_set, class_names
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.outputs.types import Kind
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 PARENTS = ASSETS / "parents"
 

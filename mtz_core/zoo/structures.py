@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mtz_core.errors import DataError
 from mtz_core.structure.networks import NetworkStructure, structure_from_json
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 FILE = ASSETS / "parents" / "structures.json"
 

@@ -22,7 +22,7 @@ from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec, TypeSpec
 from mtz_core.structure.sizes import why_not_zippable
-from mtz_core.system.places import uploads_folder
+from mtz_core.system.paths import uploads_folder
 from pages.ui import address, frame, query
 
 SOURCES = ("file", "torchvision", "registered")

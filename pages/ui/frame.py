@@ -19,7 +19,7 @@ from mtz_core.errors import MTZError
 from mtz_core.figures.palette import palette
 from mtz_core.figures.text import ago_text, percent_text
 from mtz_core.own.registered import VARIABLE, register
-from mtz_core.system.places import runs_folder
+from mtz_core.system.paths import runs_folder
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,7 +12,7 @@ from typing import Any
 
 from mtz_core.figures.palette import Mode, palette
 from mtz_core.figures.text import count_text, percent_text
-from mtz_core.system.places import ASSETS
+from mtz_core.system.paths import ASSETS
 
 EXAMPLE = ASSETS / "example" / "landing.json"
 SHAPES = ("circle", "square", "diamond", "triangle")

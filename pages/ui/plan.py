@@ -24,7 +24,7 @@ from mtz_core.figures.text import count_text, duration_text
 from mtz_core.spec import BudgetSpec, RunSpec, dump_run_spec
 from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.trunks import trunk_of
-from mtz_core.system.places import child_environment
+from mtz_core.system.paths import child_environment
 from pages.ui import frame, setup
 
 TICK = 0.7

@@ -18,7 +18,7 @@ from mtz_core.errors import MTZError, RunError
 from mtz_core.figures.text import duration_text, percent_text
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.structure.sizes import why_not_zippable
-from mtz_core.system.places import child_environment
+from mtz_core.system.paths import child_environment
 from pages.ui import address, frame, query, setup
 
 PATIENCE = 120.0

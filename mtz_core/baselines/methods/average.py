@@ -14,7 +14,7 @@ from mtz_core.baselines.kinds import Slots, baseline
     "average",
     text="channels of equal index become one",
     source="*Model soups*, Wortsman et al., ICML 2022, [arXiv 2203.05482](https://arxiv.org/abs/2203.05482)",
-    place=None,
+    side=None,
 )
 def average(covariance: Tensor, widths: Sequence[int], k: int) -> Slots:
     """The first k channels of every network; meant for networks with a common beginning."""

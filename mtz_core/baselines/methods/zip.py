@@ -22,7 +22,7 @@ Linkage = Literal["least", "average"]
     text="the most correlated features merge, whether they come from one network or from two, until as many are left "
     "as one network has",
     source="*ZipIt!*, Stoica et al., ICLR 2024, [arXiv 2305.03053](https://arxiv.org/abs/2305.03053)",
-    place="read",
+    side="read",
 )
 def zipped(covariance: Tensor, widths: Sequence[int], k: int, within: float = 1.0, linkage: Linkage = "least") -> Slots:
     """Merge the two most correlated features of all networks, again and again, until (T-1)·k merges are done.
@@ -92,7 +92,7 @@ def _check(within: float, linkage: str) -> None:
 
 
 def _average(moments: NDArray[np.float64], members: NDArray[np.float64], i: int, j: int) -> NDArray[np.float64]:
-    """Put the average of features i and j in the place of i; return what it correlates with every feature, (n,)."""
+    """Put the average of features i and j instead of i; return what it correlates with every feature, (n,)."""
     a, b = members[[i, j]] / (members[i] + members[j])
     moments[i] = a * moments[i] + b * moments[j]
     moments[:, i] = a * moments[:, i] + b * moments[:, j]
