@@ -325,13 +325,13 @@ def blocks(tasks: list[str]) -> None:
         share_in = address.number(st.slider, "Shared inputs, %", name="in", low=0, high=100, step=10, default=50)
         share_out = address.number(st.slider, "Shared neurons, %", name="out", low=0, high=100, step=10, default=60)
     s_in, s_out = round(share_in / 100 * inputs), round(share_out / 100 * outputs)
-    counts = lessons.block_counts(inputs, outputs, s_in, s_out)
+    counts = lessons.weight_counts(inputs, outputs, s_in, s_out)
     st.markdown(
         "A neuron that was merged reads shared inputs with shared weights. Everything that touches a neuron of one "
         "task alone stays with that task. Rows are neurons, columns are their inputs."
     )
     frame.show(
-        draw.blocks_figure(counts, s_in / inputs, s_out / outputs, tasks=tasks, mode=frame.theme()),
+        draw.submatrices_figure(counts, s_in / inputs, s_out / outputs, tasks=tasks, mode=frame.theme()),
         "blocks",
         alt=f"The layer's weights in blocks: {counts.shared} shared by both tasks, {counts.per_task} per task.",
     )

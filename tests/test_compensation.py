@@ -196,11 +196,11 @@ def test_layers_store_scales_beside_shared_weights() -> None:
     rows, columns = np.array([[0, 1], [1, -1], [-1, 0]]), np.array([[0, 0], [1, -1], [-1, 1]])
     first, second = torch.randn(2, 2), torch.randn(2, 2)
     second[1, 0] = 3.0 * first[0, 0]
-    block = DenseLayer([first, second], rows, columns, None, [torch.ones(2), torch.tensor([1.0, 3.0])])
-    torch.testing.assert_close(block.matrix(0), first)
-    torch.testing.assert_close(block.matrix(1), second)
-    assert block.counts() == (1, [3, 4])
-    torch.testing.assert_close(block.scale(1), torch.tensor([1.0, 3.0]))
+    layer = DenseLayer([first, second], rows, columns, None, [torch.ones(2), torch.tensor([1.0, 3.0])])
+    torch.testing.assert_close(layer.matrix(0), first)
+    torch.testing.assert_close(layer.matrix(1), second)
+    assert layer.counts() == (1, [3, 4])
+    torch.testing.assert_close(layer.scale(1), torch.tensor([1.0, 3.0]))
 
 
 def test_a_grouped_convolution_follows_like_single_systems() -> None:

@@ -55,12 +55,12 @@ def test_dense_neurons_differ_by_one_minus_the_cosine(compensate: bool) -> None:
     np.testing.assert_allclose(found, angles([p[1] for p in parents], bias=not compensate), rtol=1e-5)
 
 
-def test_grouped_neurons_differ_by_one_minus_the_cosine_within_their_block() -> None:
+def test_grouped_neurons_differ_by_one_minus_the_cosine_within_their_bank() -> None:
     parents: list[nn.Module] = [Grouped(seed) for seed in (0, 1)]
     found = differences(parents, "grouped", compensate=False)
     expected = angles([p.grouped for p in parents], bias=True)
-    for block in (slice(0, 3), slice(3, 6)):
-        np.testing.assert_allclose(found[block, block], expected[block, block], rtol=1e-5)
+    for bank in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_allclose(found[bank, bank], expected[bank, bank], rtol=1e-5)
 
 
 def test_length_does_not_matter_and_a_neuron_without_weights_stays_as_it_is() -> None:

@@ -17,19 +17,19 @@ from mtz_core.spec import parse_run_spec
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (3, 9), (64, 64), (1, 1)])
-def test_every_block_holds_the_least_of_its_entries(shape: tuple[int, int]) -> None:
+def test_every_tile_holds_the_least_of_its_entries(shape: tuple[int, int]) -> None:
     matrix = np.random.default_rng(0).random(shape)
     pooled = pooling.pool_minimum(matrix, limit=4)
     assert max(pooled.values.shape) <= 4
     for a, (top, bottom) in enumerate(zip(pooled.row_edges, pooled.row_edges[1:], strict=False)):
         for b, (left, right) in enumerate(zip(pooled.column_edges, pooled.column_edges[1:], strict=False)):
             assert pooled.values[a, b] == matrix[top:bottom, left:right].min()
-            i, j = pooling.cheapest_in_block(matrix, pooled, a, b)
+            i, j = pooling.cheapest_in_tile(matrix, pooled, a, b)
             assert matrix[i, j] == pooled.values[a, b]
-            assert pooled.block(i, j) == (a, b)
+            assert pooled.tile(i, j) == (a, b)
 
 
-def test_blocks_cover_a_large_matrix_evenly_and_keep_its_minimum() -> None:
+def test_tiles_cover_a_large_matrix_evenly_and_keep_its_minimum() -> None:
     matrix = np.random.default_rng(1).random((1300, 700)).astype(np.float32)
     pooled = pooling.pool_minimum(matrix)
     assert pooled.values.shape == (512, 512)
@@ -46,11 +46,11 @@ def test_a_small_matrix_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(pooled.values, matrix)
 
 
-def test_missing_entries_count_only_where_a_whole_block_is_missing() -> None:
+def test_missing_entries_count_only_where_a_whole_tile_is_missing() -> None:
     matrix = np.array([[np.nan, 1.0, np.nan, np.nan], [2.0, 3.0, np.nan, np.nan]])
     pooled = pooling.pool_minimum(matrix, limit=2)
     np.testing.assert_array_equal(pooled.values, [[1.0, np.nan], [2.0, np.nan]])
-    assert pooling.cheapest_in_block(matrix, pooled, 0, 0) == (0, 1)
+    assert pooling.cheapest_in_tile(matrix, pooled, 0, 0) == (0, 1)
     assert pooling.to_bytes(pooled.values, 1.0, 2.0).tolist() == [[0, 255], [254, 255]]
 
 

@@ -378,7 +378,7 @@ def test_neurons_of_banks_are_compared_over_the_inputs_that_both_banks_read() ->
                 gram = x[t][:, bank].T @ x[t][:, bank] / 40
                 form = alpha * (gram + 0.1 * np.trace(gram) / 4 * np.eye(4))
                 at = [keys.index(key) for key in common]
-                # Weights that are free to follow: the inverse of the block is the block of the inverse.
+                # Weights that are free to follow: the inverse of the submatrix is the submatrix of the inverse.
                 cut = np.linalg.inv(form)[np.ix_(at, at)] if compensate else np.linalg.inv(form[np.ix_(at, at)])
                 inverse, apart = inverse + cut, apart + sign * w[t][(i, j)[t]][at]
             assert found[i, j] == pytest.approx(0.5 * apart @ np.linalg.solve(inverse, apart), rel=1e-7)

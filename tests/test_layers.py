@@ -64,9 +64,9 @@ def at_import(tree: ast.Module) -> Iterator[ast.stmt]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
         yield node
-        for block in ("body", "orelse", "finalbody", "handlers"):
+        for part in ("body", "orelse", "finalbody", "handlers"):
             if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-                waiting += [inner for inner in getattr(node, block, []) if isinstance(inner, ast.stmt)]
+                waiting += [inner for inner in getattr(node, part, []) if isinstance(inner, ast.stmt)]
 
 
 @cache

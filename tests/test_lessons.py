@@ -130,21 +130,21 @@ def test_a_click_keeps_one_pair_per_row_and_column() -> None:
 
 
 @pytest.mark.parametrize(("shared_in", "shared_out"), [(0, 0), (3, 2), (8, 5), (8, 0), (0, 5)])
-def test_blocks_hold_every_weight_of_a_task(shared_in: int, shared_out: int) -> None:
-    blocks = lessons.block_counts(8, 5, shared_in, shared_out)
-    assert blocks.shared + blocks.per_task == 5 * (8 + 1)
+def test_submatrices_hold_every_weight_of_a_task(shared_in: int, shared_out: int) -> None:
+    counts = lessons.weight_counts(8, 5, shared_in, shared_out)
+    assert counts.shared + counts.per_task == 5 * (8 + 1)
     mask_in = np.arange(9) >= 8 - shared_in  # shared inputs and the bias last
     mask_out = np.arange(5) < shared_out
-    assert blocks.shared == int(np.outer(mask_out, mask_in).sum())
-    assert blocks.specific_to_shared == int(np.outer(mask_out, ~mask_in).sum())
-    assert blocks.shared_to_specific == int(np.outer(~mask_out, mask_in).sum())
-    assert blocks.specific_to_specific == int(np.outer(~mask_out, ~mask_in).sum())
-    assert blocks.total == 2 * 45 - blocks.shared
+    assert counts.shared == int(np.outer(mask_out, mask_in).sum())
+    assert counts.specific_to_shared == int(np.outer(mask_out, ~mask_in).sum())
+    assert counts.shared_to_specific == int(np.outer(~mask_out, mask_in).sum())
+    assert counts.specific_to_specific == int(np.outer(~mask_out, ~mask_in).sum())
+    assert counts.total == 2 * 45 - counts.shared
 
 
 def test_more_shared_than_there_is_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot share 9 of 8"):
-        lessons.block_counts(8, 5, 9, 1)
+        lessons.weight_counts(8, 5, 9, 1)
 
 
 def test_corner_is_seeded_and_has_distinct_neurons() -> None:
@@ -200,17 +200,17 @@ def test_line_figure_has_both_losses_and_their_sum(layer: lessons.Lesson) -> Non
     np.testing.assert_allclose(a + b, total)
 
 
-def test_blocks_figure_draws_seven_parts_or_one() -> None:
-    some = lesson_figures.blocks_figure(lessons.block_counts(8, 4, 4, 2), 0.5, 0.5, tasks=["a", "b"])
+def test_submatrices_figure_draws_seven_parts_or_one() -> None:
+    some = lesson_figures.submatrices_figure(lessons.weight_counts(8, 4, 4, 2), 0.5, 0.5, tasks=["a", "b"])
     assert len(some.data) == 7
-    everything = lesson_figures.blocks_figure(lessons.block_counts(8, 4, 8, 4), 1.0, 1.0, tasks=["a", "b"])
+    everything = lesson_figures.submatrices_figure(lessons.weight_counts(8, 4, 8, 4), 1.0, 1.0, tasks=["a", "b"])
     assert len(everything.data) == 1
 
 
 @pytest.mark.parametrize(("share_in", "share_out"), [(0.5, 0.5), (1.0, 0.3), (0.0, 0.9), (0.2, 0.0), (1.0, 1.0)])
 def test_parts_of_a_layer_fill_it_without_lying_on_one_another(share_in: float, share_out: float) -> None:
     parts = lessons.layer_parts(
-        lessons.block_counts(10, 10, round(10 * share_in), round(10 * share_out)), share_in, share_out
+        lessons.weight_counts(10, 10, round(10 * share_in), round(10 * share_out)), share_in, share_out
     )
     xs, ys = ((np.arange(200) + 0.5) / 100, (np.arange(100) + 0.5) / 100)
     over = [((xs > p.x[0]) & (xs < p.x[1]))[None] & ((ys > p.y[0]) & (ys < p.y[1]))[:, None] for p in parts]

@@ -215,7 +215,7 @@ def test_own_pairing_from_the_url_is_checked_against_the_optimum(visit: Open) ->
     assert "0 of 6 pairs" in shown(visit(LEARN, step="5", pairing="your own", own="9-9,x,1-,٣-1"))
 
 
-def test_blocks_lesson_counts_exactly(visit: Open) -> None:
+def test_the_lesson_on_submatrices_counts_exactly(visit: Open) -> None:
     app = visit(LEARN, step="6", **{"in": "50", "out": "60"})
     assert metric(app, "Stored once") == f"{60 * 151:,}"
     assert metric(app, "Stored per task") == f"{100 * 301 - 60 * 151:,}"

@@ -127,8 +127,8 @@ def test_pruned_networks_come_back_with_their_zeros(scale: str, tmp_path: Path) 
             layer.weight.data[draws(*layer.weight.shape, seed=3) < 0.8] = 0.0
     network = zip_networks(parents, [images(60)] * 2, ZipSpec(share=0.7, scale=scale)).network
     with torch.no_grad():
-        for block in network.stored()[0].parameters():
-            block.reshape(-1)[0] = 0.0
+        for numbers in network.stored()[0].parameters():
+            numbers.reshape(-1)[0] = 0.0
     same(network, [images(5)] * 2, tmp_path / "z.safetensors", parents)
 
 

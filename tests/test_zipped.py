@@ -124,8 +124,8 @@ def test_partially_shared_inputs_keep_private_weights_of_shared_neurons() -> Non
         shared = np.sort(fc1.pairs[:, 0]) if t == 0 else fc1.pairs[np.argsort(fc1.pairs[:, 0]), 1]
         assert got[rows][:, shared].shape == (10, 5)
     columns = [fc1.pairs[:, t] for t in (0, 1)]
-    blocks = [result.network.matrix(1, t)[fc2.pairs[:, t]][:, columns[t]] for t in (0, 1)]
-    torch.testing.assert_close(blocks[0], blocks[1], rtol=0, atol=0)
+    shared = [result.network.matrix(1, t)[fc2.pairs[:, t]][:, columns[t]] for t in (0, 1)]
+    torch.testing.assert_close(shared[0], shared[1], rtol=0, atol=0)
 
 
 def test_different_widths_share_up_to_the_narrower() -> None:

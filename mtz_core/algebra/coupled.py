@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, block, cholesky
+from mtz_core.algebra.gram import SINGLE_FROM, cholesky, submatrix
 
 STEPS = 12
 WORTHWHILE = 3e-3
@@ -84,7 +84,7 @@ class _Preconditioner:
             if m.columns is None or m.indices is None:
                 right += grams[t]
             else:
-                right[m.indices[:, None], m.indices] += block(grams[t], m.columns, m.columns)
+                right[m.indices[:, None], m.indices] += submatrix(grams[t], m.columns, m.columns)
         return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
 
     def __call__(self, residual: Tensor) -> Tensor:

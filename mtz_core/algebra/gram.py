@@ -113,15 +113,15 @@ class DenseGram(Gram):
         return replace(self, ridge=self.ridge + amount)
 
     def select(self, columns: Tensor) -> DenseGram:
-        return replace(self, matrix=block(self.matrix, columns, columns))
+        return replace(self, matrix=submatrix(self.matrix, columns, columns))
 
     def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
         whole = self.full()
-        factor = cholesky(block(whole, free, free))
-        half = torch.linalg.solve_triangular(factor, block(whole, free, kept), upper=False)
+        factor = cholesky(submatrix(whole, free, free))
+        half = torch.linalg.solve_triangular(factor, submatrix(whole, free, kept), upper=False)
         return Eliminated(
-            DenseGram(block(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
+            DenseGram(submatrix(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
         )
 
     def apply(self, vectors: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class RowGram(Gram):
         return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
 
 
-def block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """A new tensor of the entries in `rows` (r,) and `columns` (c,), (r, c)."""
     across, down = run_of(columns), run_of(rows)
     if across is None or down is None:

@@ -102,9 +102,9 @@ def _merge_from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram]) -> Ten
     base = torch.zeros_like(weights[0])
     for w, ridge in zip(weights, ridges, strict=True):
         base.add_(w, alpha=ridge / c)
-    blocks = [gram.weighted_rows() for gram in grams]
-    pull = torch.cat([z @ (w - base).mT for z, w in zip(blocks, weights, strict=True)])
-    stacked = torch.cat(blocks)
+    rows = [gram.weighted_rows() for gram in grams]
+    pull = torch.cat([z @ (w - base).mT for z, w in zip(rows, weights, strict=True)])
+    stacked = torch.cat(rows)
     kernel = stacked @ stacked.mT
     kernel.diagonal().add_(c)
     return base.addmm_(torch.cholesky_solve(pull, cholesky(kernel)).mT, stacked)

@@ -21,8 +21,8 @@ Source = Literal["half 0", "half 1", "calibration", "evaluation"]
 SOURCES: tuple[Source, ...] = ("half 0", "half 1", "calibration", "evaluation")
 CHUNK = 4096
 """Rows per product. Products of one chunk run in the rows' own precision or better, sums in double precision."""
-BLOCK = 192
-"""Columns of a symmetric matrix that are summed at once; those above the diagonal blocks are copied."""
+STRIPE = 192
+"""Columns of a symmetric matrix that are summed at once; those above the diagonal are copied."""
 
 
 class Accumulator:
@@ -66,15 +66,15 @@ class Accumulator:
             pending, kept = [rows], [] if residuals is None else [residuals]
         self._sum(pending, kept)
 
-    def _sum(self, blocks: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
+    def _sum(self, batches: Sequence[Tensor], residuals: Sequence[Tensor]) -> None:
         assert self._matrix is not None
-        for k, block in enumerate(blocks):
-            parts = torch.split(residuals[k], CHUNK) if residuals else [None] * len(block)
-            for chunk, part in zip(torch.split(block, CHUNK), parts, strict=False):
+        for k, batch in enumerate(batches):
+            parts = torch.split(residuals[k], CHUNK) if residuals else [None] * len(batch)
+            for chunk, part in zip(torch.split(batch, CHUNK), parts, strict=False):
                 exact = chunk.to(self._matrix.dtype)
-                for first in range(0, self.dimension, BLOCK):  # the lower triangle; `moment` mirrors it
-                    columns = exact[:, first : first + BLOCK]
-                    self._matrix[first:, first : first + BLOCK].addmm_(exact[:, first:].mT, columns)
+                for first in range(0, self.dimension, STRIPE):  # the lower triangle; `moment` mirrors it
+                    columns = exact[:, first : first + STRIPE]
+                    self._matrix[first:, first : first + STRIPE].addmm_(exact[:, first:].mT, columns)
                 if self._cross is not None and part is not None:
                     self._cross.addmm_(part.to(exact.dtype).mT, exact)
 
@@ -110,8 +110,8 @@ class Accumulator:
             raise DataError("a half of the calibration set is empty; give at least two images per task")
         power = None if self._power is None else self._power / self.count
         if self._matrix is not None:
-            for first in range(0, self.dimension, BLOCK):
-                last = first + BLOCK
+            for first in range(0, self.dimension, STRIPE):
+                last = first + STRIPE
                 self._matrix[first:last, last:] = self._matrix[last:, first:last].mT
             cross = None if self._cross is None else self._cross / self.count
             return Moment(DenseGram(self._matrix, 1.0 / self.count), None, cross, power)

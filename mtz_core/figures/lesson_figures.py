@@ -1,4 +1,4 @@
-"""Drawings of the lessons: bowls, the two distances, and the blocks of a layer."""
+"""Drawings of the lessons: bowls, the two distances, and the submatrices of a layer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mtz_core.figures.lessons import (
-    Blocks,
     Cell,
     Compromise,
     Floats,
     Part,
     Plane,
+    WeightCounts,
     bowl,
     bowl_on_plane,
     bowls_on_line,
@@ -192,16 +192,16 @@ def distances_figure(
     return figure
 
 
-def blocks_figure(
-    blocks: Blocks, share_in: float, share_out: float, *, tasks: Sequence[str], mode: Mode = "light"
+def submatrices_figure(
+    counts: WeightCounts, share_in: float, share_out: float, *, tasks: Sequence[str], mode: Mode = "light"
 ) -> go.Figure:
-    """Draw the layer's weight matrix of both tasks, cut into blocks: rows are neurons, columns are inputs.
+    """Draw the layer's weight matrix of both tasks, cut into submatrices: rows are neurons, columns are inputs.
 
-    The shared block is drawn once, between the tasks; each task's own blocks lie beside and below it.
+    The shared one is drawn once, between the tasks; each task's own lie beside and below it.
     """
     colours = palette(mode)
     figure = go.Figure(layout={"template": template(mode), "height": 420})
-    for part in layer_parts(blocks, share_in, share_out):
+    for part in layer_parts(counts, share_in, share_out):
         figure.add_trace(_rectangle(part, tasks, colours))
         if part.width > 0.2 and part.height > 0.09:
             _write_count(figure, part, colours)

@@ -72,7 +72,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class WeightCounts:
     """Stored numbers of one layer of two networks, split by who reads and who is read.
 
     `shared` is stored once; the others are stored per task, so the layer keeps `shared + 2 × (the rest)`.
@@ -96,7 +96,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangle of a drawn weight matrix: what the block is, how many numbers, and whose (`None`: of both tasks)."""
+    """A rectangle of a drawn weight matrix: which submatrix, of how many numbers, whose (`None`: both tasks')."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -270,15 +270,15 @@ def corner(difference: Floats, seed: int, size: int = 6) -> tuple[Integers, Inte
     return rows, columns
 
 
-def block_counts(inputs: int, outputs: int, shared_inputs: int, shared_outputs: int) -> Blocks:
-    """Count the weights of a layer in each block; the bias counts as one more shared input.
+def weight_counts(inputs: int, outputs: int, shared_inputs: int, shared_outputs: int) -> WeightCounts:
+    """Count the weights of a layer in each submatrix; the bias counts as one more shared input.
 
     Raises `ValueError` if more are shared than there are.
     """
     if not (0 <= shared_inputs <= inputs and 0 <= shared_outputs <= outputs):
         raise ValueError(f"cannot share {shared_inputs} of {inputs} inputs and {shared_outputs} of {outputs} outputs")
     own_inputs, own_outputs = inputs - shared_inputs, outputs - shared_outputs
-    return Blocks(
+    return WeightCounts(
         shared=shared_outputs * (shared_inputs + 1),
         specific_to_shared=shared_outputs * own_inputs,
         shared_to_specific=own_outputs * (shared_inputs + 1),
@@ -286,17 +286,17 @@ def block_counts(inputs: int, outputs: int, shared_inputs: int, shared_outputs: 
     )
 
 
-def layer_parts(blocks: Blocks, share_in: float, share_out: float) -> list[Part]:
-    """Lay out the blocks of two tasks' weight matrix, one wide for each task; empty ones are left out.
+def layer_parts(counts: WeightCounts, share_in: float, share_out: float) -> list[Part]:
+    """Lay out the submatrices of two tasks' weight matrix, one wide for each task; empty ones are left out.
 
     x: the first task's own inputs, shared inputs, the second task's own inputs. y: shared neurons above the neurons
     of each task, which have half of the rest.
     """
     own, low = 1 - share_in, 1 - share_out
     middle, sides, top = (own, own + share_in), ((0.0, own), (own + share_in, own + share_in + own)), (low, 1.0)
-    parts = [Part(middle, top, "shared → shared", blocks.shared, None)]
-    parts += [Part(side, top, "specific → shared", blocks.specific_to_shared, t) for t, side in enumerate(sides)]
+    parts = [Part(middle, top, "shared → shared", counts.shared, None)]
+    parts += [Part(side, top, "specific → shared", counts.specific_to_shared, t) for t, side in enumerate(sides)]
     for t, (side, y) in enumerate(zip(sides, ((low / 2, low), (0.0, low / 2)), strict=True)):
-        parts.append(Part(middle, y, "shared → specific", blocks.shared_to_specific, t))
-        parts.append(Part(side, y, "specific → specific", blocks.specific_to_specific, t))
+        parts.append(Part(middle, y, "shared → specific", counts.shared_to_specific, t))
+        parts.append(Part(side, y, "specific → specific", counts.specific_to_specific, t))
     return [part for part in parts if part.width >= 1e-9 and part.height >= 1e-9]

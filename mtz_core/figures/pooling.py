@@ -15,7 +15,7 @@ LEVELS = 255  # colours 0 … 254; the byte 255 says that a value is missing
 
 @dataclass(frozen=True)
 class Pooled:
-    """Block minima: `values` (r, c); block a holds rows `row_edges[a]` up to, not including, `row_edges[a + 1]`."""
+    """Minima of tiles: `values` (r, c); tile a holds rows `row_edges[a]` up to, not including, `row_edges[a + 1]`."""
 
     values: Floats
     row_edges: Integers
@@ -23,12 +23,12 @@ class Pooled:
 
     @property
     def exact(self) -> bool:
-        """Whether every block is one entry."""
+        """Whether every tile is one entry."""
         rows, columns = self.values.shape
         return bool(self.row_edges[-1] == rows and self.column_edges[-1] == columns)
 
-    def block(self, i: int, j: int) -> tuple[int, int]:
-        """Return the block that holds entry (i, j)."""
+    def tile(self, i: int, j: int) -> tuple[int, int]:
+        """Return the tile that holds entry (i, j)."""
         return (
             int(np.searchsorted(self.row_edges, i, side="right")) - 1,
             int(np.searchsorted(self.column_edges, j, side="right")) - 1,
@@ -36,9 +36,9 @@ class Pooled:
 
 
 def pool_minimum(matrix: Floats, limit: int = 512) -> Pooled:
-    """Divide (n, m) into at most `limit` × `limit` nearly equal blocks and keep each block's minimum.
+    """Divide (n, m) into at most `limit` × `limit` nearly equal tiles and keep each tile's minimum.
 
-    A missing entry (NaN) is ignored unless its whole block is missing. Raises `ValueError` for an empty matrix.
+    A missing entry (NaN) is ignored unless its whole tile is missing. Raises `ValueError` for an empty matrix.
 
     >>> pool_minimum(np.array([[4.0, 1.0], [3.0, 2.0]]), limit=1).values
     array([[1.]])
@@ -50,12 +50,12 @@ def pool_minimum(matrix: Floats, limit: int = 512) -> Pooled:
     return Pooled(np.fmin.reduceat(rows, edges[1][:-1], axis=1), edges[0], edges[1])
 
 
-def cheapest_in_block(matrix: Floats, pooled: Pooled, a: int, b: int) -> tuple[int, int]:
-    """Return the (row, column) of the least entry of block (a, b)."""
+def cheapest_in_tile(matrix: Floats, pooled: Pooled, a: int, b: int) -> tuple[int, int]:
+    """Return the (row, column) of the least entry of tile (a, b)."""
     top, left = int(pooled.row_edges[a]), int(pooled.column_edges[b])
-    block = matrix[top : int(pooled.row_edges[a + 1]), left : int(pooled.column_edges[b + 1])]
-    flat = 0 if np.isnan(block).all() else int(np.nanargmin(block))
-    i, j = divmod(flat, block.shape[1])
+    tile = matrix[top : int(pooled.row_edges[a + 1]), left : int(pooled.column_edges[b + 1])]
+    flat = 0 if np.isnan(tile).all() else int(np.nanargmin(tile))
+    i, j = divmod(flat, tile.shape[1])
     return top + i, left + j
 
 

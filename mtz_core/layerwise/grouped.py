@@ -95,8 +95,8 @@ class GroupedProblem(LayerProblem):
                 if not (common[common >= 0] != np.iinfo(np.int64).max).any():
                     continue  # nothing in common but the bias
                 w_a, w_b = compared(w_t[mine][:, a]), compared(w_u[theirs][:, b])
-                block = pairwise_difference(w_a, w_b, self._cut(p[g], a), self._cut(q[h], b))
-                result[np.ix_(mine, theirs)] = block
+                difference = pairwise_difference(w_a, w_b, self._cut(p[g], a), self._cut(q[h], b))
+                result[np.ix_(mine, theirs)] = difference
         return result
 
     def _compared_under(self, t: int, u: int) -> tuple[Tensor, Tensor]:
@@ -187,9 +187,9 @@ class GroupedProblem(LayerProblem):
         if not self.spec.compensate:
             return _gathered(grams, columns) * both, _one_hot(columns, real, width, grams.dtype)
         inverse = torch.cholesky_inverse(factored(grams.clone()))
-        block = _gathered(inverse, columns) * both
-        block.diagonal(dim1=1, dim2=2).add_((~real).to(block.dtype))
-        schur = torch.cholesky_inverse(factored(block)) * both
+        inner = _gathered(inverse, columns) * both
+        inner.diagonal(dim1=1, dim2=2).add_((~real).to(inner.dtype))
+        schur = torch.cholesky_inverse(factored(inner)) * both
         follow = inverse.gather(2, columns[:, None, :].expand(-1, width, -1)) * real[:, None, :]
         return schur, follow @ schur
 

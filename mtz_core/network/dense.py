@@ -1,8 +1,8 @@
 """One weight layer of several tasks, every shared number stored once.
 
 Rows and columns have slot tables (see `pairing.slots`). Slots of the same tasks form a band; where a band of rows
-meets a band of columns lies a block, which belongs to the tasks that both have in common. With two tasks these are
-the blocks of the paper (§3.2): shared→shared once, and per task specific→shared, shared→specific, specific→specific.
+meets a band of columns lies a submatrix, which belongs to the tasks that both have in common. With two tasks these
+are those of the paper (§3.2): shared→shared once, and per task specific→shared, shared→specific, specific→specific.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtz_core.pairing.slots import Members, Table, by_members
 
 
 class DenseLayer(StoredLayer):
-    """Weight matrices of T tasks, assembled from blocks.
+    """Weight matrices of T tasks, assembled from submatrices.
 
     Args:
         matrices: one (n_t, d_t) matrix per task. Where tasks share an entry, the first task's value is kept.
@@ -41,7 +41,7 @@ class DenseLayer(StoredLayer):
         self.rows, self.columns = rows, columns
         self.tasks = len(matrices)
         self.row_bands, self.column_bands = _bands(rows), _bands(columns)
-        self.blocks = nn.ParameterDict()
+        self.blocks = nn.ParameterDict()  # so in files; see `submatrices`
         self.scales = nn.ParameterDict()
         self.masked, self.scaled = masks is not None, scales is not None
         if scales is not None:
@@ -53,7 +53,7 @@ class DenseLayer(StoredLayer):
             for c in self.column_bands:
                 common = [t for t in r if t in c]
                 if common:
-                    self._add_block(r, c, common, matrices)
+                    self._add_submatrix(r, c, common, matrices)
         if masks is not None:
             self.remask(masks)
         for t in (t for t in range(self.tasks) if matrices[t].numel()):
@@ -64,12 +64,17 @@ class DenseLayer(StoredLayer):
                 index = torch.as_tensor(np.argsort(order), device=matrices[t].device) if moved else None
                 self.register_buffer(f"{what}_order_{t}", index, persistent=False)
 
-    def _add_block(self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor]) -> None:
+    @property
+    def submatrices(self) -> nn.ParameterDict:
+        """What stands where two bands meet, by the tasks of both; files and state dicts call it `blocks`."""
+        return self.blocks
+
+    def _add_submatrix(self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor]) -> None:
         key = _key(r, c)
-        block = self._cut(matrices[common[0]], common[0], r, c)
+        numbers = self._cut(matrices[common[0]], common[0], r, c)
         if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
-            block /= scale.detach()[:, None]
-        self.blocks[key] = nn.Parameter(block)
+            numbers /= scale.detach()[:, None]
+        self.submatrices[key] = nn.Parameter(numbers)
 
     def remask(self, masks: Sequence[Tensor]) -> None:
         for r in self.row_bands:
@@ -99,14 +104,14 @@ class DenseLayer(StoredLayer):
     def matrix(self, task: int) -> Tensor:
         bands = []
         if not any(task in r for r in self.row_bands):
-            return cast(Tensor, next(iter(self.blocks.values()))).new_zeros((0, 0))
+            return cast(Tensor, next(iter(self.submatrices.values()))).new_zeros((0, 0))
         for r in self.row_bands:
             if task in r:
                 scale = self._scale(r, task)
                 parts = [
-                    self.blocks[_key(r, c)] * scale[:, None]
+                    self.submatrices[_key(r, c)] * scale[:, None]
                     if scale is not None and len(set(r) & set(c)) > 1
-                    else self.blocks[_key(r, c)]
+                    else self.submatrices[_key(r, c)]
                     for c in self.column_bands
                     if task in c
                 ]
@@ -125,7 +130,7 @@ class DenseLayer(StoredLayer):
     def scale(self, task: int) -> Tensor | None:
         if not self.scaled:
             return None
-        full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.blocks.values())).dtype)
+        full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.submatrices.values())).dtype)
         for r, slots in self.row_bands.items():
             if task in r and (scale := self._scale(r, task)) is not None:
                 full[torch.as_tensor(self.rows[slots, task])] = scale.detach().cpu().to(full.dtype)
@@ -135,7 +140,7 @@ class DenseLayer(StoredLayer):
         if not self.masked:
             return None
         shape = (int((self.rows[:, task] >= 0).sum()), int((self.columns[:, task] >= 0).sum()))
-        some = next(iter(self.blocks.values()))
+        some = next(iter(self.submatrices.values()))
         full = torch.zeros(shape, dtype=torch.bool, device=some.device)
         for r, row_slots in self.row_bands.items():
             for c, column_slots in self.column_bands.items():
@@ -157,7 +162,7 @@ class DenseLayer(StoredLayer):
                 common = [t for t in r if t in c]
                 if common:
                     key = _key(r, c)
-                    size = int(self._mask(key).sum()) if self.masked else self.blocks[key].numel()
+                    size = int(self._mask(key).sum()) if self.masked else self.submatrices[key].numel()
                     if len(common) > 1:
                         shared += size
                     else:

@@ -1,4 +1,4 @@
-"""The zipped network: every parent's computation, with weights assembled from shared and private blocks."""
+"""The zipped network: every parent's computation, with weights assembled from shared and private submatrices."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Sample:
 class Job:
     """What is to be zipped, with what, and how.
 
-    `shares` are channels per shareable group that take effect, `blocked` groups that were asked to share and cannot.
+    `shares` are channels per shareable group that take effect, `refused` groups that were asked to share and cannot.
     Of the evaluation images `live` are used for reports before the final one. `outputs` say what each network's
     answers are, `assumed` where that was taken by convention, and `odd` is what looks odd (see `oddities`).
     """
@@ -81,7 +81,7 @@ class Job:
     joint: JointGraph
     trunk: Trunk | None
     shares: Mapping[str, int]
-    blocked: tuple[str, ...]
+    refused: tuple[str, ...]
     sample: Sample
     evaluation: tuple[Labelled | None, ...]
     live: tuple[Labelled | None, ...]
@@ -112,7 +112,7 @@ class Job:
             for group in graph.groups:
                 if group.width and group.frozen is not None and group.frozen != HEAD:
                     notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
-        for name in self.blocked:
+        for name in self.refused:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
         for name in unfounded(self.joint.structure, shares):
             notes.append(f"{name} reads nothing in common: its neurons are paired as they come, for the layers behind")
@@ -166,7 +166,7 @@ def prepare(
         joint=joint,
         trunk=trunk,
         shares=shares,
-        blocked=tuple(name for name, count in asked.items() if count > shares[name]),
+        refused=tuple(name for name, count in asked.items() if count > shares[name]),
         sample=Sample.of(images),
         evaluation=tested,
         live=tuple(None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in tested),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from mtz_core.figures.pooling import Floats, Integers, Pooled, cheapest_in_block, pool_minimum, to_bytes
+from mtz_core.figures.pooling import Floats, Integers, Pooled, cheapest_in_tile, pool_minimum, to_bytes
 
 _HERE = Path(__file__).parent
 _heatmap = st.components.v2.component(
@@ -39,14 +39,14 @@ class View:
     def place(self, i: int, j: int) -> list[int] | None:
         """Return the block in which entry (i, j) lies; `None` where it is not shown."""
         a, b = int(self.places[0][i]), int(self.places[1][j])
-        return list(self.blocks.block(a, b)) if a >= 0 and b >= 0 else None
+        return list(self.blocks.tile(a, b)) if a >= 0 and b >= 0 else None
 
     def cell(self, a: int, b: int) -> tuple[int, int] | None:
         """Return the entry (i, j) that block (a, b) shows; `None` where there is no such block."""
         down, across = self.blocks.values.shape
         if not (0 <= a < down and 0 <= b < across):
             return None
-        r, c = cheapest_in_block(self._shown(), self.blocks, a, b)
+        r, c = cheapest_in_tile(self._shown(), self.blocks, a, b)
         return int(self.rows[r]), int(self.columns[c])
 
     def _shown(self) -> Floats:
