@@ -225,8 +225,8 @@ def _zipped(
     tasks: int, images: int, counts: Any,
 ) -> LayerZipped:  # fmt: skip
     width = differences[0, 1].shape[0]
-    matches = [_greedy(differences[0, t], k) for t in range(1, tasks)]
-    pairs = np.stack([np.arange(width), *matches], axis=1)
+    partners = [_greedy(differences[0, t], k) for t in range(1, tasks)]
+    pairs = np.stack([np.arange(width), *partners], axis=1)
     costs = sum(differences[0, t][pairs[:, 0], pairs[:, t]] for t in range(1, tasks)) / (tasks - 1)
     order = np.argsort(costs, kind="stable")[:k]
     pairs, costs = pairs[order], costs[order]
@@ -246,12 +246,12 @@ def _zipped(
 def _greedy(difference: Any, k: int) -> Any:
     """Return a permutation that pairs rows with columns, cheapest first."""
     width = difference.shape[0]
-    match = np.full(width, -1)
+    partner = np.full(width, -1)
     free = np.ones(width, dtype=bool)
     for row in np.argsort(difference.min(axis=1), kind="stable"):
         column = int(np.argmin(np.where(free, difference[row], np.inf)))
-        match[row], free[column] = column, False
-    return match
+        partner[row], free[column] = column, False
+    return partner
 
 
 def _images(rng: np.random.Generator, count: int) -> Any:

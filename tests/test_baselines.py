@@ -254,13 +254,13 @@ def test_permute_maximises_the_total_correlation() -> None:
     assert sum(related[i, partner[i]] for i in range(5)) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("match", [lambda c, w, k: by_index(w, k), permute, zipped])
-def test_slots_number_features_without_gaps(match: Any) -> None:
+@pytest.mark.parametrize("rule", [lambda c, w, k: by_index(w, k), permute, zipped])
+def test_slots_number_features_without_gaps(rule: Any) -> None:
     rng = np.random.default_rng(1)
     widths = [4, 5, 6]
     covariance = torch.as_tensor(np.cov(rng.normal(size=(40, 15)).T))
     for k in range(5):
-        slots = match(covariance, widths, k)
+        slots = rule(covariance, widths, k)
         assert [len(s) for s in slots] == widths
         numbers = np.unique(np.concatenate(slots))
         assert numbers.tolist() == list(range(15 - 2 * k))

@@ -37,7 +37,7 @@ def test_difference_equals_brute_force_minimum(alpha: float, ridge: float) -> No
         np.testing.assert_allclose(merged[0].numpy(), best, atol=1e-5)
 
 
-def test_difference_matches_the_harmonic_formula() -> None:
+def test_difference_follows_the_harmonic_formula() -> None:
     a, b, h_a, h_b = _layer(1)
     form = np.linalg.inv(np.linalg.inv(0.3 * h_a) + np.linalg.inv(0.7 * h_b))
     want = [[0.5 * (x - y) @ form @ (x - y) for y in b] for x in a]

@@ -34,7 +34,7 @@ from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.layerwise.problem import Given
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import complete
-from mtz_core.pairing.subsets import match_subsets
+from mtz_core.pairing.subsets import pair_subsets
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.trunks import trunks
@@ -222,7 +222,7 @@ def test_no_task_leaves_its_dearest_slot_for_a_cheaper_one(seed: int, n: int, po
     """Of all memberships the one whose end saves most is ended: no new one costs less."""
     rng, alphas = np.random.default_rng(seed), (0.5, 0.3, 0.2)
     costs = {pair: rng.random((n, n)) ** power for pair in ((0, 1), (0, 2), (1, 2))}
-    slots = complete(match_subsets(costs, [n] * 3, alphas, n, full=False), [n] * 3)
+    slots = complete(pair_subsets(costs, [n] * 3, alphas, n, full=False), [n] * 3)
     now = _total(slots, costs, alphas)
     ends = []
     for s, t in product(range(len(slots)), range(3)):

@@ -33,7 +33,7 @@ from mtz_core.layerwise.outcome import merged
 from mtz_core.layerwise.problem import Given, parts_of
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.pairing.assignment import pair_neurons
-from mtz_core.pairing.subsets import match_subsets
+from mtz_core.pairing.subsets import pair_subsets
 from tests.networks import Perceptron, images, randomised
 from tests.oracles import greedy_pairs
 from tests.test_layer_problems import ALPHAS, CASES, KINDS, NEURONS, RIDGE, ROWS, Case, made, network, signals
@@ -240,7 +240,7 @@ def test_three_tasks_that_share_all_or_nothing_are_paired_by_their_exact_costs_w
         problem = Known(exact=exact)
         costs, slots = _chosen((0, 1, 2), problem, **fields)
         assert problem.asked == [(0, 1, 2)]
-        local = match_subsets(costs, [4] * 3, problem.alphas, 4, fields["sharing"] == "all")
+        local = pair_subsets(costs, [4] * 3, problem.alphas, 4, fields["sharing"] == "all")
         assert slots.tolist() == _as_channels(local)
 
 

@@ -30,7 +30,7 @@ from mtz_core.own.exported import read_exported
 from mtz_core.own.files import safetensors_shapes
 from mtz_core.own.inspection import inspect_file
 from mtz_core.own.networks import build_network
-from mtz_core.own.recognition import architectures, expected_shapes, matching_architectures
+from mtz_core.own.recognition import architectures, expected_shapes, fitting_architectures
 from mtz_core.own.registry import forget, own_networks
 from mtz_core.own.states import load_state, read_state
 from mtz_core.runs.inputs import prepare
@@ -59,8 +59,8 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", architectures())
 def test_an_architecture_is_recognised_with_its_number_of_classes(name: str) -> None:
     shapes = expected_shapes(architectures()[name], 37)
-    assert name in matching_architectures(shapes)
-    assert name in matching_architectures({f"module.{key}": shape for key, shape in shapes.items()})
+    assert name in fitting_architectures(shapes)
+    assert name in fitting_architectures({f"module.{key}": shape for key, shape in shapes.items()})
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet14", "torchvision:resnet18", "torchvision:googlenet"])
@@ -78,9 +78,9 @@ def test_recognising_a_file_is_quick_and_reads_its_header_only() -> None:
         "assert not {'torch', 'torchvision', 'streamlit', 'plotly'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    matching_architectures({})
+    fitting_architectures({})
     began = time.perf_counter()
-    assert matching_architectures(safetensors_shapes(LENET5)) == ["lenet5"]
+    assert fitting_architectures(safetensors_shapes(LENET5)) == ["lenet5"]
     assert time.perf_counter() - began < 1.0
 
 
@@ -93,7 +93,7 @@ def test_one_tensor_that_does_not_fit_is_enough(change: str) -> None:
         shapes["layer3.0.conv1.weight"] = (256, 128, 3, 1)
     else:
         shapes["fc2.weight"] = (10, 10)
-    assert matching_architectures(shapes) == []
+    assert fitting_architectures(shapes) == []
 
 
 def test_a_checkpoint_of_a_larger_program_is_understood(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mtz_core import pair_neurons
 from mtz_core.algebra.gram import DenseGram
 from mtz_core.errors import NumericalError, SpecError
 from mtz_core.methods.pairing import optimal
-from mtz_core.pairing.blocks import block_partners, match_two, within_blocks
+from mtz_core.pairing.blocks import block_partners, pair_two, within_blocks
 from mtz_core.pairing.folding import pair_tasks
 from mtz_core.pairing.slots import by_members, complete, private_table, shared_rows, sharing_of, slot_of
 from tests.oracles import greedy_pairs, least_assignment, minimum, random_gram
@@ -121,7 +121,7 @@ def test_a_third_copy_of_a_task_joins_the_slot_of_its_twin() -> None:
     torch.testing.assert_close(costs3.sum(), costs2.sum())
 
 
-def test_rematching_finds_the_permutation_of_three_twins() -> None:
+def test_pairing_anew_finds_the_permutation_of_three_twins() -> None:
     weights, grams = tasks_of(3, (9,))
     rng = np.random.default_rng(4)
     orders = [rng.permutation(9) for _ in range(3)]
@@ -154,7 +154,7 @@ def test_pairs_that_are_not_allowed_are_left_out_and_cost_nothing_to_avoid(seed:
     rng = np.random.default_rng(seed)
     costs = np.where(rng.random((4, 5)) < 0.6, rng.random((4, 5)) * 100, np.inf)
     for k in (1, 2, 3, 4, 9):
-        found = match_two(costs, k, "optimal", 0)
+        found = pair_two(costs, k, "optimal", 0)
         best = (0, 0.0)
         for size in range(1, min(k, 4) + 1):
             for rows in itertools.combinations(range(4), size):
@@ -165,7 +165,7 @@ def test_pairs_that_are_not_allowed_are_left_out_and_cost_nothing_to_avoid(seed:
         total = float(costs[found[:, 0], found[:, 1]].sum())
         assert (len(found), pytest.approx(total)) == best
         assert len(set(found[:, 0])) == len(set(found[:, 1])) == len(found)
-    assert len(match_two(np.full((2, 3), np.inf), 2, "optimal", 0)) == 0
+    assert len(pair_two(np.full((2, 3), np.inf), 2, "optimal", 0)) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))

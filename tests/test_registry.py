@@ -20,7 +20,7 @@ from mtz_core.errors import SpecError
 from mtz_core.methods.kinds import METRICS, PAIRING, pairing_method
 from mtz_core.own.registered import VARIABLE
 from mtz_core.pairing.folding import pair_tasks
-from mtz_core.pairing.subsets import match_subsets
+from mtz_core.pairing.subsets import pair_subsets
 from mtz_core.system.registry import Entry, Registry
 from tests.networks import Perceptron, images, randomised
 from tests.test_pairing import tasks_of
@@ -76,7 +76,7 @@ def test_a_method_without_flags_is_all_that_decides() -> None:
     assert (slots == slots[:, :1]).all()
     assert (found.diff() >= 0).all()
     for full in (True, False):
-        slots = match_subsets(costs, [6] * 3, [1 / 3] * 3, 8, full, method="in order")
+        slots = pair_subsets(costs, [6] * 3, [1 / 3] * 3, 8, full, method="in order")
         assert ((slots >= 0).sum(1) - 1).sum() == 8
         held = np.where(slots >= 0, slots, slots.max(axis=1, keepdims=True))
         assert (held == held[:, :1]).all()

@@ -14,7 +14,7 @@ from mtz_core import pair_neurons
 from mtz_core.algebra.gram import DenseGram
 from mtz_core.pairing.folding import pair_tasks
 from mtz_core.pairing.slots import complete
-from mtz_core.pairing.subsets import PRICES, match_subsets, worth_of
+from mtz_core.pairing.subsets import PRICES, pair_subsets, worth_of
 from tests.oracles import greedy_pairs, minimum, random_gram
 
 Array = NDArray[np.float64]
@@ -106,7 +106,7 @@ WIDTHS = [(4, 4, 4), (3, 5, 4), (5, 2, 3), (1, 1, 1), (4, 3, 0)]
 def test_greedy_subsets_are_grown_from_single_channels(widths: tuple[int, ...], seed: int) -> None:
     costs = Costs(seed, widths)
     for savings in range(1, min(widths) + sorted(widths)[1] + 1):
-        found = match_subsets(costs.tables, widths, ALPHAS, savings, full=False, method="greedy")
+        found = pair_subsets(costs.tables, widths, ALPHAS, savings, full=False, method="greedy")
         grown = costs.grown(savings)
         if grown is None:  # channels are left that no slot can take
             grown = sorted(costs.folded(greedy_pairs), key=costs.of)[: savings // 2]
@@ -139,7 +139,7 @@ def test_the_least_price_of_a_saved_weight_is_taken_that_saves_enough(
             if slots is not None and sum(map(costs.value, slots)) >= savings - 1e-9:
                 expected = slots
                 break
-        found = match_subsets(costs.tables, widths, ALPHAS, savings, full=False, worth=worth, method=method)
+        found = pair_subsets(costs.tables, widths, ALPHAS, savings, full=False, worth=worth, method=method)
         if expected is None:  # no price saves enough: slots of all tasks do
             costs.price = 0.0
             expected = sorted(whole, key=costs.of)[: savings // 2]
@@ -152,7 +152,7 @@ def test_slots_of_all_tasks_are_folded_task_by_task_and_the_cheapest_kept(widths
     costs = Costs(7, widths)
     whole = sorted(costs.folded(greedy_pairs if method == "greedy" else _bottleneck), key=costs.of)
     for savings in range(2 * min(widths) + 1):
-        found = match_subsets(costs.tables, widths, ALPHAS, savings, full=True, method=method)
+        found = pair_subsets(costs.tables, widths, ALPHAS, savings, full=True, method=method)
         assert _read(found) == whole[: savings // 2]
 
 
@@ -162,17 +162,17 @@ def test_folded_slots_end_their_dearest_memberships(widths: tuple[int, ...], see
     costs = Costs(seed, widths)
     whole = costs.folded(_bottleneck)
     for savings in range(1, 2 * min(widths) + 1):
-        found = match_subsets(costs.tables, widths, ALPHAS, savings, full=False, method="bottleneck")
+        found = pair_subsets(costs.tables, widths, ALPHAS, savings, full=False, method="bottleneck")
         assert _read(found) == _shared(costs.thinned(whole, savings), costs)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_task_can_be_assigned_better_among_the_slots_of_the_others(seed: int) -> None:
+def test_no_task_can_be_paired_better_with_the_slots_of_the_others(seed: int) -> None:
     """Of all ways to give as many of a task's channels to the others' slots, none costs less."""
     widths = (4, 3, 4)
     costs = Costs(seed, widths, power=2.0)
     for savings, full in ((3, False), (5, False), (4, True), (6, True)):
-        table = match_subsets(costs.tables, widths, ALPHAS, savings, full)
+        table = pair_subsets(costs.tables, widths, ALPHAS, savings, full)
         slots = _read(table if full else complete(table, list(widths)))
         assert sum(len(slot) - 1 for slot in slots) == savings
         total = sum(map(costs.of, slots))
@@ -192,10 +192,10 @@ def test_no_task_can_be_assigned_better_among_the_slots_of_the_others(seed: int)
 def test_columns_that_all_tasks_share_ask_for_no_price(seed: int) -> None:
     costs = Costs(seed, (6, 6, 6))
     for savings in (2, 4, 8):
-        free = match_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=False)
-        whole = match_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=True)
+        free = pair_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=False)
+        whole = pair_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=True)
         worth = worth_of(np.zeros((5, 3), dtype=np.int64))
-        found = match_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=False, worth=worth)
+        found = pair_subsets(costs.tables, [6] * 3, ALPHAS, savings, full=False, worth=worth)
         best = min((free, whole), key=lambda table: sum(map(costs.of, _read(table))))
         np.testing.assert_array_equal(found, best)
 
@@ -205,7 +205,7 @@ def test_pairs_that_are_forbidden_are_dearer_than_all_others() -> None:
     for pair in PAIRS:
         costs.tables[pair][:, 0] = np.inf
     for method in ("optimal", "greedy"):
-        found = match_subsets(costs.tables, [3] * 3, ALPHAS, 3, full=False, method=method)
+        found = pair_subsets(costs.tables, [3] * 3, ALPHAS, 3, full=False, method=method)
         assert len(found)
         for slot in _read(found):
             assert all(np.isfinite(costs.tables[t, u][slot[t], slot[u]]) for t, u in combinations(sorted(slot), 2))

@@ -18,7 +18,7 @@ from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.layerwise.outcome import merged
 from mtz_core.layerwise.problem import Given
 from mtz_core.pairing.blocks import block_partners, within_blocks
-from mtz_core.pairing.subsets import match_subsets, worth_of
+from mtz_core.pairing.subsets import pair_subsets, worth_of
 from tests.networks import Perceptron, images, randomised
 
 
@@ -66,7 +66,7 @@ def test_subsets_come_close_to_the_best_of_all_divisions(seed: int) -> None:
     n, alphas = 3, [0.5, 0.3, 0.2]
     costs = {pair: rng.random((n, n)) for pair in ((0, 1), (0, 2), (1, 2))}
     for savings in (1, 2, 3, 4):
-        slots = match_subsets(costs, [n] * 3, alphas, savings, full=False)
+        slots = pair_subsets(costs, [n] * 3, alphas, savings, full=False)
         assert int(((slots >= 0).sum(1) - 1).sum()) == savings
         for t in range(3):
             held = slots[slots[:, t] >= 0, t]
@@ -84,8 +84,8 @@ def test_slots_save_as_many_weights_and_channels_as_if_all_tasks_shared_them(see
     columns = np.where(rng.random((40, 3)) < 0.6, 1, -1)
     costs = {pair: rng.random((n, n)) for pair in ((0, 1), (0, 2), (1, 2))}
     k = round(share * n)
-    slots = match_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=False, worth=worth_of(columns))
-    plain = match_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=True)
+    slots = pair_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=False, worth=worth_of(columns))
+    plain = pair_subsets(costs, [n] * 3, [1 / 3] * 3, 2 * k, full=True)
 
     def saved(rows: np.ndarray) -> int:
         return sum(max(0, int(((row >= 0) & (column >= 0)).sum()) - 1) for row in rows for column in columns)
@@ -115,10 +115,10 @@ def test_an_unrelated_task_is_left_alone() -> None:
     near = rng.random((8, 8)) * 0.1
     far = 5.0 + rng.random((8, 8))
     costs = {(0, 1): near, (0, 2): far, (1, 2): far}
-    slots = match_subsets(costs, [8] * 3, [1 / 3] * 3, 8, full=False)
+    slots = pair_subsets(costs, [8] * 3, [1 / 3] * 3, 8, full=False)
     assert len(slots) == 8
     assert (slots[:, 2] < 0).all()
-    whole = match_subsets(costs, [8] * 3, [1 / 3] * 3, 8, full=True)
+    whole = pair_subsets(costs, [8] * 3, [1 / 3] * 3, 8, full=True)
     assert whole.shape == (4, 3)
     assert (whole >= 0).all()
 

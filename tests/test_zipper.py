@@ -113,7 +113,7 @@ def test_retraining_by_distillation_needs_no_labels_and_helps() -> None:
     assert sum(told.errors) < 0.7 * sum(plain.errors)
 
 
-def test_prediction_from_halves_matches_the_loss_found_on_new_images() -> None:
+def test_prediction_from_halves_agrees_with_the_loss_found_on_new_images() -> None:
     """The in-sample cost is far below what new images show; the cross-validated prediction is not."""
     parents = [randomised(Perceptron(), seed) for seed in (0, 1)]
     known = [images(count, seed) for count, seed in ((300, 1), (300, 2))]

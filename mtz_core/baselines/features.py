@@ -1,4 +1,4 @@
-"""What matching methods share: how channels correlate, and numbers for features from the channels that become one."""
+"""What rival methods share: how channels correlate, and numbers for features from the channels that become one."""
 
 from __future__ import annotations
 

@@ -19,21 +19,21 @@ from mtz_core.system.registry import Entry, Registry
 Slots = list[NDArray[np.int64]]
 Side = Literal["written", "read"]
 """Of the activation function: channels as a layer writes them, or as the next layers read them."""
-Match = Callable[..., Slots]
+Rule = Callable[..., Slots]
 """(covariance (Σ n_t, Σ n_t) of the channels of all networks, network by network; widths n_t; k; settings of its own
 by keyword) → slots in which k features stand for T channels each, or as many merges were done."""
-Rule = TypeVar("Rule", bound=Match)
+AnyRule = TypeVar("AnyRule", bound=Rule)
 
 
 @dataclass(frozen=True)
 class Baseline(Entry):
-    """A way to match channels.
+    """A way to choose which channels become one.
 
     `side`: on which they are compared unless a caller says otherwise; `None`: nothing is compared, and covariances are
     zero. `rescale`: features of layers without BatchNorm get the average statistics of their channels, too.
     """
 
-    match: Match
+    rule: Rule
     side: Side | None = "written"
     rescale: bool = False
 
@@ -43,6 +43,6 @@ BASELINES: Registry[Baseline] = Registry("rival method")
 
 def baseline(
     name: str, *, text: str, source: str, side: Side | None = "written", rescale: bool = False
-) -> Callable[[Rule], Rule]:
-    """Register the decorated `Match`; see `Baseline`."""
-    return BASELINES.adding(lambda match: Baseline(name, text, source, match, side, rescale))
+) -> Callable[[AnyRule], AnyRule]:
+    """Register the decorated `Rule`; see `Baseline`."""
+    return BASELINES.adding(lambda rule: Baseline(name, text, source, rule, side, rescale))

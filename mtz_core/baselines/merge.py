@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.baselines.features import by_index
-from mtz_core.baselines.kinds import BASELINES, Baseline, Match, Side, Slots
+from mtz_core.baselines.kinds import BASELINES, Baseline, Rule, Side, Slots
 from mtz_core.baselines.lockstep import Lockstep
 from mtz_core.baselines.merged import MergedNetwork
 from mtz_core.baselines.observation import Observation, observe
@@ -51,7 +51,7 @@ def merge_networks(
     side: Side | None = None,
     **settings: Any,
 ) -> BaselineResult:
-    """Merge networks of T tasks by averaging the weights of matched channels; no retraining.
+    """Merge networks of T tasks by averaging the weights of channels that become one; no retraining.
 
     All parents run on the same images, the union of all tasks' calibration images. Heads stay per task.
 
@@ -94,7 +94,7 @@ def merge_networks(
     observation = observe(
         graphs, lockstep, union, BATCH, [] if kind.side is None else hidden, side or kind.side or "written"
     )
-    network = MergedNetwork(private, _slots(joint, share, observation, partial(kind.match, **settings)))
+    network = MergedNetwork(private, _slots(joint, share, observation, partial(kind.rule, **settings)))
     wanted = {i: observation.outputs[i] for i in _layers_to_reset(joint, reset=reset, rescale=kind.rescale)}
     if wanted:
         reset_statistics(network, wanted, union, BATCH)
@@ -119,7 +119,7 @@ def _check(
         raise SpecError(f"side is {side!r}; choose from {', '.join(map(repr, get_args(Side)))}")
     if not 0.0 <= share <= 1.0:
         raise SpecError(f"share is {share}; give a ratio in [0, 1]")
-    known = [p.name for p in signature(kind.match).parameters.values() if p.default is not Parameter.empty]
+    known = [p.name for p in signature(kind.rule).parameters.values() if p.default is not Parameter.empty]
     for name in settings:
         if name not in known:
             raise SpecError(f"{kind.name!r} has no setting {name!r}; it has {', '.join(map(repr, known)) or 'none'}")
@@ -171,10 +171,10 @@ def _widths(graphs: Sequence[ChannelGraph], group: int) -> list[int]:
     return [graph.groups[group].width for graph in graphs]
 
 
-def _slots(joint: JointGraph, share: float, observation: Observation, match: Match) -> list[Slots]:
+def _slots(joint: JointGraph, share: float, observation: Observation, rule: Rule) -> list[Slots]:
     """Features of every channel group; a channel of a group that some network keeps private stays alone."""
     return [
-        _group_slots(joint.graphs, group.number, share, observation.covariances.get(group.number), match)
+        _group_slots(joint.graphs, group.number, share, observation.covariances.get(group.number), rule)
         if len(group.sharing) == joint.tasks
         else by_index(group.widths, 0)
         for group in joint.groups
@@ -182,7 +182,7 @@ def _slots(joint: JointGraph, share: float, observation: Observation, match: Mat
 
 
 def _group_slots(
-    graphs: Sequence[ChannelGraph], group: int, share: float, covariance: Tensor | None, match: Match
+    graphs: Sequence[ChannelGraph], group: int, share: float, covariance: Tensor | None, rule: Rule
 ) -> Slots:
     """Features of one channel group, kind by kind; channels of a kind that another network lacks stay alone."""
     widths = _widths(graphs, group)
@@ -194,7 +194,7 @@ def _group_slots(
         sizes = [len(mine) for mine in channels]
         k = shared_count(float(share), sizes)
         where = torch.as_tensor(np.concatenate([a + mine for a, mine in zip(starts[:-1], channels, strict=True)]))
-        found = match(covariance[where][:, where], sizes, k)
+        found = rule(covariance[where][:, where], sizes, k)
         for mine, own, numbers in zip(slots, channels, found, strict=True):
             mine[own] = following + numbers
         following = 1 + max(int(mine.max()) for mine in slots)

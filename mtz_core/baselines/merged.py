@@ -1,4 +1,4 @@
-"""A network merged by averaging matched channels: one trunk that computes every feature for whatever comes in.
+"""A network merged by averaging channels: one trunk that computes every feature for whatever comes in.
 
 With U_t (features × channels of network t, ones and zeros) and M its transpose with rows divided by how many channels
 a feature stands for, a merged layer's weights are M · blockdiag(W_1 … W_T) · U. Weights between a feature of A

@@ -18,7 +18,7 @@ def pareto_front(sizes: Sequence[float], errors: Sequence[float]) -> list[int]:
     """
     size, error = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
     if size.shape != error.shape or size.ndim != 1:
-        raise ValueError(f"{size.shape} sizes do not match {error.shape} errors; one of each per point is needed")
+        raise ValueError(f"{size.shape} sizes came with {error.shape} errors; one of each per point is needed")
     known = np.flatnonzero(~np.isnan(size) & ~np.isnan(error))
     front: list[int] = []
     best = np.inf  # least error among strictly smaller points

@@ -12,9 +12,9 @@ from mtz_core.layerwise.allowed import allowed
 from mtz_core.layerwise.ledger import Fresh
 from mtz_core.layerwise.problem import LayerProblem
 from mtz_core.methods.kinds import PAIRING
-from mtz_core.pairing.blocks import match_two
+from mtz_core.pairing.blocks import pair_two
 from mtz_core.pairing.slots import Members, Table
-from mtz_core.pairing.subsets import Costs, match_subsets
+from mtz_core.pairing.subsets import Costs, pair_subsets
 from mtz_core.spec import ZipSpec
 
 
@@ -52,7 +52,7 @@ def choose_slots(
         chance, method, random = np.random.default_rng(spec.seed), "optimal", False
         permitted = {p: np.where(np.isfinite(c), chance.random(c.shape), np.inf) for p, c in permitted.items()}
     if len(tasks) == 2:
-        local = match_two(permitted[tasks[0], tasks[1]], wanted, method, spec.seed)
+        local = pair_two(permitted[tasks[0], tasks[1]], wanted, method, spec.seed)
     else:
         exact = None
         if free and (random or (alone and spec.sharing == "all")):
@@ -79,7 +79,7 @@ def _slots_of_several(
     numbered = {(tasks.index(t), tasks.index(u)): cost for (t, u), cost in costs.items()}
     weights = [problem.alphas[t] for t in tasks]
     savings = wanted * (len(tasks) - 1)
-    return match_subsets(numbered, widths, weights, savings, spec.sharing == "all", problem.worth(tasks), method)
+    return pair_subsets(numbered, widths, weights, savings, spec.sharing == "all", problem.worth(tasks), method)
 
 
 def _permitted(slots: Table, tasks: Members, costs: Costs) -> Table:

@@ -27,7 +27,7 @@ class PairingMethod(Entry):
     """A rule for two tasks, and what is made of it where more take part.
 
     Tasks are folded one after the other into slots by the rule. Where subsets of the tasks may share, the dearest
-    memberships are then ended until no more is saved than asked for. `improves`: afterwards tasks are assigned anew,
+    memberships are then ended until no more is saved than asked for. `improves`: afterwards tasks are paired anew,
     optimally given the others, and memberships are moved, as long as that is cheaper. `joins`: subsets are joined
     from single neurons instead, the cheapest neuron and slot first. `random`: the rule looks at no cost, and neither
     does anything else.

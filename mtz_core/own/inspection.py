@@ -13,7 +13,7 @@ from mtz_core.own.recognition import (
     architecture,
     class_count,
     closest,
-    matching_architectures,
+    fitting_architectures,
     misfits,
     unwrapped,
 )
@@ -71,7 +71,7 @@ def inspect_file(path: Path, part: str | None = None) -> Inspection:
     else:
         raise CheckpointError(f"{path} is a NumPy file: images, not a checkpoint. {REMEDY}")
     shapes = plain_shapes(unwrapped(named))
-    fitting = tuple(matching_architectures(shapes))
+    fitting = tuple(fitting_architectures(shapes))
     best = architecture(fitting[0]) if fitting else closest(shapes)
     classes = class_count(shapes, best)
     return Inspection(

@@ -1,7 +1,7 @@
 """Which architectures a file's tensors fit, by their names and shapes (no torch here).
 
 The shapes of every architecture stand in a file that `scripts/build_architectures.py` writes; a size that is the
-number of classes is 0 there, and is deduced from the file that is matched.
+number of classes is 0 there, and is deduced from the file.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def architecture(name: str) -> Architecture:
     return known[name]
 
 
-def matching_architectures(state: Mapping[str, Any]) -> list[str]:
+def fitting_architectures(state: Mapping[str, Any]) -> list[str]:
     """Return the architectures that a state dict (tensors, or shapes, by name) fits, in the order of the list.
 
-    >>> from mtz_core.own.recognition import matching_architectures
-    >>> matching_architectures({"fc1.weight": (300, 784), "fc1.bias": (300,), "fc2.weight": (100, 300),
+    >>> from mtz_core.own.recognition import fitting_architectures
+    >>> fitting_architectures({"fc1.weight": (300, 784), "fc1.bias": (300,), "fc2.weight": (100, 300),
     ...                         "fc2.bias": (100,), "fc3.weight": (7, 100), "fc3.bias": (7,)})
     ['lenet300']
     """

@@ -29,7 +29,7 @@ from mtz_core.own.recognition import (
     architecture,
     class_count,
     closest,
-    matching_architectures,
+    fitting_architectures,
     misfits,
     unwrapped,
 )
@@ -100,7 +100,7 @@ def load_state(state: Mapping[str, Tensor], name: str, path: Path, classes: int 
 
 
 def _advice(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    fitting = matching_architectures(shapes)
+    fitting = fitting_architectures(shapes)
     if fitting:
         return f" It fits {', '.join(fitting[:3])}: choose that"
     near = closest(shapes).name

@@ -11,7 +11,7 @@ from mtz_core.pairing.assignment import pair_neurons
 from mtz_core.pairing.slots import Table
 
 
-def match_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Table:
+def pair_two(costs: NDArray[np.floating], k: int, method: str, seed: int) -> Table:
     """At most k pairs (k, 2), cheapest first; entries that are infinite are never paired."""
     finite = np.isfinite(costs)
     if finite.all():

@@ -18,7 +18,7 @@ from mtz_core.algebra.merging import merge, merge_loss
 from mtz_core.methods.kinds import PAIRING, Pairs
 from mtz_core.pairing.assignment import pair_neurons
 
-Match = Callable[[Tensor, int], Pairs]
+Pairing = Callable[[Tensor, int], Pairs]
 MAX_SWEEPS = 20
 
 
@@ -31,8 +31,8 @@ def pair_tasks(
         weights: one (n_t, d) matrix per task over the same inputs.
         grams: one Gram per task, carrying task weight and ridge.
         k: number of slots, at most the narrowest n_t.
-        method: see `pair_neurons`. If it improves, each task is matched anew, optimally, against the merge of the
-            others until the total cost stops falling: for three or more tasks a good matching, not always the best.
+        method: see `pair_neurons`. If it improves, each task is paired anew, optimally, with the merge of the
+            others until the total cost stops falling: for three or more tasks good slots, not always the best.
         seed: of methods that draw.
 
     Returns:
@@ -46,17 +46,17 @@ def pair_tasks(
     slots = np.full((len(weights[order[0]]), len(weights)), -1, dtype=np.int64)
     slots[:, order[0]] = np.arange(len(slots))
     for position, t in enumerate(order[1:], start=1):
-        _match_task(slots, order[:position], t, weights, grams, lambda d, n: pair_neurons(d, n, method, seed))
+        _pair_task(slots, order[:position], t, weights, grams, lambda d, n: pair_neurons(d, n, method, seed))
     tasks = list(range(len(weights)))
     costs = _slot_costs(slots, tasks, weights, grams)
     if kind.random:
         slots, costs = slots[:k], costs[:k]
     if kind.improves:
-        slots, costs = _rematch(slots, costs, weights, grams)
+        slots, costs = _pair_anew(slots, costs, weights, grams)
     slots, costs = _cheapest(slots, costs, k)
     if kind.improves and 0 < k < min(len(w) for w in weights):
         # Fewer slots than neurons: those left out may serve a slot better than those in it.
-        slots, costs = _cheapest(*_rematch(slots, costs, weights, grams), k)
+        slots, costs = _cheapest(*_pair_anew(slots, costs, weights, grams), k)
     return slots, costs
 
 
@@ -76,23 +76,23 @@ def _slot_costs(slots: Pairs, tasks: Sequence[int], weights: Sequence[Tensor], g
     return merge_loss(merge(members, chosen), members, chosen)
 
 
-def _match_task(
-    slots: Pairs, tasks: Sequence[int], t: int, weights: Sequence[Tensor], grams: Sequence[Gram], match: Match
+def _pair_task(
+    slots: Pairs, tasks: Sequence[int], t: int, weights: Sequence[Tensor], grams: Sequence[Gram], pair: Pairing
 ) -> None:
     """Give every slot, which merges `tasks`, a neuron of task t (in place)."""
     merged = _merged(slots, tasks, weights, grams)
     difference = pairwise_difference(merged, weights[t], add([grams[u] for u in tasks]), grams[t])
-    pairs = match(difference, len(slots))
+    pairs = pair(difference, len(slots))
     slots[pairs[:, 0], t] = pairs[:, 1]
 
 
-def _rematch(slots: Pairs, costs: Tensor, weights: Sequence[Tensor], grams: Sequence[Gram]) -> tuple[Pairs, Tensor]:
+def _pair_anew(slots: Pairs, costs: Tensor, weights: Sequence[Tensor], grams: Sequence[Gram]) -> tuple[Pairs, Tensor]:
     tasks = list(range(len(weights)))
     for _ in range(MAX_SWEEPS):
         before = float(costs.sum())
         for t in tasks:
             trial = slots.copy()
-            _match_task(trial, [u for u in tasks if u != t], t, weights, grams, lambda d, n: pair_neurons(d, n))
+            _pair_task(trial, [u for u in tasks if u != t], t, weights, grams, lambda d, n: pair_neurons(d, n))
             trial_costs = _slot_costs(trial, tasks, weights, grams)
             if float(trial_costs.sum()) < float(costs.sum()):
                 slots, costs = trial, trial_costs

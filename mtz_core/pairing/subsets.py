@@ -63,7 +63,7 @@ def _members(slots: Table) -> NDArray[np.int64]:
     return bits
 
 
-def match_subsets(
+def pair_subsets(
     costs: Costs,
     widths: Sequence[int],
     alphas: Sequence[float],
@@ -86,7 +86,7 @@ def match_subsets(
 
     Returns:
         Slots of two or more tasks (S, T), -1 where a task has no part; the cheapest first. If it improves, a local
-        optimum: every task's channels are assigned optimally given those of all others, and no membership can move to a
+        optimum: every task's channels are paired optimally with those of all others, and no membership can move to a
         cheaper slot, both at the price that saved weights were given.
     """
     tasks, kind = len(widths), PAIRING.find(method)
@@ -94,7 +94,7 @@ def match_subsets(
     slots = problem.complete_slots(widths, method)
     if full:
         slots = slots[np.argsort(problem.slot_costs(slots), kind="stable")][: savings // (tasks - 1)]
-        return problem.rematched(slots, widths, full=True) if kind.improves else slots
+        return problem.paired_anew(slots, widths, full=True) if kind.improves else slots
     problem.worth = worth
     problem.unit = float(problem.slot_costs(slots).sum()) / max(1, len(slots) * (tasks - 1))
     if kind.joins:
@@ -103,7 +103,7 @@ def match_subsets(
         found = problem.optimal(slots, widths, savings) if kind.improves else problem.folded(slots, widths, savings)
     problem.price = 0.0
     if not found or (worth is not None and kind.improves):
-        found.append(match_subsets(costs, widths, alphas, savings, full=True, method=method))
+        found.append(pair_subsets(costs, widths, alphas, savings, full=True, method=method))
     slots = min(found, key=lambda each: float(problem.slot_costs(each).sum()))
     slots = slots[(slots >= 0).sum(1) > 1]
     ordered: Table = slots[np.argsort(problem.slot_costs(slots), kind="stable")]
@@ -165,7 +165,7 @@ class _Problem:
 
         def fits(price: float) -> bool:
             self.price = price
-            return self.saved(self.rematched(self.thinned(whole, savings), widths, full=False, sweeps=1)) >= savings
+            return self.saved(self.paired_anew(self.thinned(whole, savings), widths, full=False, sweeps=1)) >= savings
 
         first = 0 if self.worth is None else next((k for k, price in enumerate(enough) if fits(price)), len(enough) - 1)
         low, high = enough[max(0, first - 1)], enough[first]
@@ -254,15 +254,15 @@ class _Problem:
         return growth.result()
 
     def improved(self, slots: Table, widths: Sequence[int]) -> Table:
-        """Assign channels anew and move memberships until neither lowers the cost."""
-        slots = self.rematched(slots, widths, full=False)
+        """Pair channels anew and move memberships until neither lowers the cost."""
+        slots = self.paired_anew(slots, widths, full=False)
         for _ in range(SWEEPS):
             moves = 0
             while moves < MOVES and (better := self.moved(slots)) is not None:
                 slots, moves = better, moves + 1
             if not moves:
                 break
-            slots = self.rematched(slots, widths, full=False)
+            slots = self.paired_anew(slots, widths, full=False)
         return slots
 
     def _dearest(self, slots: Table) -> tuple[int, int, float]:
@@ -280,13 +280,13 @@ class _Problem:
                     best = (int(held[k]), t, float(gains[k]))
         return best
 
-    def rematched(self, slots: Table, widths: Sequence[int], full: bool, sweeps: int = SWEEPS) -> Table:
-        """Assign every task's channels anew among the slots of the others, until the total cost stops falling."""
+    def paired_anew(self, slots: Table, widths: Sequence[int], full: bool, sweeps: int = SWEEPS) -> Table:
+        """Pair every task's channels anew with the slots of the others, until the total cost stops falling."""
         cost = float(self.slot_costs(slots).sum())
         for _ in range(sweeps):
             before = cost
             for t in range(self.tasks):
-                trial = self._assigned(slots, t, widths[t], full)
+                trial = self._task_paired_anew(slots, t, widths[t], full)
                 trial_cost = float(self.slot_costs(trial).sum())
                 if trial_cost < cost:
                     slots, cost = trial, trial_cost
@@ -294,7 +294,7 @@ class _Problem:
                 break
         return slots
 
-    def _assigned(self, slots: Table, t: int, width: int, full: bool) -> Table:
+    def _task_paired_anew(self, slots: Table, t: int, width: int, full: bool) -> Table:
         others = slots.copy()
         joined = int(((slots[:, t] >= 0) & ((slots >= 0).sum(1) > 1)).sum())
         others[:, t] = -1

@@ -75,9 +75,9 @@ def _fold(
         u, k = member
         return next(g for g, members in enumerate(groups) if members.get(u) == networks[u][k].group)
 
-    matched = _longest([networks[u][k] for u, k in known], mine)
+    aligned = _longest([networks[u][k] for u, k in known], mine)
     votes = Counter(
-        (group_of(known[j]), mine[k].group) for j, k in matched if j is not None and k is not None
+        (group_of(known[j]), mine[k].group) for j, k in aligned if j is not None and k is not None
     )  # fmt: skip
     joined: dict[int, int] = {}
     for (group, own), _ in sorted(votes.items(), key=lambda item: (-item[1], item[0])):
@@ -89,7 +89,7 @@ def _fold(
             groups.append({})
         groups[joined[own]][t] = own
     order: list[Members] = []
-    for j, k in matched:
+    for j, k in aligned:
         if j is not None:
             order.append(layers[j])
         if k is None:

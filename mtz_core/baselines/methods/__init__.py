@@ -1,1 +1,1 @@
-"""Rival ways to match channels, one a module."""
+"""Rival ways to choose which channels become one, one a module."""

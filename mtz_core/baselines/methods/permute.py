@@ -15,7 +15,7 @@ from mtz_core.pairing.assignment import pair_neurons
 
 @baseline(
     "permute",
-    text="one-to-one assignment of largest total correlation; a third network is matched to the average of the first "
+    text="one-to-one assignment of largest total correlation; a third network is paired with the average of the first "
     "two, and so on",
     source="*Git Re-Basin*, Ainsworth et al., ICLR 2023, [arXiv 2209.04836](https://arxiv.org/abs/2209.04836)",
 )
@@ -24,7 +24,7 @@ def permute(covariance: Tensor, widths: Sequence[int], k: int) -> Slots:
 
     This is activation matching of Git Re-Basin (Ainsworth, Hayase, Srinivasa; ICLR 2023; arXiv 2209.04836, §3.1) with
     correlations for inner products, as REPAIR (Jordan et al., ICLR 2023; arXiv 2211.08403) does. Network t ≥ 2 is
-    matched to the average of the features so far, as in the paper's merging of many models, in one round.
+    paired with the average of the features so far, as in the paper's merging of many models, in one round.
     For k below the width the k pairs of largest total correlation are kept.
     """
     starts = np.cumsum([0, *widths])

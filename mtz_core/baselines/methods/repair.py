@@ -18,5 +18,5 @@ from mtz_core.baselines.methods.permute import permute
     rescale=True,
 )
 def repair(covariance: Tensor, widths: Sequence[int], k: int) -> Slots:
-    """The channels that `permute` matches; `baselines.reset` does the rest."""
+    """The channels that `permute` pairs; `baselines.reset` does the rest."""
     return permute(covariance, widths, k)

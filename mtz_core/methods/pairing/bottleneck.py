@@ -32,8 +32,8 @@ def bottleneck(costs: NDArray[Any], k: int, seed: int = 0) -> Pairs:
     low, high = 0, len(limits) - 1
     while low < high:
         middle = (low + high) // 2
-        matched = maximum_bipartite_matching(csr_array(costs <= limits[middle])) >= 0
-        low, high = (low, middle) if matched.sum() >= k else (middle + 1, high)
+        paired = maximum_bipartite_matching(csr_array(costs <= limits[middle])) >= 0
+        low, high = (low, middle) if paired.sum() >= k else (middle + 1, high)
     allowed = costs - limits[0]
     worst = float(limits[low] - limits[0])
     return optimal(np.where(costs <= limits[low], allowed, 2 * k * worst or 1.0), k, seed)
