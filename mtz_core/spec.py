@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -27,7 +27,7 @@ from pydantic import (
 
 from mtz_core.errors import SpecError
 from mtz_core.methods.kinds import METRICS, PAIRING
-from mtz_core.outputs.types import Kind
+from mtz_core.outputs.types import KINDS, Kind
 from mtz_core.system.registry import Registry
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -173,11 +173,19 @@ def _implied() -> Iterator[tuple[str, Any, Mapping[str, Any], str]]:
 
 
 class TypeSpec(_Strict):
-    """The type of one task; just its `kind`, e.g. `multilabel`, says the same as a mapping with nothing else."""
+    """The type of one task; just its `kind`, e.g. `multilabel`, says the same as a mapping with nothing else.
 
-    kind: Kind = Field(
+    Of a network with several outputs a mapping from their names to a type each, e.g. `{boxes: regression, label:
+    multiclass}`; `kind` alone is said of all of them.
+    """
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"kind": "multiclass"}
+    """What an example says where the default would say nothing."""
+
+    kind: Kind | None = Field(
+        default=None,
         description="multiclass: one class of several; binary: yes or no, one output; multilabel: attributes, each yes "
-        "or no; regression: values"
+        "or no; regression: values",
     )
     axis: int | None = Field(
         default=None,
@@ -191,11 +199,35 @@ class TypeSpec(_Strict):
         description="whether the outputs are behind a softmax or a sigmoid. null: found in the network",
     )
     ignore_index: int | None = Field(default=None, description="labels of this value do not count, e.g. 255 or -100")
+    heads: dict[str, TypeSpec] | None = Field(
+        default=None, description="of a network with several outputs: the type of each, by its name; null: found"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _kind_alone(cls, given: Any) -> Any:
-        return {"kind": given} if isinstance(given, str) else given
+        if isinstance(given, str):
+            return {"kind": given}
+        if isinstance(given, dict) and given and not set(given) & set(cls.model_fields):
+            return {"heads": given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> TypeSpec:
+        if self.heads is None:
+            if self.kind is None:
+                raise ValueError(f"kind: one of {', '.join(KINDS)} is needed, or heads with a type for each output")
+        elif self != TypeSpec.model_construct(heads=self.heads) or any(head.heads for head in self.heads.values()):
+            raise ValueError("heads: every output has a kind, axis, probabilities and ignore_index of its own")
+        return self
+
+    def __hash__(self) -> int:
+        own = (self.kind, self.axis, self.probabilities, self.ignore_index)
+        return hash((own, tuple((self.heads or {}).items())))
+
+    def of_head(self, name: str) -> TypeSpec | None:
+        """What is asked of one of several outputs."""
+        return self if self.heads is None else self.heads.get(name)
 
     @model_validator(mode="after")
     def _values_are_no_probabilities(self) -> TypeSpec:
@@ -496,6 +528,11 @@ class NetworkSpec(_Strict):
         default=None,
         description="what its answers are: multiclass, binary, multilabel or regression, or a mapping as in zip.types. "
         "null: found, where labels or the network leave no doubt",
+    )
+    labels_for: str | None = Field(
+        default=None,
+        max_length=200,
+        description="of a network with several outputs: the name of the one that the labels of its data belong to",
     )
 
     @field_validator("weights", mode="before")

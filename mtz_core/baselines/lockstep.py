@@ -57,7 +57,7 @@ class Lockstep:
             written = yield call, given
             for program, state, y in zip(self.programs, states, written, strict=True):
                 _put(program, state, y)
-        return [advance(program, state, _unused).result for program, state in zip(self.programs, states, strict=True)]
+        return [p.outputs(advance(p, state, _unused)) for p, state in zip(self.programs, states, strict=True)]
 
     def run(self, x: Tensor, step: Step) -> list[Tensor]:
         """Outputs of all networks for inputs `x` (N, ...), with `step` instead of every call."""

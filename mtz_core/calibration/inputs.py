@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.plain import read_type
+
+Labels = Tensor | dict[str, Tensor]
+"""Of one output, or of several by their names."""
 
 
 def network_dtype(network: nn.Module) -> torch.dtype:
@@ -65,20 +68,32 @@ def as_images(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -
     return images.detach().to("cpu", dtype)
 
 
-def as_labelled(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -> tuple[Tensor, Tensor]:
+def as_labelled(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -> tuple[Tensor, Labels]:
     """Return (images, labels (N, ...)): whole numbers as int64, others as `dtype`.
 
-    What labels must be beyond that depends on the task's type: see `mtz_core.outputs.labels`. Raises `DataError`
-    unless there is one label, or one tensor of labels, per image.
+    Labels of a network with several outputs are a mapping from their names, or a list, if the network returns a tuple
+    or a list (`None`: an output without labels). What labels must be beyond that depends on the task's type: see
+    `mtz_core.outputs.labels`. Raises `DataError` unless there is one label, or one tensor of labels, per image.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise DataError(f"{where} must be a pair (images, labels), got {type(data).__name__}")
     images, labels = as_images(data[0], where, dtype, tokens), data[1]
+    if isinstance(labels, Mapping):
+        named = {str(name): given for name, given in labels.items()}
+    elif isinstance(labels, list | tuple):
+        named = {str(k): given for k, given in enumerate(labels)}
+    else:
+        return images, _as_labels(labels, images, where, dtype)
+    there = {name: given for name, given in named.items() if given is not None}
+    return images, {name: _as_labels(given, images, f"{where}[{name!r}]", dtype) for name, given in there.items()}
+
+
+def _as_labels(labels: Any, images: Tensor, where: str, dtype: torch.dtype) -> Tensor:
     if not isinstance(labels, Tensor) or labels.ndim < 1 or len(labels) != len(images):
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise DataError(f"{where} has {len(images)} images but labels of shape {shape}; give one class index per image")
-    labels = labels.detach().cpu()
-    return images, labels.to(dtype) if labels.is_floating_point() else labels.long()
+    known: Tensor = labels.detach().cpu()
+    return known.to(dtype) if known.is_floating_point() else known.long()
 
 
 def check_shapes(images: Sequence[Tensor], others: Sequence[Tensor | None], where: str) -> None:

@@ -182,5 +182,5 @@ def _forward(
             if not state.values[node].requires_grad:  # numbers of tokens have no gradient
                 state.values[node] = state.values[node].detach().requires_grad_()
             outputs.append(state.values[node])
-        answer = advance(program, state, matrices).result
+        answer = program.outputs(advance(program, state, matrices))
     return outputs, answer, 4 * sum(output.numel() * output.element_size() for output in outputs)

@@ -21,6 +21,7 @@ from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
+from mtz_core.graph.heads import Head, joined, scales
 from mtz_core.graph.layout import Layout, expand
 from mtz_core.graph.record import Carries, Operation, call_of, operation_of
 from mtz_core.graph.sources import fresh_name
@@ -50,10 +51,16 @@ def _tolerance(network: nn.Module) -> float:
 
 
 def _verdict(
-    name: str, network: int, got: Tensor, expected: Tensor, note: str = "", tolerance: float = TOLERANCE
+    name: str,
+    network: int,
+    got: Tensor,
+    expected: Tensor,
+    heads: Sequence[Head],
+    note: str = "",
+    tolerance: float = TOLERANCE,
 ) -> Check:
-    scale = float(expected.abs().max())
-    deviation = float((got - expected).abs().max()) / (scale if scale > 0 else 1.0)
+    """Compare outputs (..., N, ·), of every head relative to its own largest."""
+    deviation = float(((got - expected).abs() / scales(expected, heads)).max())
     return Check(name, network, deviation <= tolerance, deviation, note)
 
 
@@ -91,11 +98,11 @@ def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> 
             twins.merge(layer.index, [twins.matrix(layer.index, t).detach() for t in range(2)])
     x = graph.network.example
     with torch.no_grad():
-        got = torch.stack([twins(x, task=t) for t in range(2)])
-    expected = own_answer(network, x)
+        got = torch.stack([twins.outputs(x, task=t) for t in range(2)])
+    expected = joined(own_answer(network, x), graph.network.heads)
     counts = twins.counts()
     note = f"{counts.versus_smallest:.3f}× the size of one network"
-    return _verdict("zipped with itself", number, got, expected.expand_as(got), note, _tolerance(network))
+    return _verdict("zipped with itself", number, got, expected, graph.network.heads, note, _tolerance(network))
 
 
 def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Check:
@@ -115,10 +122,12 @@ def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Ch
     _permute_body(graph, body, flat)
     x = graph.network.example
     with torch.no_grad():
-        got = execute(Program(body, graph.layers), x, matrices.__getitem__)
-        expected = graph.network.module(x)
+        got = execute(Program(body, graph.layers, graph.network.heads), x, matrices.__getitem__)
+        expected = graph.network.outputs(x)
     moved = int((flat != np.arange(len(flat))).sum())
-    return _verdict("channels permuted", number, got, expected, f"{moved} of {len(flat)} channels moved")
+    return _verdict(
+        "channels permuted", number, got, expected, graph.network.heads, f"{moved} of {len(flat)} channels moved"
+    )
 
 
 def _apart(graph: ChannelGraph) -> fx.GraphModule:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mtz_core.graph.channels import WeightLayer
+from mtz_core.graph.heads import Head, joined, mapped
 from mtz_core.graph.recurrent import Recurrence
 from mtz_core.graph.sequel import Sequel, eager, sequel
 
@@ -26,13 +27,15 @@ class Program:
     module: fx.GraphModule
     layers: Mapping[str, WeightLayer]
     """Node name of a managed layer's call → the layer."""
+    heads: tuple[Head, ...]
+    """What its answer consists of (see `graph.heads`)."""
     managed: Mapping[str, WeightLayer] = field(init=False)
     """The same layers by their names."""
     nodes: list[fx.Node] = field(init=False)
     last_use: dict[fx.Node, int] = field(init=False)
 
-    def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...]) -> None:
-        self.module = module
+    def __init__(self, module: fx.GraphModule, layers: tuple[WeightLayer, ...], heads: tuple[Head, ...] = ()) -> None:
+        self.module, self.heads = module, heads
         self.layers = {node: layer for layer in layers for node in layer.nodes}
         self.managed = {layer.name: layer for layer in layers if layer.width}
         self._order(eager(list(module.graph.nodes), self.layers))
@@ -48,6 +51,10 @@ class Program:
         rest = copy.copy(self)
         rest._order([node for node in self.nodes if node not in known])
         return rest
+
+    def outputs(self, state: State) -> Tensor:
+        """The answer of a state that is at its end, as one tensor (see `graph.heads.joined`)."""
+        return joined(state.result, self.heads)
 
     def position(self, node_name: str) -> int:
         """Index of a node in the order of execution."""
@@ -87,7 +94,7 @@ def advance(program: Program, state: State, matrices: Matrices, stop: int | None
     while state.position < end:
         node = program.nodes[state.position]
         if node.op == "output":
-            state.result = fx.node.map_arg(node.args[0], lambda n: state.values[n])
+            state.result = mapped(fx.node.map_arg(node.args[0], lambda n: state.values[n]), _contiguous)
         elif node.op == "placeholder":
             if node not in state.values and node.args:
                 state.values[node] = node.args[0]
@@ -101,8 +108,17 @@ def advance(program: Program, state: State, matrices: Matrices, stop: int | None
 
 
 def execute(program: Program, x: Tensor, matrices: Matrices) -> Tensor:
-    """Output of the network for inputs `x` (N, ...), contiguous."""
-    return cast(Tensor, advance(program, start(program, x), matrices).result).contiguous()
+    """Output of the network for inputs `x` (N, ...), contiguous; of several heads as one tensor."""
+    return program.outputs(advance(program, start(program, x), matrices)).contiguous()
+
+
+def respond(program: Program, x: Tensor, matrices: Matrices) -> Any:
+    """Answer of the network to inputs `x` (N, ...) as the network itself gives it, in plain containers."""
+    return advance(program, start(program, x), matrices).result
+
+
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 def layer_input(program: Program, state: State) -> Tensor:

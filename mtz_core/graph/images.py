@@ -27,12 +27,11 @@ class Recorder(fx.Interpreter):
         self.numbers: dict[str, int] = {}
         self.first: dict[str, Tensor] = {}
 
-    def of(self, example: Tensor) -> Tensor:
-        """The output for a batch of inputs (N, ...)."""
+    def of(self, example: Tensor) -> Any:
+        """The answer to a batch of inputs (N, ...)."""
         self.images = len(example)
         with torch.no_grad():
-            output: Tensor = self.run(example)
-        return output
+            return self.run(example)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_module" and n.target in self.layers:

@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from mtz_core.graph.heads import Head, joined
+
 
 @dataclass(frozen=True)
 class NormSource:
@@ -66,6 +68,13 @@ class TracedNetwork:
     """Nodes of layers that don't read one image's values after the other's along the first axis."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Node name → whole number that it is, for the example: sizes, and what is computed from sizes."""
+
+    heads: tuple[Head, ...] = ()
+    """What its answer consists of, if it is more than one tensor."""
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The parent's outputs for inputs `x` (N, ...), as one tensor (see `graph.heads.joined`)."""
+        return joined(self.module(x), self.heads)
 
     @property
     def largest(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from mtz_core.errors import CheckpointError
 from mtz_core.graph.channels import PRIVATE, ChannelGraph, ChannelGroup, WeightLayer
+from mtz_core.graph.heads import Head, leaves
 from mtz_core.graph.layout import CONSTANT
 from mtz_core.graph.record import Carries, operation_of
 from mtz_core.graph.sources import NormSource, TracedNetwork, WeightSource
@@ -93,6 +94,7 @@ def write_graph(graph: ChannelGraph, body: fx.GraphModule, arrays: Arrays, prefi
         "sources": {name: _write(source, arrays) for name, source in network.sources.items()},
         "computed": dict(network.computed),
         "fixed": network.fixed,
+        "heads": [[head.name, head.leaf, list(head.shape)] for head in network.heads],
         "precision": str(network.precision).removeprefix("torch."),
         "homes": {name: list(home) for name, home in network.homes.items()},
         "layers": [_write(layer, arrays) for layer in graph.layers],
@@ -131,7 +133,7 @@ def read_graph(record: Any, source: Source) -> ChannelGraph:
     computed = {text(name): whole(count) for name, count in record.get("computed", {}).items()}
     network = TracedNetwork(
         module, sources, shapes, _example(record["example"]), computed, precision=precision, homes=homes,
-        fixed=record.get("fixed") is True,
+        fixed=record.get("fixed") is True, heads=tuple(_head(about) for about in record.get("heads", ())),
     )  # fmt: skip
     layers = tuple(_read(WeightLayer, about, source) for about in record["layers"])
     groups = tuple(_read(ChannelGroup, about, source) for about in record["groups"])
@@ -159,6 +161,11 @@ def _read(kind: type[_T], about: Any, source: Source) -> _T:
     return kind(**found)
 
 
+def _head(about: Any) -> Head:
+    name, leaf, shape = about
+    return Head(text(name), whole(leaf), sizes(shape))
+
+
 def _example(about: Any) -> Tensor:
     shape, dtype = sizes(about["shape"]), DTYPES.get(text(about["dtype"]))
     if dtype is None or len(shape) < 2 or not all(0 < n < 2**24 for n in shape):
@@ -179,6 +186,7 @@ def _check(graph: ChannelGraph) -> None:
             _require(parts is None or len(parts) == group.width, f"blocks of {group.name[:60]!r} do not fit its width")
     present = [graph.network.module.get_submodule(layer.name) for layer in graph.layers if layer.width]
     _require(len({id(module) for module in present}) == len(present), "two of its layers have the same weights")
+    _check_heads(graph)
     for layer in graph.layers:
         _require(0 <= layer.group < len(graph.groups), f"{layer.name[:60]!r} writes a channel group that is not there")
         if layer.width:
@@ -189,6 +197,17 @@ def _check(graph: ChannelGraph) -> None:
         fits = name in nodes and shape is not None and layout.ndim == len(shape) - 1
         inside = not layout.size or (layout.min() >= CONSTANT and layout.max() < most)
         _require(fits and bool(inside), f"the channels of the value {name[:60]!r} do not fit it")
+
+
+def _check_heads(graph: ChannelGraph) -> None:
+    """Hold what the network is said to answer against what it does."""
+    (output,) = (node for node in graph.network.module.graph.nodes if node.op == "output")
+    answer, heads = leaves(output.args[0]), graph.network.heads
+    _require(heads or isinstance(output.args[0], fx.Node), "it does not say which of its outputs count")
+    for head in heads:
+        found = answer[head.leaf][1] if head.leaf < len(answer) else None
+        shape = graph.network.shapes.get(found.name) if isinstance(found, fx.Node) else None
+        _require(shape is not None and shape[1:] == head.shape, f"its output {head.name[:60]!r} is none")
 
 
 def _check_layer(graph: ChannelGraph, layer: WeightLayer, nodes: Mapping[str, fx.Node]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.fx.graph import PythonCode
 
 from mtz_core.errors import CheckpointError, GraphError
 from mtz_core.graph.execution import method_named
+from mtz_core.graph.heads import mapped
 from mtz_core.graph.record import operation_of
 from mtz_core.graph.stored_values import (
     DTYPES,
@@ -52,9 +53,9 @@ class PlainProgram(fx.GraphModule):
         self._code = ""
         return PythonCode("", {}, None)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the outputs for inputs (N, ...)."""
-        return cast(Tensor, _Interpreter(self).run(*inputs))
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return the answer to inputs (N, ...)."""
+        return mapped(_Interpreter(self).run(*inputs))
 
     def __reduce__(self) -> Any:
         raise TypeError("a network that was read from a file is saved by its state_dict(), or by ZippedNetwork.save")

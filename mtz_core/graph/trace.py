@@ -8,7 +8,7 @@ original tensors live is remembered, so that a merged network can be written bac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any, cast
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from mtz_core.errors import GraphError
+from mtz_core.graph.answers import from_input, heads_of, spread
 from mtz_core.graph.attention import plain_transformers, rewrite_attention
 from mtz_core.graph.computed import hold_computed
 from mtz_core.graph.folding import fold_norms, is_norm
 from mtz_core.graph.functional import LINEAR, NORM, attribute, set_parameter
+from mtz_core.graph.heads import Head, leaves, mapped
 from mtz_core.graph.images import Recorder, out_of_order
 from mtz_core.graph.images_first import images_first
 from mtz_core.graph.plain import computing_type, make_plain, read_type, twin
@@ -49,6 +51,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     wide = computing_type(network)
     example = example.to(read_type(network)) if example.is_floating_point() else example
     expected = own_answer(network, example)
+    heads = heads_of(expected, len(example))
     module = twin(network, example.device).to(wide)
     names = _first_names(module)
     computed = make_plain(module)
@@ -56,6 +59,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     plain |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     module = plain_transformers(module)
     graph, opaque, fixed = _symbolic_graph(module, example)
+    heads = from_input(graph, heads)
     traced = fx.GraphModule(module, graph)
     _out_of_place(traced)
     if wide is not None:
@@ -76,18 +80,20 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
     recorder = Recorder(traced, sources)
     output = recorder.of(example)
-    if not _alike(output, expected):
+    if not _alike(output, expected, heads):
         raise GraphError(
             f"{type(network).__name__} answers differently when it is traced; its forward depends on something that "
             "tracing cannot see (randomness, or state that changes from call to call). Rewrite that part with torch "
             "operations on the input"
         )
-    mixed = out_of_order(recorder, _one_by_one(network, traced, sources, example, expected))
+    mixed = out_of_order(recorder, _one_by_one(network, traced, sources, example, expected, heads))
     known = {name: computed[source.weight] for name, source in sources.items() if source.weight in computed}
     homes |= norm_homes(norms)
     own = None if wide is None else next(p.dtype for p in network.parameters() if p.is_floating_point())
     writable, shapes = _writable(plain, sources), recorder.shapes
-    return TracedNetwork(traced, writable, shapes, example, known, opaque, own, homes, fixed, mixed, recorder.numbers)
+    return TracedNetwork(
+        traced, writable, shapes, example, known, opaque, own, homes, fixed, mixed, recorder.numbers, heads
+    )
 
 
 def _check(network: nn.Module) -> None:
@@ -103,14 +109,27 @@ def _check(network: nn.Module) -> None:
             )
 
 
-def _alike(output: Any, expected: Tensor) -> bool:
-    if not isinstance(output, Tensor) or output.shape != expected.shape:
+def _alike(output: Any, expected: Any, heads: Sequence[Head]) -> bool:
+    """Whether two answers have the same leaves, as far as heads go, and the same numbers there."""
+    if [name for name, _ in leaves(mapped(output))] != [name for name, _ in leaves(mapped(expected))]:
         return False
-    return torch.allclose(output, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+    own, other = ([value for _, value in leaves(answer)] for answer in (output, expected))
+    for leaf in [head.leaf for head in heads] or [0]:
+        mine, theirs = own[leaf], other[leaf]
+        if not isinstance(mine, Tensor) or mine.shape != theirs.shape:
+            return False
+        if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3 * float(theirs.abs().max())):
+            return False
+    return True
 
 
 def _one_by_one(
-    network: nn.Module, traced: fx.GraphModule, layers: Collection[str], example: Tensor, expected: Tensor
+    network: nn.Module,
+    traced: fx.GraphModule,
+    layers: Collection[str],
+    example: Tensor,
+    expected: Any,
+    heads: Sequence[Head],
 ) -> Recorder:
     """Make sure that the answer to one input does not depend on the others, nor its graph on their number.
 
@@ -128,7 +147,8 @@ def _one_by_one(
             "a BatchNorm without running statistics do. Give it statistics (track_running_stats=True, and a pass over "
             "training data), then zip"
         ) from error
-    if not _alike(alone, expected[:1]):
+    first = mapped(expected, lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf)
+    if not _alike(alone, first, heads):
         raise GraphError(
             f"{name} answers one input differently when others are in the batch (a BatchNorm without running "
             "statistics, or a mean over all inputs); no zipped network could stand for it. Give BatchNorm statistics "
@@ -139,7 +159,7 @@ def _one_by_one(
         again: Any = recorder.of(example[:1].clone())
     except Exception as error:  # the user's own code runs here
         again = error
-    if not _alike(again, alone):
+    if not _alike(again, alone, heads):
         raise GraphError(
             f"{name} builds the number of inputs in a batch into its computation, so its graph only serves batches of "
             f"{len(example)}. Take sizes from the tensor where they are used (x.new_zeros(x.shape[0], …), x.flatten(1))"
@@ -167,8 +187,11 @@ def _writable(plain: Collection[str], sources: Mapping[str, WeightSource]) -> di
     return found
 
 
-def own_answer(network: nn.Module, example: Tensor) -> Tensor:
-    """What the untouched network answers to a batch, in evaluation mode. Raises `GraphError` if it cannot."""
+def own_answer(network: nn.Module, example: Tensor) -> Any:
+    """What the untouched network answers to a batch, in evaluation mode, in its own containers.
+
+    Raises `GraphError` if it cannot.
+    """
     wide = computing_type(network)
     try:
         with torch.no_grad():
@@ -180,20 +203,22 @@ def own_answer(network: nn.Module, example: Tensor) -> Tensor:
                 own = next(p.dtype for p in network.parameters() if p.is_floating_point())
                 given = example.to(own) if example.is_floating_point() else example.clone()
                 output = twin(network, example.device)(given)
-            output = output.to(wide) if isinstance(output, Tensor) and wide is not None else output
     except Exception as error:  # the user's own code runs here
         raise GraphError(
             f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
             "shape that the network was trained on"
         ) from error
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        raise GraphError(
-            f"the network returns {type(output).__name__}; zipping needs one tensor (images, outputs) per task. "
-            "Wrap the network in a module that returns the tensor you need"
-        )
-    if not math.isfinite(float(output.abs().max())):
+    numbers = [x for _, x in leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
+    if not all(math.isfinite(float(x.abs().max())) for x in numbers):
         raise GraphError("the network's output on the calibration data is NaN or infinite; check weights and inputs")
-    return output
+    return output if wide is None else _in_precision(output, wide)
+
+
+def _in_precision(answer: Any, wide: torch.dtype) -> Any:
+    """An answer in another floating type, with the paths that it has."""
+    if isinstance(answer, Tensor):
+        return answer.to(wide) if answer.is_floating_point() else answer
+    return mapped(answer, lambda leaf: _in_precision(leaf, wide) if isinstance(leaf, Tensor) else leaf)
 
 
 def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, str], bool]:
@@ -225,6 +250,7 @@ def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[
     finally:
         for norm in module.modules():
             vars(norm).pop("_check_input_dim", None)
+    spread(graph, tracer.values)
     _only_input(graph)
     return graph, tracer.opaque, tracer.fixed
 

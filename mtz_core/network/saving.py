@@ -107,10 +107,10 @@ def _check_the_way_back(network: ZippedNetwork, tensors: Mapping[str, Tensor], a
 def _check_answers(network: ZippedNetwork, back: ZippedNetwork, t: int, x: Tensor) -> None:
     """Whether a task of `back`, on the processor, answers as `network` does, wherever that is."""
     try:
-        answer = back(x.cpu(), task=t).double()
+        answer = back.outputs(x.cpu(), task=t).double()
     except Exception as error:  # whatever the user's own network makes torch raise
         raise GraphError(f"read back, task {t} fails ({error}); nothing was written") from error
-    wanted = network(x.to(next(network.parameters()).device), task=t)
+    wanted = network.outputs(x.to(next(network.parameters()).device), task=t)
     coarse = torch.finfo(wanted.dtype).eps / torch.finfo(torch.float32).eps
     most = TOLERANCE * max(1.0, coarse / 1000) * float(wanted.nan_to_num(0.0).abs().max())
     if not torch.allclose(answer, wanted.double().cpu(), rtol=0.0, atol=most, equal_nan=True):

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.execution import Matrices, Program, State, advance, start
+from mtz_core.graph.heads import joined, scales
 from mtz_core.graph.layout import Layout
 from mtz_core.graph.recipes import recipes
 from mtz_core.network.zipped import ZippedNetwork, require_size
@@ -54,7 +55,7 @@ class Takeover:
 class Together(nn.Module):
     """Computes the answers of all tasks of a zipped network to the same images.
 
-    `forward(x)` returns one tensor per task, equal to `network(x, task)`. What the tasks cannot have in common is
+    `forward(x)` returns one answer per task, equal to `network(x, task)`. What the tasks cannot have in common is
     computed for each; that is all of it where no trunk was laid (see `ZipSpec.trunk`).
 
     Raises:
@@ -96,8 +97,9 @@ class Together(nn.Module):
         x = self.network.joint.first.network.example
         with torch.no_grad():
             for t, answer in enumerate(self(x)) if any(self.taken) else ():
-                alone = self.network(x, task=t)
-                if float((answer - alone).abs().max()) > TOLERANCE * float(alone.abs().max()):
+                heads = self.network.graphs[t].network.heads
+                alone = self.network.outputs(x, task=t)
+                if float(((joined(answer, heads) - alone).abs() / scales(alone, heads)).max()) > TOLERANCE:
                     raise GraphError(
                         f"task {t} answers otherwise when what it has in common with the first task is computed once; "
                         "its forward does something that tracing cannot see. Use network(x, task) for each task"
@@ -146,7 +148,7 @@ class Together(nn.Module):
                 found[mine] = network.joint.first.offsets[g] + _partners(table, t, width)[layout[mine] - offset]
         return found
 
-    def frozen(self) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def frozen(self) -> Callable[[Tensor], tuple[Any, ...]]:
         """The same computation with the weights as they are now, assembled once and for all."""
         with torch.no_grad():
             matrices = [self.network.matrices(t) for t in range(self.network.tasks)]
@@ -156,14 +158,14 @@ class Together(nn.Module):
                         lookup(layer.name)
         return partial(self._answers, matrices=matrices)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return every task's outputs for inputs `x` (N, ...)."""
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
+        """Return every task's answer to inputs `x` (N, ...)."""
         return self._answers(x, [self.network.matrices(t) for t in range(self.network.tasks)])
 
-    def _answers(self, x: Tensor, matrices: Sequence[Matrices]) -> tuple[Tensor, ...]:
+    def _answers(self, x: Tensor, matrices: Sequence[Matrices]) -> tuple[Any, ...]:
         for graph in self.network.graphs:
             require_size(graph, x)
-        answers: list[Tensor] = []
+        answers: list[Any] = []
         values: dict[fx.Node, Any] = {}
         for t, (program, taken) in enumerate(zip(self.programs, self.taken, strict=True)):
             state = start(program, x)
@@ -175,7 +177,7 @@ class Together(nn.Module):
             else:
                 mine = {node: self._own(t, each, each.of(values[each.node]), matrices) for node, each in taken.items()}
                 state = State(0, {program.nodes[0]: x, **mine})
-            answers.append(advance(program, state, matrices[t]).result.contiguous())
+            answers.append(advance(program, state, matrices[t]).result)
         return tuple(answers)
 
     def _own(self, t: int, taken: Takeover, value: Any, matrices: Sequence[Matrices]) -> Any:

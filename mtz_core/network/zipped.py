@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.correspondence import JointGraph
-from mtz_core.graph.execution import Program, execute
+from mtz_core.graph.execution import Program, respond
+from mtz_core.graph.heads import joined, mapped
 from mtz_core.network.dense import DenseLayer
 from mtz_core.network.description import checked, described, explained
 from mtz_core.network.extract import extracted
@@ -32,9 +34,8 @@ SPARSE_FRACTION = 0.01
 class ZippedNetwork(nn.Module):
     """T networks in one.
 
-    It starts with everything private and answers exactly as the parents do; `pair` and `merge` then share channels
-    and weights. `forward(x, task)` runs task's network; `extract(task)` returns it as a plain module of the
-    parent's own class; `state_dict()` holds every shared number once.
+    It starts with everything private and answers exactly as the parents do; `pair` and `merge` then share channels and
+    weights. `extract(task)` returns a task's network as a module of the parent's own class.
 
     Args:
         networks: the parents; they are read, never changed. None, if a network was read from a file: then `extract`
@@ -67,7 +68,8 @@ class ZippedNetwork(nn.Module):
             mode = sparse if isinstance(sparse, str) else ("yes" if sparse[layer.index] else "no")
             masks = _masks(matrices, [own.bias for own in layer.members], mode)
             self.layers.append(self._stored(layer.index, matrices, masks))
-        self._programs = [Program(cast(Any, b), g.layers) for b, g in zip(self.bodies, joint.graphs, strict=True)]
+        pairs = zip(self.bodies, joint.graphs, strict=True)
+        self._programs = [Program(cast(Any, body), graph.layers, graph.network.heads) for body, graph in pairs]
         self._index = [{own.name: k for k, own in enumerate(graph.layers)} for graph in joint.graphs]
         self.parent_sizes = _own_sizes(self)
         self.eval()
@@ -166,14 +168,18 @@ class ZippedNetwork(nn.Module):
         """Sparsity mask (n_t, d_t) of layer number `index`, `None` if it is dense."""
         return self.stored()[index].mask(task)
 
-    def forward(self, x: Tensor, task: int = 0) -> Tensor:
-        """Return task's outputs for inputs `x` (N, ...), in their type if it is one of floating-point numbers."""
+    def forward(self, x: Tensor, task: int = 0) -> Any:
+        """Return task's answer to inputs `x` (N, ...), arranged as the parent's, in their type if that is floating."""
         if not 0 <= task < self.tasks:
             raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
         require_size(self.graphs[task], x)
-        numbers = x.dtype if x.is_floating_point() else None
-        given = x if numbers is None else x.to(self.graphs[task].network.example.dtype)
-        return execute(self._programs[task], given, self.matrices(task)).to(numbers)
+        given = x.to(self.graphs[task].network.example.dtype) if x.is_floating_point() else x
+        answer = respond(self._programs[task], given, self.matrices(task))
+        return mapped(answer, partial(_in_type, x.dtype)) if x.is_floating_point() else answer
+
+    def outputs(self, x: Tensor, task: int = 0) -> Tensor:
+        """Return task's outputs for inputs `x` (N, ...) as one tensor (see `graph.heads.joined`)."""
+        return joined(self(x, task=task), self._programs[task].heads)
 
     def pair(self, group: int, shared: Table) -> None:
         """Share channels: each row of `shared` (k, T) holds undecided channels of two or more tasks (-1: none).
@@ -200,8 +206,7 @@ class ZippedNetwork(nn.Module):
         self._rebuild(index, matrices)
 
     def _rebuild(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
-        before = self.stored()[index]
-        tasks = range(self.tasks)
+        before, tasks = self.stored()[index], range(self.tasks)
         masks = [cast(Tensor, before.mask(t)) for t in tasks] if before.masked else None
         if scales is None and before.scaled:
             scales = [cast(Tensor, before.scale(t)) for t in tasks]
@@ -251,9 +256,7 @@ class ZippedNetwork(nn.Module):
             self.load_state_dict(tensors, strict=True)
         self.parent_sizes = state.parents
         for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
-            if stored.masked:  # a pruned layer's zeros are its mask; the shared part has its own
-                matrices = [stored.matrix(t).detach() for t in range(self.tasks)]
-                stored.remask([_nonzero(m, own.bias) for m, own in zip(matrices, layer.members, strict=True)])
+            _remask(stored, [own.bias for own in layer.members])
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, all that `load` needs: the numbers, what is shared, and what to compute.
@@ -278,6 +281,17 @@ class ZippedNetwork(nn.Module):
         from mtz_core.network import saving
 
         return saving.read(path, networks)
+
+
+def _remask(stored: StoredLayer, biases: Sequence[bool]) -> None:
+    """A pruned layer's zeros are its mask; the shared part has its own."""
+    if stored.masked:
+        matrices = [stored.matrix(t).detach() for t in range(len(biases))]
+        stored.remask([_nonzero(matrix, bias) for matrix, bias in zip(matrices, biases, strict=True)])
+
+
+def _in_type(numbers: torch.dtype, leaf: Any) -> Any:
+    return leaf.to(numbers) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def require_size(graph: ChannelGraph, x: Tensor) -> None:

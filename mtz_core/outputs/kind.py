@@ -13,6 +13,8 @@ from mtz_core.outputs.types import TaskType
 
 APART = 1_000_003
 """Between the seeds of two images."""
+PLACES = 1024
+"""Of an image (pixels, tokens) whose predictions are compared where images are many."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ class Output(ABC):
         if logits.shape[1] > 1:
             drawn = drawn / logits.shape[1] ** 0.5
         return [torch.autograd.grad(logits, given, each, retain_graph=True)[0] for each in drawn]
+
+
+def some_places(predictions: Tensor) -> Tensor:
+    """Predictions (N, P, K) at no more than `PLACES` places, drawn once for all."""
+    places = predictions.shape[1]
+    if places <= PLACES:
+        return predictions
+    order = torch.randperm(places, generator=torch.Generator().manual_seed(0))
+    return predictions[:, order[:PLACES].to(predictions.device)]
 
 
 def mean_of(losses: Tensor, counts: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from mtz_core.errors import SpecError
 Kind = Literal["multiclass", "binary", "multilabel", "regression"]
 """What an answer is: one class of several, yes or no, attributes (each yes or no), values."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SEVERAL: Literal["several"] = "several"
+"""The kind of a network with several outputs, each of which has a type of its own."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Words:
     changed: str
 
 
-WORDS: Mapping[Kind, Words] = {
+WORDS: Mapping[str, Words] = {
     "multiclass": Words("one class of several", "wrong answers", "answers"),
     "binary": Words("yes or no", "wrong answers", "answers"),
     "multilabel": Words("attributes, each yes or no", "wrong attributes", "attributes"),
     "regression": Words("values", "mean absolute error, in % of the labels' spread", "values"),
+    SEVERAL: Words("several outputs", "mean error of the outputs that have labels", "answers"),
 }
 
 
@@ -36,14 +39,16 @@ class TaskType:
 
     `axis` of the outputs (N, ...) counts classes, attributes or values, and all others count places (pixels, tokens);
     0: every number of an image is at a place of its own. `probabilities`: the outputs are behind a softmax or a
-    sigmoid. Labels equal to `ignore_index` do not count. `dense`: there are several places.
+    sigmoid. Labels equal to `ignore_index` do not count. `dense`: there are several places. A network with several
+    outputs has the kind `SEVERAL`, and in `heads` a name and a type for each.
     """
 
-    kind: Kind
+    kind: Kind | Literal["several"]
     axis: int = 1
     probabilities: bool = False
     ignore_index: int | None = None
     dense: bool = False
+    heads: tuple[tuple[str, TaskType], ...] = ()
 
     @property
     def title(self) -> str:
@@ -52,6 +57,8 @@ class TaskType:
         >>> TaskType("multiclass", dense=True).title
         'one class of several at every place'
         """
+        if self.heads:
+            return "; ".join(f"{name}: {each.title}" for name, each in self.heads)
         return WORDS[self.kind].title + (" at every place" if self.dense else "")
 
     @property
@@ -61,6 +68,8 @@ class TaskType:
         >>> TaskType("multilabel").error, TaskType("multiclass", dense=True).error
         ('wrong attributes', 'wrong places')
         """
+        if self.heads:
+            return f"{WORDS[self.kind].error} ({'; '.join(f'{name}: {each.error}' for name, each in self.heads)})"
         return "wrong places" if self.dense and self.kind in ("multiclass", "binary") else WORDS[self.kind].error
 
     @property
@@ -74,7 +83,9 @@ class TaskType:
 
     def data(self) -> dict[str, Any]:
         """As plain data; `read` returns it."""
-        return asdict(self)
+        found = asdict(self)
+        heads = [[name, each.data()] for name, each in self.heads]
+        return {**found, "heads": heads} if heads else {k: v for k, v in found.items() if k != "heads"}
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> TaskType:
@@ -83,9 +94,11 @@ class TaskType:
         >>> TaskType.read(TaskType("binary").data()) == TaskType("binary")
         True
         """
-        if not set(data) <= set(cls.__dataclass_fields__) or data.get("kind") not in KINDS:
+        known = (*KINDS, SEVERAL) if data.get("heads") else KINDS
+        if not set(data) <= set(cls.__dataclass_fields__) or data.get("kind") not in known:
             raise SpecError(f"{dict(data)!r:.200} is no type of task; a kind is one of {', '.join(KINDS)}")
-        return cls(**data)
+        heads = tuple((str(name), cls.read(each)) for name, each in data.get("heads", ()))
+        return cls(**{**data, "heads": heads})
 
 
 def changed_things(types: Sequence[TaskType]) -> str:

@@ -13,14 +13,17 @@ from mtz_core.data.imageset import shuffled
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.propagation import channel_graph
+from mtz_core.own.heads import asked_of, labelled_output, of_output
 from mtz_core.own.networks import BuiltNetwork, Say, build_network, check_classes, outputs_of
 from mtz_core.own.registry import OwnNetwork, network_name, remember
 from mtz_core.spec import NetworkSpec, TransformSpec, TypeSpec
-from mtz_core.zipping.answers import found_outputs
+from mtz_core.zipping.answers import found_outputs, with_labels
 
 MOST_TESTED = 500
 MOST_SECONDS = 5.0
 BATCH = 64
+Asked = tuple[TypeSpec | None, str | None]
+"""The type that was asked for, and the output that labels belong to, of several."""
 LOW = 2.0
 """Errors below this many percent show that images are prepared rightly."""
 
@@ -42,9 +45,10 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     graph = channel_graph(network.module, images)
     structure = graph.structure()
     tell("testing it on labelled images…")
-    asked = spec.type or data.asked
-    error, tested = _error(network, graph, data, asked, network.transform)
-    note = _normalised_twice(network, graph, data, asked, error)
+    whose = labelled_output(spec, outputs, data, "the network")
+    asked = spec.type or asked_of(data.asked, whose)
+    error, tested = _error(network, graph, data, (asked, whose), network.transform)
+    note = _normalised_twice(network, graph, data, (asked, whose), error)
     known = title.strip() or network.name
     kept = spec.model_copy(update={"data": network.data, "transform": network.transform})
     shape = tuple(images.shape[1:])
@@ -54,7 +58,7 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
 
 
 def _normalised_twice(
-    network: BuiltNetwork, graph: ChannelGraph, data: TaskData, asked: TypeSpec | None, error: float | None
+    network: BuiltNetwork, graph: ChannelGraph, data: TaskData, asked: Asked, error: float | None
 ) -> str:
     """A sentence for a network that answers far better when its inputs are not normalised, which it does itself."""
     transform = network.transform
@@ -71,7 +75,7 @@ def _normalised_twice(
 
 
 def _error(
-    network: BuiltNetwork, graph: ChannelGraph, data: TaskData, asked: TypeSpec | None, transform: TransformSpec
+    network: BuiltNetwork, graph: ChannelGraph, data: TaskData, asked: Asked, transform: TransformSpec
 ) -> tuple[float | None, int]:
     """Error in % on test images prepared in some way, as the type of their labels has it; `None` without labels."""
     test = data.test
@@ -79,7 +83,9 @@ def _error(
         return None, 0
     chosen = shuffled(len(test), 0)[:MOST_TESTED]
     labels = torch.from_numpy(test.labels[chosen])
-    (output,), _ = found_outputs([graph], [graph.network.example], [asked], [[("data", labels)]], torch.device("cpu"))
+    kind, whose = asked
+    given = of_output((None, labels), whose)[1]
+    (output,), _ = found_outputs([graph], [graph.network.example], [kind], [[("data", given)]], torch.device("cpu"))
     tested = 0
 
     def answered() -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +96,7 @@ def _error(
                 break
             x, y = test.labelled(chosen[k : k + BATCH], transform)
             tested += len(y)
-            yield network.module(x), y
+            yield graph.network.outputs(x), with_labels(output, of_output((x, y), whose)[1], "data")
 
     with torch.no_grad():
         error = output.scores(answered()).error

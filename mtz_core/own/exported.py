@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtz_core.errors import CheckpointError
+from mtz_core.graph.answers import heads_of
+from mtz_core.graph.heads import joined, leaves, mapped
 from mtz_core.own.archive import EXPORT, Archive, name_of, whole
-from mtz_core.own.files import check_name, checked_archive, first_line
+from mtz_core.own.files import check_name, checked_archive, first_line, parse_json
 from mtz_core.own.steps import ExportedNetwork
 from mtz_core.own.translation import Translation
 
 MOST_STEPS = 10_000
 MOST_NUMBERS = 2**29
+MOST_OUTPUTS = 1_000
 
 
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -48,11 +51,15 @@ class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
 @dataclass(frozen=True)
 class ExportedProgram:
-    """What a file holds: the network, the shape of one of its inputs, and how many outputs it has."""
+    """What a file holds: the network, the shape of one of its inputs, and how many numbers its output has.
+
+    If it has several outputs, `classes` is 0, and these are their names.
+    """
 
     module: ExportedNetwork
     input_shape: tuple[int, ...]
     classes: int
+    outputs: tuple[str, ...] = ()
 
 
 def read_exported(path: Path) -> ExportedProgram:
@@ -85,14 +92,16 @@ def _read(archive: Archive) -> ExportedProgram:
     shape = sizes[source][1:]
     if not shape or len(shape) > 4 or not all(isinstance(n, int) and 0 < n < 2**16 for n in shape):
         raise archive.refused("its input is no batch of images of one size")
-    result = _output(archive, signature["output_specs"])
+    result = _result(archive, program)
     weights = archive.tensors(names, trained)
     made = Translation(archive, sizes, source, names, graph["nodes"])
-    if result not in made.current or result not in made.batched:
+    named = [leaf for _, leaf in leaves(result) if isinstance(leaf, str)]
+    if not all(name in made.current for name in named) or not any(name in made.batched for name in named):
         raise archive.refused("its output does not follow from its input")
-    module = ExportedNetwork(weights, made.steps, names, source, made.current[result])
+    answer = mapped(result, lambda leaf: made.current[leaf] if isinstance(leaf, str) else leaf)
+    module = ExportedNetwork(weights, made.steps, names, source, answer)
     module.eval()
-    return ExportedProgram(module, tuple(shape), _checked(archive, module, tuple(shape)))
+    return ExportedProgram(module, tuple(shape), *_checked(archive, module, tuple(shape)))
 
 
 def _inputs(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], set[str]]:
@@ -115,17 +124,60 @@ def _inputs(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> tuple[str, 
     return images[0], names, trained
 
 
-def _output(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> str:
+def _result(archive: Archive, program: Mapping[str, Any]) -> Any:
+    """What the program returns: the name of a value, or tuples, lists and dictionaries of names and constants."""
+    specs = program["signature"]["output_specs"]
     kinds = [next(iter(spec)) for spec in specs]
     if "buffer_mutation" in kinds:
         raise archive.refused("it was exported in training mode (BatchNorm's statistics change); call model.eval()")
-    if kinds != ["user_output"] or "as_tensor" not in specs[0]["user_output"]["arg"]:
-        raise archive.refused(f"it returns {len(kinds)} values; one tensor (images, classes) is expected")
-    return name_of(specs[0]["user_output"]["arg"]["as_tensor"]["name"])
+    if not kinds or set(kinds) != {"user_output"}:
+        raise archive.refused("it returns something other than tensors of its own")
+    given = [_returned(archive, spec["user_output"]["arg"]) for spec in specs]
+    described = (program["module_call_graph"][0]["signature"] or {}).get("out_spec")
+    if described is None:
+        if len(given) > 1:
+            raise archive.refused("it does not say how its outputs are arranged")
+        return given[0]
+    version, tree = parse_json(described.encode(), archive.path)
+    remaining = iter(given)
+    found = _arranged(archive, tree, remaining)
+    if version != 1 or next(remaining, None) is not None:
+        raise archive.refused("its outputs are not arranged as it says")
+    return found
 
 
-def _checked(archive: Archive, module: ExportedNetwork, shape: tuple[int, ...]) -> int:
-    """Run the network on three images and on one; return its number of outputs."""
+def _returned(archive: Archive, given: Mapping[str, Any]) -> Any:
+    ((kind, value),) = given.items()
+    if kind == "as_tensor":
+        return name_of(value["name"])
+    if kind == "as_none":
+        return None
+    if kind in ("as_int", "as_bool") and isinstance(value, int):
+        return value
+    raise archive.refused(f"it returns a value of kind {str(kind)[:30]!r}")
+
+
+def _arranged(archive: Archive, tree: Mapping[str, Any], given: Iterator[Any]) -> Any:
+    """Outputs as a tree of torch's pytree arranges them: data classes and the like are dictionaries, or lists."""
+    children = tree["children_spec"]
+    if not isinstance(children, list) or len(children) > MOST_OUTPUTS:
+        raise archive.refused(f"more than {MOST_OUTPUTS:,} outputs")
+    if tree["type"] is None:
+        if children:
+            raise archive.refused("its outputs are not arranged as it says")
+        return next(given)
+    parts = [_arranged(archive, child, given) for child in children]
+    kind = str(tree["type"])
+    if kind in ("builtins.dict", "collections.OrderedDict"):
+        names = parse_json(str(tree["context"]).encode(), archive.path)
+        if not isinstance(names, list) or len(names) != len(parts) or not all(isinstance(n, str | int) for n in names):
+            raise archive.refused("the names of its outputs are not written as torch does")
+        return {name if isinstance(name, int) else name_of(name): part for name, part in zip(names, parts, strict=True)}
+    return parts if kind == "builtins.list" else tuple(parts)
+
+
+def _checked(archive: Archive, module: ExportedNetwork, shape: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:
+    """Run the network on three images and on one; return what `ExportedProgram` says of its outputs."""
     images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     try:
         shapes_only, declared = copy.deepcopy(module).to("meta"), images.to("meta")
@@ -133,13 +185,13 @@ def _checked(archive: Archive, module: ExportedNetwork, shape: tuple[int, ...]) 
             shapes_only(declared)
         with torch.no_grad():
             together, alone = module(images), module(images[:1])
+        heads = heads_of(together, 3)
     except Exception as error:  # whatever a wrong program makes torch raise
         raise archive.refused(f"it cannot be run on three images ({first_line(error)})") from error
-    if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != 3:
-        raise archive.refused("its output has no shape (images, classes)")
-    if not bool(torch.isfinite(together).all()) or not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
+    outputs, first = joined(together, heads), joined(alone, heads)
+    if not bool(torch.isfinite(outputs).all()) or not torch.allclose(outputs[:1], first, rtol=1e-3, atol=1e-3):
         raise archive.refused("what it answers to an image depends on the other images, or is not finite")
-    return together.shape[1]
+    return (0, tuple(head.name for head in heads)) if len(heads) > 1 else (outputs.shape[1], ())
 
 
 def _size(size: Mapping[str, Any]) -> Any:

@@ -38,6 +38,8 @@ class Inspection:
     """Sets of weights in the file, if there are several; what else stands here is said of one of them."""
     left: int = 0
     """Tensors beside the network (a loss, another head), which are left out."""
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs of a program that has several."""
 
     @property
     def described(self) -> str:
@@ -59,7 +61,14 @@ def inspect_file(path: Path, part: str | None = None) -> Inspection:
         program = read_exported(path)
         shapes = plain_shapes(program.module.state_dict())
         return Inspection(
-            kind, len(shapes), _numbers(shapes), (EXPORTED,), program.classes, program.input_shape, EXPORTED
+            kind,
+            len(shapes),
+            _numbers(shapes),
+            (EXPORTED,),
+            program.classes,
+            program.input_shape,
+            EXPORTED,
+            outputs=program.outputs,
         )
     if kind == "safetensors":
         named = safetensors_shapes(path)

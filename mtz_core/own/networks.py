@@ -12,6 +12,8 @@ from torch import nn
 from mtz_core.data.uploads import PREFIX, upload_path
 from mtz_core.data.words import LENGTH, TOKENS
 from mtz_core.errors import DataError, SpecError
+from mtz_core.graph.answers import heads_of
+from mtz_core.graph.heads import joined
 from mtz_core.own.exported import read_exported
 from mtz_core.own.pretrained import published_weights
 from mtz_core.own.recognition import architecture
@@ -103,7 +105,7 @@ def trial_inputs(network: BuiltNetwork, count: int) -> torch.Tensor:
 
 
 def outputs_of(network: BuiltNetwork) -> int:
-    """Return how many outputs a network has, at every place if there are several.
+    """Return how many numbers a network's output has, at every place if there are several places; 0: several outputs.
 
     Raises `DataError` if it can't read what the transform makes.
     """
@@ -116,15 +118,14 @@ def outputs_of(network: BuiltNetwork) -> int:
             f"{network.name} can't read images of shape {tuple(images.shape[1:])} "
             f"({(str(error) or type(error).__name__).splitlines()[0][:200]}); change size or channels of its transform"
         ) from error
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2:
-        raise DataError(f"{network.name} does not answer with one tensor (images, outputs, …); bring one that does")
-    return int(outputs.shape[1])
+    heads = heads_of(outputs, len(images))
+    return 0 if len(heads) > 1 else int(joined(outputs, heads).shape[1])
 
 
 def check_classes(outputs: int, classes: tuple[str, ...] | None, where: str) -> None:
-    """Raise `DataError` if a network has fewer outputs than its data classes; one output tells two apart."""
+    """Raise `DataError` if a network has fewer outputs than its data classes; one tells two apart, 0 is not known."""
     told = 2 if outputs == 1 else outputs
-    if classes is not None and len(classes) > told:
+    if outputs and classes is not None and len(classes) > told:
         raise DataError(
             f"{where} tells {told} classes apart, but its data has {len(classes)}; choose data that it was trained on"
         )

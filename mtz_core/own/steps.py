@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from mtz_core.graph.heads import leaves, mapped
+
 
 @dataclass(frozen=True)
 class Value:
@@ -28,15 +30,18 @@ class Step:
 
 
 class ExportedNetwork(nn.Module):
-    """A program as a list of steps on tensors with the names that they had in the network that was exported."""
+    """A program as a list of steps on tensors with the names that they had in the network that was exported.
+
+    `result` is the name of the value that it returns, or tuples, lists and dictionaries of names and constants.
+    """
 
     def __init__(
         self, tensors: Mapping[str, tuple[Tensor, bool]], steps: Sequence[Step], names: Mapping[str, str],
-        source: str, result: str,
+        source: str, result: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         self._steps, self._names, self._source, self._result = tuple(steps), dict(names), source, result
-        self._dropped = _last_uses(steps, keep=result)
+        self._dropped = _last_uses(steps, {leaf for _, leaf in leaves(result) if isinstance(leaf, str)})
         for path, (tensor, trained) in tensors.items():
             home: nn.Module = self
             *parents, last = path.split(".")
@@ -49,7 +54,7 @@ class ExportedNetwork(nn.Module):
             else:
                 home.register_buffer(last, tensor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Run the program on a batch of inputs."""
         values: dict[str, Any] = {self._source: x}
         for name, path in self._names.items():
@@ -69,12 +74,12 @@ class ExportedNetwork(nn.Module):
                 values[step.results[0]] = made
             for name in dropped:
                 values.pop(name, None)
-        return cast(Tensor, values[self._result])
+        return mapped(self._result, lambda leaf: values[leaf] if isinstance(leaf, str) else leaf)
 
 
-def _last_uses(steps: Sequence[Step], keep: str) -> tuple[tuple[str, ...], ...]:
+def _last_uses(steps: Sequence[Step], keep: set[str]) -> tuple[tuple[str, ...], ...]:
     """For every step, the values that no later one reads: they need not be kept."""
-    seen = {keep}
+    seen = set(keep)
     dropped = []
     for step in reversed(steps):
         used = {value.name for value in values_in([*step.arguments, *step.options.values()])} | set(step.results)

@@ -45,7 +45,9 @@ def _lines(model: type[BaseModel], written: Mapping[str, Any] | None = None) -> 
             lines.append((f"{name}: {_flow(value)}", said))
             for part in get_args(field.annotation):
                 if isinstance(part, type) and issubclass(part, BaseModel):
-                    lines += _behind("# ", [(f"{name}:", ""), *_behind("  ", _lines(part))])
+                    lines += _behind(
+                        "# ", [(f"{name}:", ""), *_behind("  ", _lines(part, getattr(part, "EXAMPLE", None)))]
+                    )
     return lines
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtz_core.data.imageset import ImageSet, shuffled
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.errors import DataError, MTZError
+from mtz_core.own.heads import asked_of, labelled_output, of_output
 from mtz_core.own.networks import build_network, check_classes, outputs_of
 from mtz_core.runs.records import RunRecord
 from mtz_core.spec import RunSpec, TransformSpec, TypeSpec, ZipSpec
@@ -71,14 +72,15 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
             raise type(error)(f"network {number}: {error}") from error
         data, where = known[network.data], f"network {number} ({network.name})"
         check_classes(outputs, data.classes, where)
+        labels_for = labelled_output(wanted, outputs, data, where)
         names.append(network.name)
         tasks.append(network.data)
         architectures.append(network.architecture)
         networks.append(network.module)
         calibration.append(calibration_sample(data, spec, where, network.transform))
-        evaluation.append(evaluation_sample(data, spec, network.transform))
-        retraining.append(retraining_data(data, spec, where, network.transform))
-        types.append(wanted.type or data.asked)
+        evaluation.append(of_output(evaluation_sample(data, spec, network.transform), labels_for))
+        retraining.append(of_output(retraining_data(data, spec, where, network.transform), labels_for))
+        types.append(wanted.type or asked_of(data.asked, labels_for))
     return Inputs(
         networks=networks, names=names, tasks=tasks, architectures=architectures, calibration=calibration,
         evaluation=None if all(pair is None for pair in evaluation) else evaluation,

@@ -13,14 +13,11 @@ from mtz_core.calibration.stream import Twin
 from mtz_core.graph.execution import execute
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.outputs.kind import Output
+from mtz_core.outputs.kind import Output, some_places
 from mtz_core.pairing.slots import Table, shared_rows
 
 RIDGE = 1e-3
 """Of the layers that compensate; searching for it at every step would not change the order of the groups."""
-
-PLACES = 1024
-"""Of an image (pixels, tokens) that judge a trial, drawn at random."""
 
 Anew = Callable[[Sequence[Twin]], Table]
 """Slots of a group that are found when its first layer is reached, given the images on their way."""
@@ -54,13 +51,15 @@ class Bench:
         return self.walk.network
 
     def answers(self) -> list[Tensor]:
-        """Every task's predictions on the judging images, (N, P, K), at no more than `PLACES` places."""
+        """Every task's predictions on the judging images, (N, P, K), at `outputs.kind.some_places`."""
         found = []
         for t, (images, output) in enumerate(zip(self.judge, self.outputs, strict=True)):
             program, matrices = self.network.program(t), self.network.matrices(t)
             with torch.no_grad():
                 batches = torch.split(images, self.walk.spec.batch_size)
-                parts = [_some(output.predictions(execute(program, x.to(self.device), matrices))) for x in batches]
+                parts = [
+                    some_places(output.predictions(execute(program, x.to(self.device), matrices))) for x in batches
+                ]
             found.append(torch.cat(parts))
         return found
 
@@ -117,12 +116,3 @@ class Bench:
             for node in self.network.graphs[t].layers[index].nodes[:1]:
                 for _ in stream.inputs(node, stream.sequel(node).summand):
                     pass
-
-
-def _some(predictions: Tensor) -> Tensor:
-    """Predictions (N, P, K) at places that are drawn once."""
-    places = predictions.shape[1]
-    if places <= PLACES:
-        return predictions
-    order = torch.randperm(places, generator=torch.Generator().manual_seed(0))
-    return predictions[:, order[:PLACES].to(predictions.device)]

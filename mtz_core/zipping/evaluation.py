@@ -57,7 +57,7 @@ def scores(
 
 def parent(network: ZippedNetwork, task: int) -> Callable[[Tensor], Tensor]:
     """The parent itself, as a function: its traced copy with its own weights."""
-    return network.graphs[task].network.module
+    return network.graphs[task].network.outputs
 
 
 def _answer(network: ZippedNetwork, task: int) -> Callable[[Tensor], Tensor]:

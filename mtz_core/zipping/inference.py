@@ -19,7 +19,7 @@ from mtz_core.spec import TypeSpec
 
 EXAMPLE = (
     "types=[…] (zip.types in a file), one of 'multiclass', 'binary', 'multilabel', 'regression' for each network, or "
-    "{'kind': 'multiclass', 'axis': 2}"
+    "{'kind': 'multiclass', 'axis': 2}; for several outputs a mapping from their names"
 )
 
 
@@ -79,7 +79,7 @@ def inferred(seen: Seen, asked: TypeSpec | None) -> tuple[TaskType, str | None]:
         DataError: labels do not fit.
     """
     note = None
-    if asked is not None:
+    if asked is not None and asked.kind is not None:
         kind = asked.kind
     else:
         kind, note = _kind(seen)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.execution import Program, State, advance, start
 from mtz_core.outputs.kind import Output
+from mtz_core.outputs.several import Several
 
 LOOKED_AT, LARGE, FEW, BATCH = 300, 20_000, 60, 128
 """So many images of a task are looked at; of images of more than `LARGE` numbers a few."""
@@ -29,7 +30,7 @@ RARE = 0.02
 class _Task:
     """One network, what its outputs say, unlabelled images, and labelled ones if there are any."""
 
-    number: int
+    name: str
     graph: ChannelGraph
     output: Output
     images: Tensor
@@ -59,17 +60,30 @@ def oddities(
         most = LOOKED_AT if x[0].numel() <= LARGE else FEW
         seen = _answers(graph, x[:most], device)
         given = seen if pair is None else _answers(graph, pair[0][:most], device)
-        task = _Task(t, graph, output, x, given, None if pair is None else pair[1][:most])
-        if task.labels is not None:
-            found += _near_chance(task, task.labels)
-            found += _missing_classes(task, seen)
+        task = _Task(f"network {t}", graph, output, x, given, None if pair is None else pair[1][:most])
+        for head, own in _by_heads(task, seen):
+            if head.labels is not None:
+                found += _near_chance(head, head.labels)
+                found += _missing_classes(head, own)
         found += _dead_layers(task, device)
     return tuple(found)
 
 
+def _by_heads(task: _Task, seen: Tensor) -> Iterator[tuple[_Task, Tensor]]:
+    """Every output of a task as a task of its own, with its answers to calibration images."""
+    output = task.output
+    if not isinstance(output, Several):
+        yield task, seen
+        return
+    labels = [None] * len(output.parts) if task.labels is None else output.split_labels(task.labels)
+    split = zip(output.names, output.parts, output.split(task.answers), labels, output.split(seen), strict=True)
+    for name, part, answers, own, calibration in split:
+        yield _Task(f"{task.name}, output {name!r},", task.graph, part, task.images, answers, own), calibration
+
+
 def _answers(graph: ChannelGraph, images: Tensor, device: torch.device) -> Tensor:
     with torch.no_grad():
-        return torch.cat([graph.network.module(x.to(device)).cpu() for x in torch.split(images, BATCH)])
+        return torch.cat([graph.network.outputs(x.to(device)).cpu() for x in torch.split(images, BATCH)])
 
 
 def _near_chance(task: _Task, labels: Tensor) -> Iterator[str]:
@@ -85,7 +99,7 @@ def _near_chance(task: _Task, labels: Tensor) -> Iterator[str]:
         chance = 100.0 * float(torch.minimum(often, 1.0 - often).mean())
     if chance > 0 and error >= NEAR * chance:
         yield (
-            f"network {task.number} answers {error:.1f} % of its labelled images wrongly, which is no better than "
+            f"{task.name} answers {error:.1f} % of its labelled images wrongly, which is no better than "
             f"always the most frequent answer ({chance:.1f} %): are these the images, the order of labels and the "
             "preparation that it was trained with (not normalised twice, or not at all)?"
         )
@@ -102,7 +116,7 @@ def _missing_classes(task: _Task, calibration: Tensor) -> Iterator[str]:
     missing = [int(k) for k in torch.nonzero((often >= RARE) & (known == 0)).flatten()]
     if missing:
         yield (
-            f"network {task.number} answers none of the {len(seen)} calibration images with class "
+            f"{task.name} answers none of the {len(seen)} calibration images with class "
             f"{', '.join(map(str, missing[:8]))}{' and others' if len(missing) > 8 else ''}, which it gives to "
             f"{100.0 * float(often[missing].sum()):.0f} % of the labelled images: calibrate with images of all "
             "classes, shuffled"
@@ -111,7 +125,7 @@ def _missing_classes(task: _Task, calibration: Tensor) -> Iterator[str]:
 
 def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
     """Layers whose outputs, cut off as what follows cuts them off, are the same for all images."""
-    program = Program(task.graph.network.module, task.graph.layers)
+    program = Program(task.graph.network.module, task.graph.layers, task.graph.network.heads)
     matrices = task.graph.matrices(device)
     by_node = {node: layer for layer in task.graph.layers for node in layer.nodes}
     state: State = start(program, task.images[:64].to(device))
@@ -124,7 +138,7 @@ def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
                 dead.append(by_node[node].name)
     if dead:
         yield (
-            f"network {task.number}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
+            f"{task.name}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
             "numbers for every calibration image, so nothing behind can tell images apart by it; is the network "
             "trained, and are the images prepared as in training?"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtz_core.calibration.inputs import as_images, as_labelled, check_shapes, network_dtype, reads_tokens
+from mtz_core.calibration.inputs import Labels, as_images, as_labelled, check_shapes, network_dtype, reads_tokens
 from mtz_core.checking.checks import require_identity
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.correspondence import JointGraph, correspond
@@ -21,7 +21,7 @@ from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.structure.networks import HEAD
 from mtz_core.structure.sizes import effective_shares, shared_count, unfounded
 from mtz_core.structure.trunks import Trunk, trunk_of
-from mtz_core.zipping.answers import found_outputs
+from mtz_core.zipping.answers import found_outputs, with_labels
 from mtz_core.zipping.oddities import oddities
 from mtz_core.zipping.retraining import RetrainingData, held_back
 
@@ -143,16 +143,18 @@ def prepare(
     tokens = [reads_tokens(network) for network in networks]
     images = [as_images(data, f"calibration[{t}]", dtypes[t], tokens[t]) for t, data in enumerate(calibration)]
     alphas, asked_types = spec.task_weights(len(networks)), spec.task_types(len(networks))
-    tested = tuple(
+    pairs = [
         None if given is None else as_labelled(given, f"evaluation[{t}]", dtypes[t], tokens[t])
         for t, given in enumerate(evaluation or [None] * len(networks))
-    )
-    check_shapes(images, [pair and pair[0] for pair in tested], "evaluation")
-    learnt = () if spec.retrain is None else _retraining(spec.retrain, spec.seed, retraining, images, dtypes, tokens)
+    ]
+    check_shapes(images, [pair and pair[0] for pair in pairs], "evaluation")
+    learnt, wanted = _retraining(spec.retrain, spec.seed, retraining, images, dtypes, tokens)
     if learnt:
         check_shapes(images, [data.images for data in learnt], "retraining")
     joint = joint_graph(networks, images, device)
-    outputs, assumed = found_outputs(joint.graphs, images, asked_types, _labels(tested, learnt), device)
+    labels = _labels([pair and pair[1] for pair in pairs], wanted)
+    outputs, assumed = found_outputs(joint.graphs, images, asked_types, labels, device)
+    tested = _for_evaluation(pairs, outputs)
     trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
     asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, joint)
     asked |= {} if trunk is None else trunk.groups
@@ -170,7 +172,7 @@ def prepare(
         sample=Sample.of(images),
         evaluation=tested,
         live=tuple(None if pair is None else (pair[0][:live_images], pair[1][:live_images]) for pair in tested),
-        retraining=tuple(replace(data, output=output) for data, output in zip(learnt, outputs, strict=False)),
+        retraining=_for_outputs(learnt, wanted, outputs),
         outputs=outputs,
         assumed=assumed,
         odd=oddities(joint.graphs, outputs, images, tested, device),
@@ -188,24 +190,25 @@ def joint_graph(networks: Sequence[nn.Module], images: Sequence[Tensor], device:
     return correspond(graphs)
 
 
-def _labels(
-    tested: Sequence[Labelled | None], learnt: Sequence[RetrainingData]
-) -> list[list[tuple[str, Tensor | None]]]:
+def _labels(tested: Sequence[Labels | None], wanted: Sequence[Labels | None]) -> list[list[tuple[str, Labels | None]]]:
     """All labels of every task, with their names in messages."""
-    named = [[(f"evaluation[{t}]", None if pair is None else pair[1])] for t, pair in enumerate(tested)]
-    for t, data in enumerate(learnt):
-        named[t].append((f"retraining[{t}]", data.labels))
+    named: list[list[tuple[str, Labels | None]]] = [[(f"evaluation[{t}]", given)] for t, given in enumerate(tested)]
+    for t, given in enumerate(wanted):
+        named[t].append((f"retraining[{t}]", given))
     return named
 
 
 def _retraining(
-    spec: RetrainSpec,
+    spec: RetrainSpec | None,
     seed: int,
     given: Sequence[Any] | None,
     images: Sequence[Tensor],
     dtypes: Sequence[torch.dtype],
     tokens: Sequence[bool],
-) -> tuple[RetrainingData, ...]:
+) -> tuple[list[RetrainingData], list[Labels | None]]:
+    """Every task's data for retraining without labels, and its labels, if they are asked for."""
+    if spec is None:
+        return [], []
     labelled = spec.targets == "labels"
     if given is None:
         if labelled:
@@ -213,16 +216,38 @@ def _retraining(
                 "retrain.targets is 'labels' but no labelled data was given; pass retraining=[(images, labels), …] "
                 "or retrain with targets='distill', which needs none"
             )
-        return tuple(RetrainingData(x, None, held_back(x, seed + t)) for t, x in enumerate(images))
-    data = []
+        return [RetrainingData(x, None, held_back(x, seed + t)) for t, x in enumerate(images)], [None] * len(images)
+    data: list[RetrainingData] = []
+    wanted: list[Labels | None] = []
     for t, item in enumerate(given):
+        labels: Labels | None = None
         if labelled:
             inputs, labels = as_labelled(item, f"retraining[{t}]", dtypes[t], tokens[t])
         else:
             first = item[0] if isinstance(item, tuple) else item
-            inputs, labels = as_images(first, f"retraining[{t}]", dtypes[t], tokens[t]), None
-        data.append(RetrainingData(inputs, labels, held_back(inputs, seed + t, images[t])))
-    return tuple(data)
+            inputs = as_images(first, f"retraining[{t}]", dtypes[t], tokens[t])
+        data.append(RetrainingData(inputs, None, held_back(inputs, seed + t, images[t])))
+        wanted.append(labels)
+    return data, wanted
+
+
+def _for_evaluation(
+    pairs: Sequence[tuple[Tensor, Labels] | None], outputs: Sequence[Output]
+) -> tuple[Labelled | None, ...]:
+    """Images and labels as what the outputs say takes them."""
+    named = enumerate(zip(pairs, outputs, strict=True))
+    return tuple(pair and (pair[0], with_labels(output, pair[1], f"evaluation[{t}]")) for t, (pair, output) in named)
+
+
+def _for_outputs(
+    learnt: Sequence[RetrainingData], wanted: Sequence[Labels | None], outputs: Sequence[Output]
+) -> tuple[RetrainingData, ...]:
+    """Data for retraining with what every network's outputs say, and with labels as these take them."""
+    found = []
+    for t, (data, given, output) in enumerate(zip(learnt, wanted, outputs, strict=False)):
+        labels = None if given is None else with_labels(output, given, f"retraining[{t}]")
+        found.append(replace(data, labels=labels, output=output))
+    return tuple(found)
 
 
 def resolve_shares(share: float | Mapping[str, float | int], joint: JointGraph) -> dict[str, int]:

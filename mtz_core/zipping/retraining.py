@@ -234,7 +234,9 @@ class _Judge:
     def __call__(self, network: ZippedNetwork) -> _Loss:
         found = []
         for t, (pieces, output) in enumerate(zip(self.parts, self.outputs, strict=True)):
-            losses = [_losses(network(x.to(self.device), task=t), wanted, output, self.spec) for x, wanted in pieces]
+            losses = [
+                _losses(network.outputs(x.to(self.device), task=t), wanted, output, self.spec) for x, wanted in pieces
+            ]
             found.append(torch.cat(losses).cpu().double())
         return _Loss(tuple(found), self.alphas)
 
@@ -280,7 +282,7 @@ def _gradients(
     for t, (images, labels) in enumerate(batches):
         x = images.to(device)
         wanted = _wanted(x, labels, outputs[t], teachers[t], spec)
-        loss = _losses(network(x, task=t), wanted, outputs[t], spec).mean()
+        loss = _losses(network.outputs(x, task=t), wanted, outputs[t], spec).mean()
         (alphas[t] * loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses.append(float(loss.detach()))
     return tuple(losses)

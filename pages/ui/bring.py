@@ -53,9 +53,10 @@ def area(parents: Sequence[str]) -> None:
         if found is None:
             return
         fields, default, title = found
+        outputs = fields.pop("outputs", ())
         try:
             fields["data"] = _data(fields.get("data"))
-            fields["type"] = _type()
+            fields |= _types(outputs) if outputs else {"type": _type("What its answers are", "own-type")}
             fields["transform"] = _transform(default, source + str(fields.get("architecture")))
             title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
             if st.button("Check and add", type="primary", icon=":material/add:", key="own-add"):
@@ -106,6 +107,8 @@ def _file() -> Found | None:
     shape = " × ".join(str(n) for n in known["input_shape"])
     kind = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
     classes = f"{known['classes']} classes" if known["classes"] else "number of classes unknown"
+    if known["outputs"]:
+        classes = f"{len(known['outputs'])} outputs"
     st.markdown(
         f"**{frame.plain(name)}** is a {kind[known['kind']]}: {known['tensors']} tensors, "
         f"{count_text(known['numbers'])} numbers, {classes}, reads images of {shape}."
@@ -114,7 +117,11 @@ def _file() -> Found | None:
     if fitting == [EXPORTED]:
         st.success("It brings its own architecture.", icon=":material/check_circle:")
         size, channels = known["input_shape"][-1], known["input_shape"][0]
-        return {"architecture": EXPORTED, "weights": upload}, _exported(size, channels), title
+        return (
+            {"architecture": EXPORTED, "weights": upload, "outputs": known["outputs"]},
+            _exported(size, channels),
+            title,
+        )
     if fitting:
         st.success(f"Its tensors fit {', '.join(fitting)}.", icon=":material/check_circle:")
     else:
@@ -229,10 +236,23 @@ def _data(known: str | None) -> str:
     return kind
 
 
-def _type() -> TypeSpec | None:
+def _types(outputs: Sequence[str]) -> dict[str, Any]:
+    """Draw the choices of what each of several outputs is, and to which of them labels belong."""
+    found = {name: _type(f"What {frame.plain(name)} is", f"own-type-{name}") for name in outputs}
+    chosen = {name: kind for name, kind in found.items() if kind is not None}
+    whose = st.selectbox(
+        "Labels belong to",
+        outputs,
+        key="own-labels-for",
+        help="The output that the labels of the data are for; the others are measured against the parent alone.",
+    )
+    return {"type": TypeSpec(heads=chosen) if chosen else None, "labels_for": whose}
+
+
+def _type(label: str, key: str) -> TypeSpec | None:
     """Draw the choice of what the network's answers are."""
     kind = st.selectbox(
-        "What its answers are", [None, *KINDS], key="own-type",
+        label, [None, *KINDS], key=key,
         format_func=lambda kind: "found by labels and network" if kind is None else WORDS[kind].title,
         help="One class of several, one yes or no, several attributes, or values. Where labels or the last operation "
         "leave a doubt, the program asks.",
