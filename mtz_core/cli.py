@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mtz_core.data.bundled import inputs_text
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.exports.kinds import EXPORTS
 from mtz_core.own.registered import import_registered, register
@@ -63,6 +64,8 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
             changed["weights"] = str(absolute(Path(network.weights)))
         if network.data is not None and not _named(network.data):
             changed["data"] = str(absolute(Path(network.data)))
+        if network.labels is not None and not network.labels.startswith("upload:"):
+            changed["labels"] = str(absolute(Path(network.labels)))
         return network.model_copy(update=changed)
 
     root = None if spec.data_root is None else absolute(spec.data_root)
@@ -95,9 +98,9 @@ def _resume(options: argparse.Namespace) -> int:
 def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resume: bool) -> int:
     from mtz_core.runs.worker import EXIT_CODES, execute
 
-    store.get(run_id)
+    record = store.get(run_id)
     print(run_id, flush=True)
-    line = None if options.quiet else ProgressLine(sys.stderr)
+    line = None if options.quiet else ProgressLine(sys.stderr, inputs_text(record.summary["tasks"]))
     try:
         announce = None if line is None else line.announce
         status = execute(store, run_id, resume=resume, listen=line, announce=announce, own_process=True)

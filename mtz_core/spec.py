@@ -521,6 +521,12 @@ class NetworkSpec(_Strict):
         description="mnist, fashion, letters, a folder of images, an .npz file, upload:HASH, or torchvision:NAME. "
         "null: a bundled parent knows its own",
     )
+    labels: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="a .csv file, or upload:HASH of one, with labels for data that has none: one row for each image of "
+        "a file, in their order, or with the names of a folder's images. null: data has its labels, or there are none",
+    )
     transform: TransformSpec | None = Field(
         default=None, description="how images are prepared. null: as the architecture expects them"
     )
@@ -558,7 +564,7 @@ class NetworkSpec(_Strict):
             raise ValueError(f"{' and '.join(idle)}: {brings} brings its own; leave it out")
         if self.weights is not None and self.data is None:
             raise ValueError("'weights' needs 'data' (mnist, fashion, letters or a path)")
-        for name in ("weights", "data"):
+        for name in ("weights", "data", "labels"):
             value = getattr(self, name)
             if value is not None and value.startswith("upload:") and not UPLOAD.fullmatch(value):
                 raise ValueError(f"{name}: an upload is named upload: and 64 hexadecimal digits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mtz_core.data.bundled import bundled_inputs, bundled_set
+from mtz_core.data.bundled import bundled_inputs, bundled_set, inputs_text
 from mtz_core.figures.network import layer_label, network_drawing
 from mtz_core.figures.text import bytes_text, count_text, error_text
 from mtz_core.outputs.types import WORDS
@@ -61,7 +61,12 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
         if name in own:
             brought = own[name]
             st.caption(frame.plain(f"{brought.title} · {brought.spec.architecture or brought.spec.model}"))
-            test_error, images, counted, errors = brought.error, brought.images, "images", None
+            test_error, images, counted, errors = (
+                brought.error,
+                brought.images,
+                inputs_text([str(brought.spec.data)]),
+                None,
+            )
         else:
             info = infos[name]
             st.caption(f"{info.architecture} · {TASKS.get(info.task, info.task)}")
@@ -95,7 +100,14 @@ if any(name not in own for name in parents):
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
         seed = st.number_input(
-            "Draw", 0, 999, 0, key="draw", bind="query-params", width=140, help="Another number, other images."
+            "Draw",
+            0,
+            999,
+            0,
+            key="draw",
+            bind="query-params",
+            width=140,
+            help=f"Another number, other {setup.inputs_of(parents)}.",
         )
     for name, task in zip(parents, tasks, strict=True):
         if name in own:

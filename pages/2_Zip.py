@@ -40,7 +40,7 @@ if problem := why_not_zippable(networks, parents):
     frame.link(frame.NETWORKS, "See the networks side by side", icon=":material/hub:", parents=list(parents) or None)
     st.stop()
 
-tasks = setup.task_labels(parents)
+tasks, things = setup.task_labels(parents), setup.inputs_of(parents)
 joint = joined(networks)
 numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
@@ -49,20 +49,20 @@ plan.apply_wanted()
 with inputs:
     planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
     sliders = st.container()
-    with st.expander("The same images for all tasks", icon=":material/join:"):
-        trunk = setup.choose_trunk(joint)
+    with st.expander(f"The same {things} for all tasks", icon=":material/join:"):
+        trunk = setup.choose_trunk(joint, things)
         if trunk is None:
             st.caption(
-                "Tasks that see the same images can have their first layers in common, if the networks are alike."
+                f"Tasks that see the same {things} can have their first layers in common, if the networks are alike."
             )
     with st.expander("Method", icon=":material/tune:"):
-        method = setup.choose_method(len(parents))
+        method = setup.choose_method(len(parents), things, setup.most_inputs(parents, tasks))
     with st.expander("Task weights", icon=":material/balance:"):
         weights = setup.choose_weights(tasks)
     with st.expander("Retraining", icon=":material/model_training:"):
-        retrain = setup.choose_retraining()
+        retrain = setup.choose_retraining(things)
     with st.expander("Advanced", icon=":material/settings:"):
-        advanced = setup.choose_advanced(retrain)
+        advanced = setup.choose_advanced(retrain, things) | setup.choose_types(parents, tasks)
     advanced |= {} if trunk is None else {"zip.trunk": trunk.name}
     title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
 
@@ -72,7 +72,7 @@ with sliders:
     fixed = {} if trunk is None else trunk.groups
     shares = setup.choose_shares(joint, tasks, plan.curves(choice), fixed)
 with planning:
-    plan.area(wish, joint)
+    plan.area(wish, joint, things)
 
 shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(joint, shared)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from mtz_core.data.bundled import SETS
+from mtz_core.data.bundled import SETS, inputs_text
 from mtz_core.data.words import as_word
 from mtz_core.figures import inspect as draw
 from mtz_core.figures import pooling
@@ -300,7 +300,12 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
         keep = [k for k in range(top.size) if 0 <= top[k] < len(images)][:5]
         if not keep:
             continue
-        how = "fires most on" if values[keep[0]] > 0 else "never fires on the calibration images; it comes closest on"
+        data = run.summary["tasks"][task]
+        how = (
+            "fires most on"
+            if values[keep[0]] > 0
+            else f"never fires on the calibration {inputs_text([data])}; it comes closest on"
+        )
         st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {labels[task]} {neuron}** {how}")
         with st.container(horizontal=True, gap="small"):
             for k in keep:
@@ -308,7 +313,7 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
                 if is_picture(sample):
                     st.image(draw.thumbnail(sample), caption=f"{values[k]:.3g}", width=56)
                 else:
-                    known = SETS.get(run.summary["tasks"][task])
+                    known = SETS.get(data)
                     spelled = (
                         as_word(sample.astype(np.int64)) if known is not None and known.inputs == "words" else None
                     )
@@ -404,6 +409,7 @@ def show_pairs(
 def show_errors(run: Any) -> None:
     """Predicted against measured loss of every layer that was zipped."""
     events = [event.data for event in frame.store().events(run.id, kinds=["LayerZipped"])]
+    inputs = inputs_text(run.summary["tasks"])
     st.subheader("Predicted and measured loss of every layer", anchor=False)
     number = lambda data, name: math.nan if data[name] is None else float(data[name])  # noqa: E731
     frame.show(
@@ -413,15 +419,16 @@ def show_errors(run: Any) -> None:
             [number(data, "measured") for data in events],
             [number(data, "scale") for data in events],
             measured_on=events[-1]["measured_on"] if events else "evaluation",
+            inputs=inputs,
             mode=frame.theme(),
         ),
         "losses",
-        alt="For every layer: the loss of its merged neurons, predicted from calibration images and measured.",
+        alt=f"For every layer: the loss of its merged neurons, predicted from calibration {inputs} and measured.",
         file_name=f"{run.id}-losses",
     )
     st.caption(
         "Loss: how much the merged neurons' outputs differ from the parents', in percent of their own strength. "
-        "The prediction is cross-validated between two halves of the calibration images."
+        f"The prediction is cross-validated between two halves of the calibration {inputs}."
     )
 
 

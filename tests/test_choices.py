@@ -151,7 +151,7 @@ def test_a_plan_in_words_names_what_is_shared_alone_and_in_common() -> None:
     common = INPUTS * WIDTHS[0] + WIDTHS[0] * WIDTHS[1]
     once = (2 * each - common) / each
     trunk = (
-        f"computed once for images that all tasks see: the layers up to {choice.trunk.name}; all answers to one take"
+        f"computed once for inputs that all tasks see: the layers up to {choice.trunk.name}; all answers to one take"
     )
     assert lines == [
         f"{point.parameters:,} parameters, {point.error:.1f} % of the answers predicted to change",
@@ -165,7 +165,7 @@ def test_a_plan_in_words_names_what_is_shared_alone_and_in_common() -> None:
         f"  {point.parameters:,}: {point.error:.1f} %",
     ]
     assert multiplications_text(None, choice.joint.networks) == (
-        "all answers to one image take 2.00 times the multiplications of one network"
+        "all answers to one input take 2.00 times the multiplications of one network"
     )
 
 

@@ -26,7 +26,7 @@ from mtz_core.data.tasks import read_task
 from mtz_core.data.transform import prepare_images
 from mtz_core.data.words import ALPHABET, LENGTH, as_tokens, as_word
 from mtz_core.errors import DataError, SpecError
-from mtz_core.spec import TransformSpec
+from mtz_core.spec import TransformSpec, TypeSpec
 from scripts.letter_attributes import ATTRIBUTE_PACKAGES
 from scripts.letter_fonts import PACKAGES, placed
 
@@ -325,7 +325,7 @@ def test_bundled_tasks_of_every_type_are_read_by_name(task: str, tmp_path: Path)
     data = read_task(task, tmp_path, training=True)
     assert (data.type, data.classes, data.own) == (bundled_set(task).type, class_names(task), False)
     asked = None if bundled_set(task).type == "multiclass" else bundled_set(task).type
-    assert (data.asked and data.asked.kind) == asked
+    assert data.asked(None, 4) == (asked and TypeSpec(kind=asked))
     assert data.train is not None
     assert data.test is not None
     order = np.arange(4)

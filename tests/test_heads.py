@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from mtz_core import RunSpec, TypeSpec, ZippedNetwork, ZipSpec, preflight, zip_networks
 from mtz_core.checking.checks import identity_check
+from mtz_core.data.imageset import array_set
+from mtz_core.data.tasks import TaskData
 from mtz_core.errors import CheckpointError, DataError, GraphError, SpecError
 from mtz_core.graph.heads import Head, joined, leaves, scales
 from mtz_core.graph.propagation import channel_graph
@@ -412,10 +415,14 @@ class _Two(nn.Module):
 
 
 def test_what_data_asks_for_is_asked_of_the_labelled_output() -> None:
-    asked = TypeSpec(kind="multilabel")
-    assert asked_of(asked, "a") == TypeSpec(heads={"a": asked})
-    assert asked_of(asked, None) == asked
-    assert asked_of(None, "a") is None
+    told = TypeSpec(kind="multilabel")
+    data = TaskData(None, array_set(np.zeros((2, 1, 4, 4), np.uint8)), None, type="multilabel")
+    assert asked_of(data, None, 0, "a") == TypeSpec(heads={"a": told})
+    assert asked_of(data, None, 3, None) == told
+    other = TypeSpec(kind="regression")
+    assert asked_of(data, TypeSpec(heads={"b": other}), 0, "a") == TypeSpec(heads={"b": other, "a": told})
+    assert asked_of(data, TypeSpec(heads={"a": other}), 0, "a") == TypeSpec(heads={"a": other})
+    assert asked_of(data, other, 0, "a") == other
     pair = (torch.zeros(2, 1), torch.zeros(2))
     assert of_output(pair, "a") == (pair[0], {"a": pair[1]})
     assert of_output(pair, None) is pair

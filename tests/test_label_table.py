@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mtz_core.cli import absolute_paths
 from mtz_core.data.label_table import read_label_table
 from mtz_core.data.tasks import read_task
-from mtz_core.errors import DataError
-from mtz_core.spec import TransformSpec
+from mtz_core.errors import DataError, SpecError
+from mtz_core.runs.inputs import gather
+from mtz_core.spec import NetworkSpec, TransformSpec, load_run_spec
 
 ROWS = 20
 
@@ -116,3 +120,99 @@ def test_labels_of_any_shape_come_from_numpy_files(tmp_path: Path, labels: np.nd
         x, y = part.labelled(np.arange(len(part)), TransformSpec(size=6))
         numbers = (x.mean((1, 2, 3)) * 255).round().long().numpy()
         np.testing.assert_allclose(y.numpy(), labels[numbers].astype(y.numpy().dtype))
+
+
+def apart(path: Path, text: str, test: int = 0, **arrays: np.ndarray) -> Path:
+    """An archive of images of brightness k, some of them for tests, and a table beside it."""
+    images = (10 * np.arange(ROWS)[:, None, None] * np.ones((1, 6, 6))).astype(np.uint8)
+    if test:
+        arrays |= {"test_images": images[-test:]}
+    np.savez(path / "set.npz", images=images[: ROWS - test], **arrays)
+    (path / "mine.csv").write_text(text)
+    return path / "mine.csv"
+
+
+def rows(header: str, row: str, order: list[int] | None = None) -> str:
+    return "\n".join([header, *(row.format(k=k, low=int(k < 5), odd=k % 2) for k in order or range(ROWS))]) + "\n"
+
+
+@pytest.mark.parametrize("test", [0, 4])
+@pytest.mark.parametrize(
+    ("header", "row", "kind", "names", "label"),
+    [
+        ("label", "{odd}", "multiclass", ("0", "1"), lambda k: k % 2),
+        (",kind", "{k},parity {odd}", "multiclass", ("parity 0", "parity 1"), lambda k: k % 2),
+        ("low,file,odd", "{low},{k}.png,{odd}", "multilabel", ("low", "odd"), lambda k: [int(k < 5), k % 2]),
+        ("angle", "{k}.5", "regression", ("angle",), lambda k: [k + 0.5]),
+        ("id;x;y", "{k};{k}.25;-1", "regression", ("x", "y"), lambda k: [k + 0.25, -1]),
+    ],
+)
+def test_rows_belong_to_the_images_of_a_file_in_order(
+    tmp_path: Path, test: int, header: str, row: str, kind: str, names: tuple[str, ...], label: Callable[[int], Any]
+) -> None:
+    table = apart(tmp_path, rows(header, row), test)
+    task = read_task(str(tmp_path / "set.npz"), labels=str(table))
+    assert task.test is not None
+    assert (task.type, task.classes) == (kind, names)
+    seen = []
+    for part in (task.calibration, task.test):
+        x, y = part.labelled(np.arange(len(part)), TransformSpec(size=6))
+        numbers = (x.mean((1, 2, 3)) * 25.5).round().int().tolist()
+        assert y.tolist() == [label(k) for k in numbers]
+        seen += numbers
+    assert sorted(seen) == list(range(ROWS))
+    assert test == 0 or seen[-test:] == list(range(ROWS - test, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (rows("label", "{odd}")[:-2], "has 19 rows below its header, for 20 images"),
+        (rows("id,label", "{k},{odd}", [*range(1, 20), 0]), "'id' does not count the rows from 0 or 1; sort them"),
+        (rows("file,id", "{k}.png,{k}"), "no column of labels, only 'file, id'"),
+        (rows("x,y", "{k},{k}").replace("\n7,7", "\n7,"), "column 'y' has '' in row 9"),
+        (rows("kind,file", "parity {odd},x").replace("parity 1", "", 1), "column 'kind' is empty in row 3"),
+        (rows("label", "99999999999{k}"), "goes up to 9999999999919; expected classes"),
+    ],
+)
+def test_rows_that_do_not_fit_the_images_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    table = apart(tmp_path, text)
+    with pytest.raises(DataError, match=says):
+        read_task(str(tmp_path / "set.npz"), labels=str(table))
+
+
+def test_labels_are_given_once(tmp_path: Path) -> None:
+    table = apart(tmp_path, rows("label", "{odd}"), labels=np.arange(ROWS))
+    with pytest.raises(DataError, match=r"labels of its own, and .*mine.csv has others"):
+        read_task(str(tmp_path / "set.npz"), labels=str(table))
+    with pytest.raises(SpecError, match="mnist has labels of its own"):
+        read_task("mnist", labels=str(table))
+    with pytest.raises(DataError, match="is no file"):
+        read_task(str(tmp_path / "set.npz"), labels=str(tmp_path))
+    with pytest.raises(SpecError, match="labels: an upload is named"):
+        NetworkSpec(parent="lenet5-mnist-0", data="x", labels="upload:../x")
+
+
+def test_a_table_elsewhere_labels_a_folder(tmp_path: Path) -> None:
+    path = folder(tmp_path / "data", "file,wrong", "{k}.png,{low}")
+    table = tmp_path / "right.csv"
+    table.write_text(rows("file,kind", "{k}.png,{odd}", [*range(9, ROWS), *range(9)]))
+    task = read_task(str(path), labels=str(table))
+    x, y = task.calibration.labelled(np.arange(16), TransformSpec(size=6))
+    assert y.tolist() == ((x.mean((1, 2, 3)) * 25.5).round().int() % 2).tolist()
+
+
+def test_a_run_takes_labels_beside_its_data(tmp_path: Path) -> None:
+    table = apart(tmp_path, rows("label", "{odd}"))
+    (tmp_path / "run.yaml").write_text(
+        "networks:\n"
+        "- {parent: lenet5-mnist-0, data: set.npz, labels: mine.csv}\n"
+        "- {parent: lenet5-mnist-0, data: set.npz}\n"
+        "calibration: {images: 8}\n"
+    )
+    spec = absolute_paths(load_run_spec(tmp_path / "run.yaml"), tmp_path)
+    assert spec.networks[0].labels == str(table)
+    one, other = gather(spec).evaluation or (None, None)
+    assert one is not None
+    assert other is None
+    assert one[1].tolist() == ((one[0].mean((1, 2, 3)) * 25.5).round().int() % 2).tolist()

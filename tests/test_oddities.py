@@ -52,20 +52,20 @@ def test_a_parent_near_chance_is_suspected() -> None:
     images, labels = sample(200, 2)
     result = zipped(sample(200, 1)[0], (images, (labels + 1) % CLASSES), Nearest())
     (found,) = [text for text in result.warnings if "most frequent answer" in text]
-    assert found.startswith("network 0 answers 100.0 % of its labelled images wrongly")
+    assert found.startswith("network 0 answers 100.0 % of its labelled inputs wrongly")
     most = float(torch.bincount(labels).max()) / 200
     assert f"({100 * (1 - most):.1f} %)" in found
 
 
 def test_classes_that_calibration_lacks_are_named() -> None:
     result = zipped(sample(200, 1, range(2))[0], sample(200, 2), Nearest())
-    (found,) = [text for text in result.warnings if "calibrate with images of all classes" in text]
-    assert "none of the 200 calibration images with class 2, 3" in found
+    (found,) = [text for text in result.warnings if "calibrate with inputs of all classes" in text]
+    assert "none of the 200 calibration inputs with class 2, 3" in found
     share = float((sample(200, 2)[1] > 1).double().mean())
     assert f"gives to {100 * share:.0f} %" in found
 
 
 def test_a_dead_layer_is_named() -> None:
     result = zipped(sample(200, 1)[0], sample(200, 2), Nearest(alive=False))
-    (found,) = [text for text in result.warnings if "same numbers for every calibration image" in text]
+    (found,) = [text for text in result.warnings if "same numbers for every calibration input" in text]
     assert found.startswith("network 0: hidden, head give")

@@ -6,13 +6,17 @@ import math
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mtz_core.figures.text import percent_text
-from mtz_core.runs.records import StoredEvent
+from mtz_core.runs.progress import ProgressLine
+from mtz_core.runs.records import RunStatus, StoredEvent
 from mtz_core.runs.store import RunStore
+from mtz_core.runs.worker import execute
 from mtz_core.spec import parse_run_spec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import plan_counts, shared_count, why_not_zippable
@@ -23,6 +27,9 @@ from pages.ui.query import CARRIED, query_of
 from pages.ui.story import seconds_left, tell, thinned
 from tests.pages import ROOT, Open, shown
 from tests.synthetic import LENET5, synthetic_run
+
+if TYPE_CHECKING:
+    from streamlit.testing.v1 import AppTest
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pages").glob("*.py"))
 
@@ -244,6 +251,40 @@ def test_a_specification_survives_the_url_and_the_page(
     assert record.spec == spec
 
 
+TYPES = [None, {"kind": "multiclass", "axis": 1, "probabilities": False, "ignore_index": 255}]
+
+
+@pytest.mark.parametrize("types", [["multiclass", "multiclass"], TYPES, TYPES[::-1]])
+def test_types_of_tasks_survive_the_url_and_follow_their_parents(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch, types: list[object]
+) -> None:
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
+    names = ["lenet300-mnist-0", "lenet300-fashion-0"]
+    spec = parse_run_spec({"networks": [{"parent": name} for name in names], "zip": {"types": types}})
+    query = query_of(spec)
+    assert query is not None
+    app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
+    assert not app.warning
+    assert "Types of tasks: " in shown(app)
+    app.button(key="start").click().run()
+    assert store.list()[0].spec == spec
+    query |= {"parents": [names[1], "lenet300-letters-0"]}
+    app = visit("pages/2_Zip.py", **{k: as_text(v) for k, v in query.items() if v is not None})
+    app.button(key="start").click().run()
+    kept = None if spec.zip.types is None or spec.zip.types[1] is None else (spec.zip.types[1], None)
+    assert store.list()[0].spec.zip.types == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["classes", "{", '{"kind": 3}', "[1]", '{"kind": "regression", "probabilities": true}']
+)
+def test_a_type_of_task_that_is_none_is_named(visit: Open, text: str) -> None:
+    app = visit("pages/2_Zip.py", **{"type-lenet300-mnist-0": text})
+    (warning,) = app.warning
+    assert f"the type “{text[:40]}” of digits-0" in warning.value
+    assert not app.exception
+
+
 def test_counts_of_neurons_survive_the_url(visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Worker([], run_id))
     networks = [{"parent": "lenet5-mnist-0"}, {"parent": "lenet5-fashion-0"}]
@@ -348,8 +389,8 @@ def test_finished_errors_are_compared_on_the_same_images() -> None:
     assert story.parent_errors is not None
     assert story.parent_errors[0] == 1.5
     assert math.isnan(story.parent_errors[1])
-    assert "100" in story.images_in_words()
-    assert "900" in story.images_in_words()
+    assert "100" in story.counts_in_words()
+    assert "900" in story.counts_in_words()
 
 
 def test_what_retraining_came_to_is_told() -> None:
@@ -374,3 +415,35 @@ class _Worker:
 
     def poll(self) -> int | None:
         return None
+
+
+def said(app: AppTest) -> list[str]:
+    """All texts of a page, with labels and help of its inputs."""
+    kinds = (app.slider, app.select_slider, app.toggle, app.number_input, app.selectbox, app.multiselect)
+    groups = [*app.get("button_group"), *app.get("expander"), *app.button]
+    inputs = [element for kind in kinds for element in kind] + groups
+    texts = [shown(app), *(str(getattr(each, name, "")) for each in inputs for name in ("label", "help"))]
+    return [text for text in texts if text]
+
+
+def test_words_are_called_words(visit: Open, store: RunStore) -> None:
+    names = ["lstm-words-germanic-0", "lstm-words-romance-0"]
+    zipping = {"share": 0.5, "relu_rounds": 0, "retrain": {"steps": 2}}
+    networks = [{"parent": name} for name in names]
+    record = store.create(
+        parse_run_spec(
+            {"networks": networks, "calibration": {"images": 30}, "evaluation": {"images": 40}, "zip": zipping}
+        )
+    )
+    stream = StringIO()
+    assert execute(store, record.id, listen=ProgressLine(stream, "words")) is RunStatus.FINISHED
+    assert "30 words per task" in stream.getvalue()
+    pages = [visit("pages/1_Networks.py", parents=names), visit("pages/2_Zip.py", parents=names)]
+    pages += [visit(page, run=record.id) for page in ("pages/2_Zip.py", "pages/3_Inspect.py", "pages/4_Compare.py")]
+    for text in [stream.getvalue(), *(text for page in pages for text in said(page))]:
+        assert "image" not in text.lower(), text
+    assert "Calibration words per task" in said(pages[1])
+    assert "Measured on 40 test words per task" in shown(pages[2])
+    assert "Calibration images per task" in said(visit("pages/2_Zip.py"))
+    mixed = visit("pages/2_Zip.py", parents=[names[0], "lenet300-mnist-0"])
+    assert mixed.multiselect(key="parents").value == [names[0], "lenet300-mnist-0"]

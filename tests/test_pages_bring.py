@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtz_core.data.bundled import bundled_inputs
 from mtz_core.data.uploads import keep
 from mtz_core.own.registry import OwnNetwork, own_networks, remember
 from mtz_core.runs.store import RunStore
@@ -62,6 +64,28 @@ def test_of_several_sets_of_weights_one_is_chosen(visit: Open, tmp_path: Path) -
     assert added.error < 5.0
 
 
+def test_labels_come_in_a_table_of_their_own(visit: Open, tmp_path: Path) -> None:
+    images, labels = (array[:40] for array in bundled_inputs("mnist", "test"))
+    np.savez(tmp_path / "images.npz", images=images)
+    (tmp_path / "labels.csv").write_text("\n".join(["digit", *map(str, labels)]))
+    (tmp_path / "net.safetensors").write_bytes(LENET5.read_bytes())
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(tmp_path / "net.safetensors")).run()
+    app.selectbox(key="own-data").set_value("upload").run()
+    app.text_input(key="images-path").set_value(str(tmp_path / "images.npz")).run()
+    app.text_input(key="labels-path").set_value(str(LENET5)).run()
+    app.button(key="own-add").click().run()
+    assert r"safetensors is no table of comma\-separated values" in shown(app)
+    app.text_input(key="labels-path").set_value(str(tmp_path / "labels.csv")).run()
+    app.button(key="own-add").click().run()
+    (added,) = own_networks().values()
+    assert added.images == 8
+    assert added.error == 0.0
+    assert len(app.query_params["labels-file"]) == 64
+    app.text_input(key="labels-path").set_value("").run()
+    assert "labels-file" not in app.query_params
+
+
 def test_an_added_network_zips_like_a_bundled_one(
     visit: Open, store: RunStore, brought: OwnNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +100,52 @@ def test_an_added_network_zips_like_a_bundled_one(
     query = query_of(record.spec)
     assert query is not None
     assert query["parents"] == parents
+
+
+def few(count: int | None) -> list[str]:
+    """Two networks that were brought, one of them with so many inputs to calibrate on."""
+    spec = NetworkSpec(architecture="lenet5", weights=keep(LENET5.read_bytes()), data="few.npz")
+    names = []
+    for name, number in (("some", count), ("more", 3000)):
+        structure = structures()["lenet5-mnist-0"]
+        named = spec.model_copy(update={"data": f"{name}.npz"})
+        remember(OwnNetwork(f"{name}-12345678", name, named, structure, 10, (1, 28, 28), None, 0, "", number))
+        names.append(f"{name}-12345678")
+    return names
+
+
+@pytest.mark.parametrize("asked", [None, "40", "97", "500", "100000"])
+@pytest.mark.parametrize("count", [97, 20, 2])
+def test_no_more_calibration_images_can_be_asked_for_than_there_are(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch, count: int, asked: str | None
+) -> None:
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: None)
+    names = few(count)
+    app = visit("pages/2_Zip.py", parents=names, **({"images": asked} if asked else {}))
+    chosen = min(int(asked or 500), count)
+    assert app.select_slider(key="images").value == chosen
+    assert max(map(int, app.select_slider(key="images").options)) == count
+    assert f"has {count} images to calibrate on." in shown(app)
+    assert any(f"and some.npz has {count}" in warning.value for warning in app.warning) == (
+        asked is not None and int(asked) > count
+    )
+    app.button(key="start").click().run()
+    assert store.list()[0].spec.calibration.images == chosen
+
+
+def test_fewer_inputs_of_other_networks_move_the_number(visit: Open) -> None:
+    names = few(97)
+    app = visit("pages/2_Zip.py", images="1500")
+    assert "to calibrate on" not in shown(app)
+    app.multiselect(key="parents").set_value(names).run()
+    assert not app.exception
+    assert app.select_slider(key="images").value == 97
+    app.multiselect(key="parents").set_value(["lenet300-mnist-0", "lenet300-mnist-1"]).run()
+    assert not app.exception
+    assert app.select_slider(key="images").value == 500
+    few(None)
+    app = visit("pages/2_Zip.py", parents=names, images="2500")
+    assert app.select_slider(key="images").value == 2500
 
 
 def test_a_network_can_be_removed(visit: Open, brought: OwnNetwork) -> None:

@@ -84,13 +84,13 @@ def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
 
 
 def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:
-    """Return what all tasks' answers to one image take, in words."""
+    """Return what all tasks' answers to one input take, in words."""
     each = [structure.multiplications for structure in structures]
     apart = f"{sum(each) / min(each):.2f}"
     if trunk is None:
-        return f"all answers to one image take {apart} times the multiplications of one network"
+        return f"all answers to one input take {apart} times the multiplications of one network"
     return (
-        f"computed once for images that all tasks see: the layers up to {trunk.name}; all answers to one take "
+        f"computed once for inputs that all tasks see: the layers up to {trunk.name}; all answers to one take "
         f"{trunk.multiplications / min(each):.2f} times the multiplications of one network instead of {apart}"
     )
 

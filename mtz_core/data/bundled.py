@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,6 +74,16 @@ def class_names(task: str) -> tuple[str, ...]:
     'A'
     """
     return bundled_set(task).names
+
+
+def inputs_text(tasks: Sequence[str]) -> str:
+    """What the inputs of tasks are, in a word; tasks are named as data is in a specification.
+
+    >>> inputs_text(["words-romance"]), inputs_text(["mnist", "photos/birds"]), inputs_text(["mnist", "words-romance"])
+    ('words', 'images', 'inputs')
+    """
+    kinds = {SETS[task].inputs if task in SETS else "images" for task in tasks}
+    return kinds.pop() if len(kinds) == 1 else "inputs"
 
 
 def bundled_inputs(task: str, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:

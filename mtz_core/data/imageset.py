@@ -17,6 +17,7 @@ from mtz_core.spec import TransformSpec
 
 Indices = NDArray[np.int64]
 Reader = Callable[[Indices, TransformSpec], Tensor]
+MaskReader = Callable[[Indices, TransformSpec], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,35 @@ class ImageSet:
     """Images with labels, or without. `read` gives the images of some indices as a network's input.
 
     Labels are classes, int64 (N,), or attributes or values, (N, K). Words count as images that need no preparation.
+    Where labels are masks, `labels` is `None`, and `masks` reads those of some indices, int64 (n, size, size), cropped
+    and resized as the images are.
     """
 
     count: int
     labels: NDArray[Any] | None
     read: Reader
+    masks: MaskReader | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels, of any kind."""
+        return self.labels is not None or self.masks is not None
 
     def __len__(self) -> int:
         return self.count
 
     def part(self, indices: Indices) -> ImageSet:
         """Return the images of some indices as a set of their own."""
-        labels = None if self.labels is None else self.labels[indices]
-        return ImageSet(len(indices), labels, lambda chosen, transform: self.read(indices[chosen], transform))
+        labels, masks = None if self.labels is None else self.labels[indices], self.masks
+        return ImageSet(
+            len(indices),
+            labels,
+            lambda chosen, transform: self.read(indices[chosen], transform),
+            None if masks is None else lambda chosen, transform: masks(indices[chosen], transform),
+        )
 
     def followed_by(self, other: ImageSet) -> ImageSet:
-        """Return the images of both as one set, the other's indices after this one's."""
+        """Return the images of both as one set, the other's indices after this one's; masks are left out."""
 
         def read(chosen: Indices, transform: TransformSpec) -> Tensor:
             mine = chosen < self.count
@@ -57,8 +71,14 @@ class ImageSet:
 
     def labelled(self, indices: Indices, transform: TransformSpec) -> tuple[Tensor, Tensor]:
         """Return images and their labels, which must be there."""
+        return self.read(indices, transform), self.targets(indices, transform)
+
+    def targets(self, indices: Indices, transform: TransformSpec) -> Tensor:
+        """Return labels, which must be there: (n, ...), masks as large as the images."""
+        if self.masks is not None:
+            return torch.from_numpy(self.masks(indices, transform))
         assert self.labels is not None
-        return self.read(indices, transform), torch.from_numpy(self.labels[indices])
+        return torch.from_numpy(self.labels[indices])
 
     def sample(self, count: int, seed: int) -> Indices:
         """Return shuffled indices of `count` images: every class with its share where labels are classes."""

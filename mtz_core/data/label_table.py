@@ -1,4 +1,6 @@
-"""Labels in a CSV file beside images: one row per image, a column with its file name, and one or more of labels.
+"""Labels in a CSV file: one row per image, a column with its file name, and one or more of labels.
+
+The file lies beside images, or is given apart from an array of them; its rows are then in the order of the array.
 
 One column of words or whole numbers is a class; columns of 0 and 1 (or -1 and 1, as CelebA has them) are attributes,
 each yes or no; any other numbers are values.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,11 @@ NAMES = ("labels.csv", "list_attr.csv", "attributes.csv", "targets.csv")
 """File names that are looked for beside images."""
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "path", "name")
 """What the column with file names may be called; else it is the first."""
+ROW_COLUMNS = ("", "index", "row", "number", "id", "unnamed: 0")
+"""What a column that counts the rows may be called; where rows are in order it must count them, and is no label."""
 MOST_BYTES = 256 * 2**20
 MOST_COLUMNS = 1000
+MOST_CLASSES = 100_000
 ENCODING = "utf-8-sig"
 
 
@@ -52,25 +58,67 @@ def read_label_table(path: Path) -> LabelTable:
     """
     header, rows = _cells(path)
     place = next((k for k, name in enumerate(header) if name.strip().lower() in FILE_COLUMNS), 0)
-    names = tuple(name.strip() for k, name in enumerate(header) if k != place)
-    if not names:
-        raise DataError(f"{path} has one column; expected a column of file names and one or more of labels")
     files = tuple(row[place].strip() for row in rows)
+    if len(header) == 1:
+        raise DataError(f"{path} has one column; expected a column of file names and one or more of labels")
     if len(set(files)) < len(files):
         twice = next(name for k, name in enumerate(files) if name in files[:k])
         raise DataError(f"{path} names {twice[:80]!r} twice; keep one row for each image")
-    columns = [[row[k].strip() for row in rows] for k in range(len(header)) if k != place]
+    return LabelTable(files, *_labels(path, header, rows, [place]))
+
+
+def read_label_rows(path: Path, count: int) -> LabelTable:
+    """Read a table whose rows are in the order of `count` images, with or without a column of names or row numbers.
+
+    Raises:
+        DataError: as `read_label_table`; there is another number of rows, or row numbers do not count up.
+    """
+    header, rows = _cells(path)
+    if len(rows) != count:
+        raise DataError(f"{path} has {len(rows):,} rows below its header, for {count:,} images; give one row for each")
+    names = [k for k, name in enumerate(header) if name.strip().lower() in FILE_COLUMNS]
+    counts = [k for k, name in enumerate(header) if name.strip().lower() in ROW_COLUMNS]
+    for k in counts:
+        numbers = [_number(row[k]) for row in rows]
+        if numbers not in (list(range(count)), list(range(1, count + 1))):
+            raise DataError(
+                f"{path}: column {header[k][:40]!r} does not count the rows from 0 or 1; sort them as the images are, "
+                "or rename the column if it is a label"
+            )
+    if len(names) + len(counts) == len(header):
+        raise DataError(f"{path} has no column of labels, only {', '.join(header)[:80]!r}; add one or more")
+    files = tuple(row[names[0]].strip() for row in rows) if names else ()
+    return LabelTable(files, *_labels(path, header, rows, [*names, *counts]))
+
+
+def _labels(
+    path: Path, header: list[str], rows: list[list[str]], others: Collection[int]
+) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Labels in all columns but the `others`, and the names of classes, attributes or values."""
+    chosen = [k for k in range(len(header)) if k not in others]
+    names, columns = tuple(header[k].strip() for k in chosen), [[row[k].strip() for row in rows] for k in chosen]
     if len(columns) == 1 and not all(_number(cell) is not None for cell in columns[0]):
+        if "" in columns[0]:
+            raise DataError(
+                f"{path}: column {names[0][:40]!r} is empty in row {columns[0].index('') + 2}; give every image a label"
+            )
         classes = tuple(sorted(set(columns[0])))
-        return LabelTable(files, np.array([classes.index(cell) for cell in columns[0]], np.int64), classes)
+        if len(classes) > MOST_CLASSES:
+            raise DataError(f"{path}: column {names[0][:40]!r} has {len(classes):,} classes; is it a file name?")
+        number = {name: k for k, name in enumerate(classes)}
+        return np.array([number[cell] for cell in columns[0]], np.int64), classes
     numbers = np.array([_numbers(path, name, column) for name, column in zip(names, columns, strict=True)]).T
     found = set(np.unique(numbers).tolist()) if numbers.size < 10**8 else set()
     if len(columns) > 1 and (found <= {0.0, 1.0} or found <= {-1.0, 1.0}):
-        return LabelTable(files, (numbers > 0).astype(np.int64), names)
+        return (numbers > 0).astype(np.int64), names
     if len(columns) == 1 and bool((numbers == np.round(numbers)).all()) and numbers.min() >= 0:
+        if numbers.max() >= MOST_CLASSES:
+            raise DataError(
+                f"{path}: column {names[0][:40]!r} goes up to {numbers.max():.0f}; expected classes 0, 1, 2, …"
+            )
         classes = tuple(str(k) for k in range(int(numbers.max()) + 1))
-        return LabelTable(files, numbers[:, 0].astype(np.int64), classes)
-    return LabelTable(files, numbers.astype(np.float32), names)
+        return numbers[:, 0].astype(np.int64), classes
+    return numbers.astype(np.float32), names
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -5,6 +5,7 @@ Both give images float32 (N, channels, height, width) in [0, 1], labels int64 (N
 
 from __future__ import annotations
 
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mtz_core.data.fullsets import without_bundled
@@ -29,6 +30,13 @@ Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
 MOST_IMAGES = 200_000
 MOST_PIXELS = 50_000_000  # of one image, checked in its header before anything is decoded
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, OverflowError, struct.error),
+    Image.DecompressionBombError,
+)
+"""Whatever Pillow raises at a damaged file."""
+ORIENTATION = 0x0112
+"""The tag of an image's header that says how a camera was held; 5 to 8 are sideways."""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 _IDX = "raw/{train,t10k}-images-idx3-ubyte and raw/{train,t10k}-labels-idx1-ubyte"
@@ -93,23 +101,29 @@ def torchvision_dataset(name: str, root: Path, split: str, download: bool = Fals
 
 
 @dataclass(frozen=True)
-class FolderImages:
-    """Image files of a folder with one subfolder per class, or with a table of labels, not yet decoded."""
+class ImageFiles:
+    """Image files of a folder, not yet decoded."""
 
     folder: Path
     files: tuple[Path, ...]
-    labels: NDArray[Any]
-    """Classes (N,), attributes (N, K) or values (N, K), of which `classes` has the names."""
-    classes: tuple[str, ...]
 
     def read(self, indices: NDArray[np.int64], transform: TransformSpec) -> Tensor:
         """Decode some images, crop each to a square, resize and normalise it."""
         size, channels = transform.size, transform.channels
         images = np.empty((len(indices), channels, size, size), np.uint8)
         for k, index in enumerate(indices):
-            _inside(self.files[index], self.folder)
+            check_inside(self.files[index], self.folder)
             images[k] = _read_image(self.files[index], size, channels, transform.crop)
         return normalised(_scaled(images), transform)
+
+
+@dataclass(frozen=True)
+class FolderImages(ImageFiles):
+    """Image files of a folder with one subfolder per class, or with a table of labels."""
+
+    labels: NDArray[Any]
+    """Classes (N,), attributes (N, K) or values (N, K), of which `classes` has the names."""
+    classes: tuple[str, ...]
 
 
 def list_images(path: Path) -> FolderImages:
@@ -126,7 +140,7 @@ def list_images(path: Path) -> FolderImages:
         raise DataError(f"{path} holds {len(classes)} subfolders; expected one for each class, two at least")
     files: list[tuple[Path, int]] = []
     for label, subfolder in enumerate(classes):
-        _inside(subfolder, folder)
+        check_inside(subfolder, folder)
         members = sorted(f for f in subfolder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         if not members:
             raise DataError(f"{subfolder} holds no images ({', '.join(sorted(SUFFIXES))}); fill or remove it")
@@ -148,7 +162,7 @@ def list_by_table(path: Path, table: Path) -> FolderImages:
     files = []
     for name in found.files:
         for home in homes:
-            _inside(home / name, folder)
+            check_inside(home / name, folder)
         file = next((home / name for home in homes if (home / name).is_file()), None)
         if file is None:
             raise DataError(f"{table} names {name[:80]!r}, but {path} has no such image; put it there or drop the row")
@@ -158,10 +172,32 @@ def list_by_table(path: Path, table: Path) -> FolderImages:
     return FolderImages(folder, tuple(files), found.labels, found.names)
 
 
-def _inside(entry: Path, folder: Path) -> None:
+def check_inside(entry: Path, folder: Path) -> None:
+    """Raise `DataError` for a file or folder that lies outside the resolved `folder`, by a link or by its name."""
     if not entry.resolve().is_relative_to(folder):
         what = "is a link that leads" if entry.is_symlink() else "leads"
         raise DataError(f"{entry} {what} outside {folder}; copy the file into the folder instead")
+
+
+def check_pixels(image: Image.Image, file: Path) -> None:
+    """Raise `DataError` for an opened image that would take too much memory; its header tells, nothing is decoded."""
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(f"{file}: {image.width} × {image.height} pixels are too many; make it smaller")
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Width and height of an image as it is shown, by its header. Raises `DataError` if it can't be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                check_pixels(image, file)
+                if image.format == "PNG" and "exif" not in image.info:
+                    return image.size  # Pillow would decode all of it to look for the tag behind the pixels
+                sideways = image.getexif().get(ORIENTATION, 1) in range(5, 9)
+                return (image.height, image.width) if sideways else image.size
+    except UNREADABLE as error:
+        raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
 
 
 def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDArray[np.uint8]:
@@ -169,14 +205,11 @@ def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDAr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the check below is stricter
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise DataError(f"{file}: {image.width} × {image.height} pixels are too many; make it smaller")
+                check_pixels(image, file)
                 if image.mode[0] in "IF":
                     raise DataError(f"{file}: pixels of more than 8 bits ({image.mode}); convert it to 8 bits")
                 upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, UnidentifiedImageError) as error:
-        if isinstance(error, DataError):
-            raise
+    except UNREADABLE as error:
         raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
     flat = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
     shown = flat.convert("L" if channels == 1 else "RGB")

@@ -14,19 +14,20 @@ from mtz_core.data.arrays import Arrays, read_arrays
 from mtz_core.data.bundled import TASKS, bundled_set
 from mtz_core.data.fullsets import data_root, read_full, without_bundled
 from mtz_core.data.imageset import ImageSet, array_set, shuffled, word_set
-from mtz_core.data.label_table import label_file
+from mtz_core.data.label_table import label_file, read_label_rows
 from mtz_core.data.loading import load_data
+from mtz_core.data.masks import IGNORED, IMAGES, list_by_masks, mask_folder
 from mtz_core.data.records import RECORDS, read_records
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.sources import list_by_table, list_images, torchvision_dataset
 from mtz_core.data.uploads import PREFIX, upload_path
-from mtz_core.errors import DataError
+from mtz_core.errors import DataError, SpecError
 from mtz_core.outputs.types import Kind
 from mtz_core.spec import TypeSpec
 
 TORCHVISION = "torchvision:"
-IGNORED = 255
-"""In maps of classes, a number that mostly means "does not count"."""
+FIRST, TEST = ("calibration", "train"), ("test", "val")
+"""Names of the two halves of a folder."""
 HELD_OUT = 5
 """One image in this many of a folder or file without a test part is kept for evaluation."""
 
@@ -35,7 +36,8 @@ HELD_OUT = 5
 class TaskData:
     """A task's images: `calibration` and `test`, and `train` if there is a full training set.
 
-    `classes` is `None` where nothing says what the classes are: then there are no labels, and no errors are reported.
+    `classes` is `None` where nothing says what the classes are: there are no labels, and no errors are reported, or
+    labels are masks, which are held against a network's outputs.
     """
 
     classes: tuple[str, ...] | None
@@ -46,21 +48,46 @@ class TaskData:
     """Whether the user brought it: then the calibration sample is stratified by class."""
     type: Kind | None = None
     """What labels say; `classes` are then the names of classes, attributes or values. `None`: only labels can tell."""
+    ignored: int | None = None
+    """The number of a pixel that does not count, where labels are masks."""
 
-    @property
-    def asked(self) -> TypeSpec | None:
-        """The type of a task that only its data can tell, attributes and values; one class of several shows itself."""
-        return None if self.type in (None, "multiclass") else TypeSpec(kind=self.type)
+    def asked(self, wanted: TypeSpec | None, outputs: int) -> TypeSpec | None:
+        """Return the type of a task, as far as it was `wanted` or only its data can tell it.
+
+        Attributes and values are told by data; one class of several shows itself. Masks tell which number does not
+        count, and are of a yes or no where a network has one of `outputs` at every place.
+
+        >>> one = TaskData(None, array_set(np.zeros((2, 1, 4, 4), np.uint8)), None, ignored=255)
+        >>> one.asked(None, 3)
+        TypeSpec(kind='multiclass', axis=None, probabilities=None, ignore_index=255)
+        """
+        if self.ignored is not None:
+            kind = wanted or TypeSpec(kind="binary" if outputs == 1 else "multiclass")
+            counts = kind.ignore_index is not None or kind.kind == "regression"
+            return kind if counts else kind.model_copy(update={"ignore_index": self.ignored})
+        return wanted or (None if self.type in (None, "multiclass") else TypeSpec(kind=self.type))
 
 
-def read_task(task: str, root: Path | None = None, *, download: bool = False, training: bool = False) -> TaskData:
+def read_task(
+    task: str,
+    root: Path | None = None,
+    *,
+    labels: str | None = None,
+    download: bool = False,
+    training: bool = False,
+) -> TaskData:
     """Read a bundled task, `torchvision:NAME`, an image folder, a NumPy file or an upload.
 
     Bundled tasks stand in `mtz_core.data.bundled.TASKS`; `training` asks for the full training set of one, which lies
     below `root`. A folder has a subfolder for each class, or images and a table of labels (see
-    `mtz_core.data.label_table`), or two halves of that form, `calibration` (or `train`) and `test`. Where there is no
-    test half, every `HELD_OUT`-th image is for evaluation. Raises `DataError`, or `SpecError` for an unknown name.
+    `mtz_core.data.label_table`) or masks (see `mtz_core.data.masks`), or two halves of that form, `calibration` (or
+    `train`) and `test` (or `val`). Where there is no test half, every `HELD_OUT`-th image is for evaluation.
+
+    `labels` names a CSV file, or an upload of one, with labels for the images of a file that has none, in their order
+    (test images after the others), or for a folder. Raises `DataError`, or `SpecError` for an unknown name.
     """
+    if labels is not None and (task in TASKS or task.startswith(TORCHVISION)):
+        raise SpecError(f"labels: {task} has labels of its own; leave them out")
     if task in TASKS:
         train = _full_training_set(task, root) if training else None
         kind = bundled_set(task)
@@ -69,10 +96,16 @@ def read_task(task: str, root: Path | None = None, *, download: bool = False, tr
         return TaskData(kind.names, calibration, test, train, own=False, type=kind.type)
     if task.startswith(TORCHVISION):
         return _torchvision_task(task.removeprefix(TORCHVISION), root, download)
-    path = upload_path(task) if task.startswith(PREFIX) else Path(task)
+    path, table = _place(task), None if labels is None else _place(labels)
+    if table is not None and not table.is_file():
+        raise DataError(f"labels: {table} is no file; give a table of comma-separated values")
     if path.is_file():
-        return _file_task(path)
-    return _folder_task(path)
+        return _file_task(path) if table is None else _file_with_table(path, table)
+    return _folder_task(path) if table is None else _held_out(*_listed(path, table))
+
+
+def _place(name: str) -> Path:
+    return upload_path(name) if name.startswith(PREFIX) else Path(name)
 
 
 def _torchvision_task(name: str, root: Path | None, download: bool) -> TaskData:
@@ -101,6 +134,27 @@ def _file_task(path: Path) -> TaskData:
     return _held_out(classes, whole, kind)
 
 
+def _file_with_table(path: Path, table: Path) -> TaskData:
+    """Images of a file, and labels of a table in their order; test images come after the others."""
+    first, test = read_arrays(path)
+    if first.labels is not None or (test is not None and test.labels is not None):
+        raise DataError(f"{path} has labels of its own, and {table} has others; leave one of both out")
+    count = len(first.images)
+    found = read_label_rows(table, count + (0 if test is None else len(test.images)))
+    kind = _kind(found.labels)
+    whole = array_set(first.images, found.labels[:count])
+    if test is None:
+        return _held_out(found.names, whole, kind)
+    return TaskData(found.names, whole, array_set(test.images, found.labels[count:]), type=kind)
+
+
+def _kind(labels: NDArray[Any]) -> Kind:
+    """What labels of a table say."""
+    if labels.dtype.kind == "f":
+        return "regression"
+    return "multiclass" if labels.ndim == 1 else "multilabel"
+
+
 def _told(labels: Sequence[NDArray[Any]]) -> tuple[tuple[str, ...], Kind | None]:
     """Names of classes, attributes or values that labels have, by their numbers, and what the labels say."""
     first = labels[0]
@@ -118,35 +172,69 @@ def _array_part(arrays: Arrays) -> ImageSet:
 
 
 def _folder_task(folder: Path) -> TaskData:
-    first = next((half for half in ("calibration", "train") if (folder / half).is_dir()), None)
-    if first is None or not (folder / "test").is_dir() or label_file(folder) is not None:
-        classes, images, kind = _listed(folder)
-        return _held_out(classes, images, kind)
-    classes, images, kind = _listed(folder / first)
-    test_classes, test, _ = _listed(folder / "test")
+    if label_file(folder) is None:
+        if (masks := mask_folder(folder)) is not None:
+            return _masked_task(folder, masks)
+        if halves := _halves(folder):
+            return _two_parts(*halves)
+    return _held_out(*_listed(folder))
+
+
+def _halves(folder: Path) -> tuple[Path, Path] | None:
+    """The parts of a folder for calibration and for evaluation, if it has both."""
+    found = [next((folder / name for name in names if (folder / name).is_dir()), None) for names in (FIRST, TEST)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _two_parts(first: Path, second: Path) -> TaskData:
+    classes, images, kind = _listed(first)
+    test_classes, test, _ = _listed(second)
     if classes != test_classes:
-        raise DataError(f"{folder}: {first} has the classes {', '.join(classes)}, test {', '.join(test_classes)}")
-    return TaskData(classes, images, test, type=kind)
+        one, other = (", ".join(each or ("masks",)) for each in (classes, test_classes))
+        raise DataError(
+            f"{first.parent}: {first.name} has the classes {one}, {second.name} {other}; make them the same, in both"
+        )
+    return _masked(images, test) if images.masks is not None else TaskData(classes, images, test, type=kind)
 
 
-def _listed(folder: Path) -> tuple[tuple[str, ...], ImageSet, Kind | None]:
-    table = label_file(folder)
+def _masked_task(folder: Path, masks: Path) -> TaskData:
+    """Images and masks, each of them whole or in two halves."""
+    images = folder / IMAGES
+    halves = _halves(images)
+    if halves is None:
+        return _held_out(None, _mask_set(folder, images, masks))
+    first, test = (_mask_set(folder, half, masks / half.name) for half in halves)
+    return _masked(first, test)
+
+
+def _mask_set(folder: Path, images: Path, masks: Path) -> ImageSet:
+    found = list_by_masks(folder, images, masks)
+    return ImageSet(len(found.files), None, found.read, found.read_masks)
+
+
+def _masked(first: ImageSet, test: ImageSet) -> TaskData:
+    return TaskData(None, first, test, ignored=IGNORED)
+
+
+def _listed(folder: Path, table: Path | None = None) -> tuple[tuple[str, ...] | None, ImageSet, Kind | None]:
+    table = table or label_file(folder)
+    if table is None and (masks := mask_folder(folder)) is not None:
+        return None, _mask_set(folder, folder / IMAGES, masks), None
     found = list_images(folder) if table is None else list_by_table(folder, table)
-    images = ImageSet(len(found.files), found.labels, found.read)
-    if found.labels.ndim == 1 and found.labels.dtype.kind != "f":
-        return found.classes, images, "multiclass"
-    return found.classes, images, "regression" if found.labels.dtype.kind == "f" else "multilabel"
+    return found.classes, ImageSet(len(found.files), found.labels, found.read), _kind(found.labels)
 
 
-def _held_out(classes: tuple[str, ...], images: ImageSet, kind: Kind | None = None) -> TaskData:
+def _held_out(classes: tuple[str, ...] | None, images: ImageSet, kind: Kind | None = None) -> TaskData:
     """Keep a part for evaluation, in which every class has its share."""
-    assert images.labels is not None
-    count = max(1, len(images) // HELD_OUT)
-    by_class = images.labels.ndim == 1 and images.labels.dtype.kind != "f"
-    held = stratified_sample(images.labels, count, seed=0) if by_class else shuffled(len(images), 0)[:count]
+    count, labels = max(1, len(images) // HELD_OUT), images.labels
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind != "f":
+        held = stratified_sample(labels, count, seed=0)
+    else:
+        held = shuffled(len(images), 0)[:count]
     kept: NDArray[np.int64] = shuffled(len(images), 0)
     kept = kept[~np.isin(kept, held)]
-    return TaskData(classes, images.part(kept), images.part(held), type=kind)
+    first, test = images.part(kept), images.part(held)
+    return TaskData(classes, first, test, type=kind) if images.masks is None else _masked(first, test)
 
 
 def _full_training_set(task: str, root: Path | None) -> ImageSet | None:

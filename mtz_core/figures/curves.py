@@ -93,6 +93,7 @@ def error_curves(
     retrain_steps: int = 0,
     final_parents: Sequence[float] | None = None,
     height: int = 360,
+    inputs: str = "images",
 ) -> go.Figure:
     """Draw each task's error over the layers and retraining steps; its parent's error is a dashed line.
 
@@ -103,6 +104,7 @@ def error_curves(
         measurements: in the order in which they were made.
         layers: names in the order of zipping.
         tasks: one label per task.
+        inputs: what the networks read, in a word.
         retrain_steps: of the whole run, which spreads a layer's steps over its part of the axis.
     """
     measured = [m for m in measurements if any(not math.isnan(e) for e in m.errors)]
@@ -120,7 +122,7 @@ def error_curves(
         for start, stop, error in dashes:
             if not math.isnan(error):
                 figure.add_trace(_parent_line(start, stop, error, task, colours.task(t)))
-        points = curve_points(measured, xs, t, apart=apart)
+        points = curve_points(measured, xs, t, apart=apart, inputs=inputs)
         figure.add_trace(_error_curve(points, task, MARKERS[t % len(MARKERS)], colours.task(t)))
     figure.update_xaxes(
         tickvals=list(range(-1, len(layers) + 1)),
@@ -135,11 +137,11 @@ def error_curves(
 
 
 def curve_points(
-    measurements: Sequence[Measurement], xs: Sequence[float], task: int, *, apart: bool
+    measurements: Sequence[Measurement], xs: Sequence[float], task: int, *, apart: bool, inputs: str = "images"
 ) -> list[CurvePoint]:
     """Return the points of a task's curve at `xs`, without those that have no error.
 
-    `apart` puts a gap (an error of `None`) before the finished network, which was measured on other images.
+    `apart` puts a gap (an error of `None`) before the finished network, which was measured on other `inputs`.
     """
     points: list[CurvePoint] = []
     for x, m in zip(xs, measurements, strict=True):
@@ -147,7 +149,7 @@ def curve_points(
             continue
         if apart and m.stage == "final" and points:
             points.append(CurvePoint(x, None, "", 0))
-        points.append(CurvePoint(x, m.errors[task], _moment(m, task), 5 if m.stage == "retraining" else 10))
+        points.append(CurvePoint(x, m.errors[task], _moment(m, task, inputs), 5 if m.stage == "retraining" else 10))
     return points
 
 
@@ -210,8 +212,8 @@ def loss_curves(
     return figure
 
 
-def _moment(m: Measurement, task: int) -> str:
+def _moment(m: Measurement, task: int, inputs: str) -> str:
     layer = f"{m.layer}, " if m.layer else ""
     step = f", step {m.step}" if m.stage in ("retraining", "retrained") else ""
-    images = f"<br>on {m.images[task]:,} images" if task < len(m.images) else ""
-    return f"{layer}{STAGES.get(m.stage, m.stage)}{step}{images}"
+    counted = f"<br>on {m.images[task]:,} {inputs}" if task < len(m.images) else ""
+    return f"{layer}{STAGES.get(m.stage, m.stage)}{step}{counted}"

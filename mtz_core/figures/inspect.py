@@ -371,16 +371,20 @@ def error_bars(
     scales: Sequence[float],
     *,
     measured_on: str = "evaluation",
+    inputs: str = "images",
     mode: Mode = "light",
 ) -> go.Figure:
-    """Draw predicted beside measured loss of every layer, relative to the loss of a layer of zeros (`scales`)."""
+    """Draw predicted beside measured loss of every layer, relative to the loss of a layer of zeros (`scales`).
+
+    `inputs` says in a word what the networks read.
+    """
     if not layers:
         return empty_figure("No layer has been zipped yet.", mode)
     colours = palette(mode)
     figure = go.Figure(layout={"template": template(mode), "height": 320, "barmode": "group"})
     for name, values, colour, shape in (
         ("predicted from calibration", predicted, colours.tasks[0], ""),
-        (f"measured on {measured_on} images", measured, colours.tasks[1], PATTERNS[0]),
+        (f"measured on {measured_on} {inputs}", measured, colours.tasks[1], PATTERNS[0]),
     ):
         relative = relative_losses(values, scales)
         figure.add_trace(

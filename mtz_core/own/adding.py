@@ -17,7 +17,7 @@ from mtz_core.own.heads import asked_of, labelled_output, of_output
 from mtz_core.own.networks import BuiltNetwork, Say, build_network, check_classes, outputs_of
 from mtz_core.own.registry import OwnNetwork, network_name, remember
 from mtz_core.spec import NetworkSpec, TransformSpec, TypeSpec
-from mtz_core.zipping.answers import found_outputs, with_labels
+from mtz_core.zipping.answers import found_outputs, require_labels, with_labels
 
 MOST_TESTED = 500
 MOST_SECONDS = 5.0
@@ -38,7 +38,7 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     network = build_network(spec, say)
     outputs = outputs_of(network)
     tell("reading the data…")
-    data = read_task(network.data)
+    data = read_task(network.data, labels=spec.labels)
     check_classes(outputs, data.classes, "the network")
     tell("tracing the network…")
     images = data.calibration.images(np.arange(min(2, len(data.calibration))), network.transform)
@@ -46,13 +46,14 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     structure = graph.structure()
     tell("testing it on labelled images…")
     whose = labelled_output(spec, outputs, data, "the network")
-    asked = spec.type or asked_of(data.asked, whose)
-    error, tested = _error(network, graph, data, (asked, whose), network.transform)
-    note = _normalised_twice(network, graph, data, (asked, whose), error)
+    asked = asked_of(data, spec.type, outputs, whose), whose
+    error, tested = _error(network, graph, data, asked, network.transform)
+    note = _normalised_twice(network, graph, data, asked, error)
     known = title.strip() or network.name
     kept = spec.model_copy(update={"data": network.data, "transform": network.transform})
     shape = tuple(images.shape[1:])
-    added = OwnNetwork(network_name(known, kept), known, kept, structure, outputs, shape, error, tested, note)
+    count = len(data.calibration)
+    added = OwnNetwork(network_name(known, kept), known, kept, structure, outputs, shape, error, tested, note, count)
     remember(added)
     return added
 
@@ -79,10 +80,10 @@ def _error(
 ) -> tuple[float | None, int]:
     """Error in % on test images prepared in some way, as the type of their labels has it; `None` without labels."""
     test = data.test
-    if test is None or test.labels is None:
+    if test is None or not test.has_labels:
         return None, 0
     chosen = shuffled(len(test), 0)[:MOST_TESTED]
-    labels = torch.from_numpy(test.labels[chosen])
+    labels = test.targets(chosen if test.masks is None else chosen[:BATCH], transform)
     kind, whose = asked
     given = of_output((None, labels), whose)[1]
     (output,), _ = found_outputs([graph], [graph.network.example], [kind], [[("data", given)]], torch.device("cpu"))
@@ -95,8 +96,10 @@ def _error(
             if time.monotonic() - began > MOST_SECONDS:
                 break
             x, y = test.labelled(chosen[k : k + BATCH], transform)
+            labels = of_output((x, y), whose)[1]
+            require_labels(graph, output, labels, "data")
             tested += len(y)
-            yield graph.network.outputs(x), with_labels(output, of_output((x, y), whose)[1], "data")
+            yield graph.network.outputs(x), with_labels(output, labels, "data")
 
     with torch.no_grad():
         error = output.scores(answered()).error

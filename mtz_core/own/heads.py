@@ -14,7 +14,7 @@ def labelled_output(wanted: NetworkSpec, outputs: int, data: TaskData, where: st
 
     Raises `SpecError` if there are labels and the specification does not say whose.
     """
-    if outputs == 0 and wanted.labels_for is None and data.test is not None and data.test.labels is not None:
+    if outputs == 0 and wanted.labels_for is None and data.test is not None and data.test.has_labels:
         raise SpecError(
             f"{where} has several outputs, and its data has labels: say whose they are by labels_for, the name of an "
             "output"
@@ -27,6 +27,16 @@ def of_output(data: Any, labels_for: str | None) -> Any:
     return (data[0], {labels_for: data[1]}) if isinstance(data, tuple) and labels_for is not None else data
 
 
-def asked_of(asked: TypeSpec | None, labels_for: str | None) -> TypeSpec | None:
-    """What data asks for, of the output that its labels belong to."""
-    return asked if asked is None or labels_for is None else TypeSpec(heads={labels_for: asked})
+def asked_of(data: TaskData, wanted: TypeSpec | None, outputs: int, labels_for: str | None) -> TypeSpec | None:
+    """Return the type of a task, as far as it was `wanted` or only its data can tell it (see `TaskData.asked`).
+
+    What data tell is said of the output that their labels belong to.
+    """
+    if labels_for is None:
+        return data.asked(wanted, outputs)
+    if wanted is not None and wanted.heads is None:
+        return wanted
+    heads = {} if wanted is None or wanted.heads is None else dict(wanted.heads)
+    told = data.asked(heads.get(labels_for), outputs)
+    heads |= {} if told is None else {labels_for: told}
+    return TypeSpec(heads=heads) if heads else None

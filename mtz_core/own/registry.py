@@ -34,6 +34,8 @@ class OwnNetwork:
     images: int
     note: str = ""
     """What looked odd when it was checked."""
+    calibration: int | None = None
+    """How many inputs its data has to calibrate on; `None` where that was not written down."""
 
 
 def network_name(title: str, spec: NetworkSpec) -> str:
@@ -49,7 +51,7 @@ def remember(network: OwnNetwork) -> None:
         "title": network.title, "spec": network.spec.model_dump(mode="json"),
         "structure": structure_to_json(network.structure), "classes": network.classes,
         "input_shape": list(network.input_shape), "error": network.error, "images": network.images,
-        "note": network.note,
+        "note": network.note, "calibration": network.calibration,
     }  # fmt: skip
     path = _folder() / f"{_checked(network.name)}.json"
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -83,7 +85,7 @@ def _read(path: Path) -> OwnNetwork | None:
         return OwnNetwork(
             path.stem, data["title"], NetworkSpec(**data["spec"]), structure_from_json(data["structure"]),
             data["classes"], tuple(data["input_shape"]), data["error"], data["images"],
-            str(data.get("note", "")),
+            str(data.get("note", "")), data.get("calibration"),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

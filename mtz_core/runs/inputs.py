@@ -60,17 +60,20 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
     """
     names, tasks, architectures, networks = [], [], [], []
     calibration, evaluation, retraining, types = [], [], [], []
-    known: dict[str, TaskData] = {}
+    known: dict[tuple[str, str | None], TaskData] = {}
     for number, wanted in enumerate(spec.networks, start=1):
         try:
             network = build_network(wanted, say)
             outputs = outputs_of(network)
-            if network.data not in known:
+            read = (network.data, wanted.labels)
+            if read not in known:
                 training = spec.zip.retrain is not None or spec.calibration.images > BUNDLED
-                known[network.data] = read_task(network.data, spec.data_root, download=spec.download, training=training)
+                known[read] = read_task(
+                    network.data, spec.data_root, labels=wanted.labels, download=spec.download, training=training
+                )
         except MTZError as error:
             raise type(error)(f"network {number}: {error}") from error
-        data, where = known[network.data], f"network {number} ({network.name})"
+        data, where = known[read], f"network {number} ({network.name})"
         check_classes(outputs, data.classes, where)
         labels_for = labelled_output(wanted, outputs, data, where)
         names.append(network.name)
@@ -80,7 +83,7 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
         calibration.append(calibration_sample(data, spec, where, network.transform))
         evaluation.append(of_output(evaluation_sample(data, spec, network.transform), labels_for))
         retraining.append(of_output(retraining_data(data, spec, where, network.transform), labels_for))
-        types.append(wanted.type or asked_of(data.asked, labels_for))
+        types.append(asked_of(data, wanted.type, outputs, labels_for))
     return Inputs(
         networks=networks, names=names, tasks=tasks, architectures=architectures, calibration=calibration,
         evaluation=None if all(pair is None for pair in evaluation) else evaluation,
@@ -108,9 +111,9 @@ def calibration_sample(data: TaskData, spec: RunSpec, where: str, transform: Tra
     return images.images(chosen, transform)
 
 
-def most_images(transform: TransformSpec) -> int:
-    """Return how many prepared images of a task are kept in memory."""
-    return MOST_VALUES // (transform.channels * transform.size**2)
+def most_images(transform: TransformSpec, masks: bool = False) -> int:
+    """Return how many prepared images of a task are kept in memory, with masks (8 bytes a pixel) or without."""
+    return MOST_VALUES // ((transform.channels + 2 * masks) * transform.size**2)
 
 
 def evaluation_sample(data: TaskData, spec: RunSpec, transform: TransformSpec) -> Labelled | None:
@@ -118,9 +121,10 @@ def evaluation_sample(data: TaskData, spec: RunSpec, transform: TransformSpec) -
 
     `None` if none are wanted, or there are no labels.
     """
-    if spec.evaluation.images == 0 or data.test is None or data.test.labels is None:
+    if spec.evaluation.images == 0 or data.test is None or not data.test.has_labels:
         return None
-    order = shuffled(len(data.test), spec.zip.seed)[: spec.evaluation.images][: most_images(transform)]
+    most = most_images(transform, data.test.masks is not None)
+    order = shuffled(len(data.test), spec.zip.seed)[: spec.evaluation.images][:most]
     return data.test.labelled(order, transform)
 
 
@@ -133,11 +137,11 @@ def retraining_data(data: TaskData, spec: RunSpec, where: str, transform: Transf
     if retrain is None:
         return None
     images: ImageSet = data.calibration if data.train is None else data.train
-    most = most_images(transform)
+    most = most_images(transform, images.masks is not None and retrain.targets == "labels")
     chosen = np.arange(len(images)) if len(images) <= most else images.sample(most, spec.zip.seed)
     if retrain.targets == "distill":
         return images.images(chosen, transform)
-    if images.labels is None:
+    if not images.has_labels:
         raise DataError(
             f"zip.retrain.targets is 'labels', but the data of {where} has none; use 'distill', which needs no labels"
         )

@@ -55,8 +55,8 @@ def remaining(fraction: float, elapsed: float, began_at: float = 0.0) -> float |
 class ProgressLine:
     """Shows events on one line that is written over, or, where the stream is no terminal, a line per layer."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._live = stream, stream.isatty()
+    def __init__(self, stream: TextIO, inputs: str = "images") -> None:
+        self._stream, self._live, self._inputs = stream, stream.isatty(), inputs
         self._began, self._first, self._shown = time.monotonic(), 0.0, 0.0
         self._layers = 0
         self._fraction: float | None = None
@@ -72,11 +72,11 @@ class ProgressLine:
             for warning in event.warnings:
                 self._print(f"warning: {warning}")
         if isinstance(event, RetrainEnded):
-            self._print(describe(event))
+            self._print(describe(event, self._inputs))
             return
         left = remaining(event.fraction, now - self._began, self._first)
         eta = "" if left is None or event.fraction >= 1.0 else f", about {duration(left)} left"
-        text = f"{event.fraction:4.0%}  {describe(event)}  ({duration(now - self._began)}{eta})"
+        text = f"{event.fraction:4.0%}  {describe(event, self._inputs)}  ({duration(now - self._began)}{eta})"
         if self._live:
             if now - self._shown > 0.1 or not isinstance(event, RetrainStep):
                 self._stream.write(f"{CLEAR}{text[:118]}")
@@ -106,24 +106,24 @@ class ProgressLine:
         self._stream.flush()
 
 
-def describe(event: Event) -> str:
-    """Return what an event says, in a few words."""
+def describe(event: Event, inputs: str = "images") -> str:
+    """Return what an event says, in a few words; `inputs` is what the networks read."""
     layer = getattr(event, "layer", None)
     match event:
         case ImagesTried() if event.done == event.total:
             known = (
                 "" if event.fall == math.inf else f", layers lose {100 * event.fall:.1f} % less than with half as many"
             )
-            return f"{event.images:,} images per task: expected loss {event.loss:.3g}{known}"
+            return f"{event.images:,} {inputs} per task: expected loss {event.loss:.3g}{known}"
         case ImagesTried():
-            return f"trying {event.images:,} images per task, layer {event.done + 1} of {event.total}"
+            return f"trying {event.images:,} {inputs} per task, layer {event.done + 1} of {event.total}"
         case Planning():
             return f"planning: {event.group}, step {event.done + 1} of {event.total}"
         case Planned():
             predicted = f"{event.error:.1f} % of the {event.changed} predicted to change"
             return f"planned: {event.parameters:,} parameters, {predicted}"
         case Started():
-            return f"{len(event.layers)} layers of {len(event.structures)} networks{on_images(event.images)}"
+            return f"{len(event.layers)} layers of {len(event.structures)} networks{on_inputs(event.images, inputs)}"
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
@@ -145,18 +145,18 @@ def describe(event: Event) -> str:
     return what if layer is None else f"{layer}: {what}"
 
 
-def on_images(images: Sequence[int]) -> str:
-    """Return on how many images per task a run calibrates.
+def on_inputs(counts: Sequence[int], inputs: str) -> str:
+    """Return on how many inputs per task a run calibrates.
 
-    >>> on_images([500, 500]), on_images([1000, 400]), on_images([])
-    (', 500 images per task', ', 1,000 + 400 images', '')
+    >>> on_inputs([500, 500], "images"), on_inputs([1000, 400], "words"), on_inputs([], "images")
+    (', 500 images per task', ', 1,000 + 400 words', '')
     """
-    if not images:
+    if not counts:
         return ""
     return (
-        f", {images[0]:,} images per task"
-        if len(set(images)) == 1
-        else f", {' + '.join(f'{n:,}' for n in images)} images"
+        f", {counts[0]:,} {inputs} per task"
+        if len(set(counts)) == 1
+        else f", {' + '.join(f'{n:,}' for n in counts)} {inputs}"
     )
 
 

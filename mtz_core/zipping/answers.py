@@ -15,6 +15,7 @@ from mtz_core.graph.heads import Head, leaves
 from mtz_core.graph.record import Carries, call_of
 from mtz_core.outputs.kind import Output
 from mtz_core.outputs.kinds import output_of
+from mtz_core.outputs.labels import check_labels
 from mtz_core.outputs.several import Several
 from mtz_core.spec import TypeSpec
 from mtz_core.zipping.inference import Ending, Seen, inferred, labels_of
@@ -62,6 +63,15 @@ def found_outputs(
         shapes = [head.shape or (1,) for head in heads]
         outputs.append(parts[0] if len(parts) == 1 else Several.of([head.name for head in heads], parts, shapes))
     return tuple(outputs), tuple(notes)
+
+
+def require_labels(graph: ChannelGraph, output: Output, labels: Labels, where: str) -> None:
+    """Raise `DataError` unless labels fit what the outputs of a network say."""
+    parts = output.parts if isinstance(output, Several) else (output,)
+    for head, part in zip(_heads(graph), parts, strict=True):
+        given = labels if isinstance(labels, Tensor) else labels.get(head.name)
+        if given is not None:
+            check_labels(given, part.type, head.shape or (1,), where)
 
 
 def with_labels(output: Output, labels: Labels, where: str) -> Tensor:

@@ -99,8 +99,8 @@ def _near_chance(task: _Task, labels: Tensor) -> Iterator[str]:
         chance = 100.0 * float(torch.minimum(often, 1.0 - often).mean())
     if chance > 0 and error >= NEAR * chance:
         yield (
-            f"{task.name} answers {error:.1f} % of its labelled images wrongly, which is no better than "
-            f"always the most frequent answer ({chance:.1f} %): are these the images, the order of labels and the "
+            f"{task.name} answers {error:.1f} % of its labelled inputs wrongly, which is no better than "
+            f"always the most frequent answer ({chance:.1f} %): are these the inputs, the order of labels and the "
             "preparation that it was trained with (not normalised twice, or not at all)?"
         )
 
@@ -116,9 +116,9 @@ def _missing_classes(task: _Task, calibration: Tensor) -> Iterator[str]:
     missing = [int(k) for k in torch.nonzero((often >= RARE) & (known == 0)).flatten()]
     if missing:
         yield (
-            f"{task.name} answers none of the {len(seen)} calibration images with class "
+            f"{task.name} answers none of the {len(seen)} calibration inputs with class "
             f"{', '.join(map(str, missing[:8]))}{' and others' if len(missing) > 8 else ''}, which it gives to "
-            f"{100.0 * float(often[missing].sum()):.0f} % of the labelled images: calibrate with images of all "
+            f"{100.0 * float(often[missing].sum()):.0f} % of the labelled inputs: calibrate with inputs of all "
             "classes, shuffled"
         )
 
@@ -139,8 +139,8 @@ def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
     if dead:
         yield (
             f"{task.name}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
-            "numbers for every calibration image, so nothing behind can tell images apart by it; is the network "
-            "trained, and are the images prepared as in training?"
+            "numbers for every calibration input, so nothing behind can tell inputs apart by it; is the network "
+            "trained, and are the inputs prepared as in training?"
         )
 
 

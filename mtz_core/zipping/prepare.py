@@ -103,7 +103,7 @@ class Job:
     def warnings(self, sample: Sample, shares: Mapping[str, int]) -> tuple[str, ...]:
         """What a user should know of these images and shares although nothing is wrong."""
         notes = [
-            f"task {t} has only {count} calibration images; predictions will be rough"
+            f"task {t} has only {count} calibration inputs; predictions will be rough"
             for t, count in enumerate(sample.counts)
             if count < FEW_IMAGES
         ]

@@ -94,7 +94,7 @@ class Retrained:
         Example:
             >>> print(Retrained(100, 40, 20, 0.15, 0.125, 3, (9, 9)).text(None, 0, "distill").replace("; ", ";\\n"))
             Retraining stopped at step 40: agreement with the parents fell 3 times;
-            the state of step 20 is kept (divergence on images held back 0.15 → 0.125)
+            the state of step 20 is kept (divergence on inputs held back 0.15 → 0.125)
         """
         what, loss = ("parents", "divergence") if targets == "distill" else ("labels", "loss")
         after = "" if layer is None else f" after {layer}"
@@ -106,7 +106,7 @@ class Retrained:
         on = "held back" if all(self.images) else f"held back, all where there are fewer than {FEWEST},"
         return (
             f"Retraining{after} {ended} step {first + self.taken}{fell if self.returns else ''}; {kept} is kept "
-            f"({loss} on images {on} {self.before:.3g} → {self.after:.3g})"
+            f"({loss} on inputs {on} {self.before:.3g} → {self.after:.3g})"
         )
 
 
@@ -148,7 +148,7 @@ def retrain(
         best = _State.of(parameters, judge(network))
         before = best.loss.mean
         if not math.isfinite(before):
-            raise DataError("the loss is NaN or infinite before the first step; look at the images and the networks")
+            raise DataError("the loss is NaN or infinite before the first step; look at the inputs and the networks")
         moves = RelativeSteps(network, spec.optimizer, spec.weight_decay)
         kept = returns = vain = step = 0
         for step in range(1, steps + 1):

@@ -55,7 +55,7 @@ def area(parents: Sequence[str]) -> None:
         fields, default, title = found
         outputs = fields.pop("outputs", ())
         try:
-            fields["data"] = _data(fields.get("data"))
+            fields["data"], fields["labels"] = _data(fields.get("data"))
             fields |= _types(outputs) if outputs else {"type": _type("What its answers are", "own-type")}
             fields["transform"] = _transform(default, source + str(fields.get("architecture")))
             title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
@@ -105,13 +105,14 @@ def _file() -> Found | None:
             return None
     name = _shown(upload)
     shape = " × ".join(str(n) for n in known["input_shape"])
+    read = "images" if len(known["input_shape"]) == 3 else "inputs"
     kind = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
     classes = f"{known['classes']} classes" if known["classes"] else "number of classes unknown"
     if known["outputs"]:
         classes = f"{len(known['outputs'])} outputs"
     st.markdown(
         f"**{frame.plain(name)}** is a {kind[known['kind']]}: {known['tensors']} tensors, "
-        f"{count_text(known['numbers'])} numbers, {classes}, reads images of {shape}."
+        f"{count_text(known['numbers'])} numbers, {classes}, reads {read} of {shape}."
     )
     fitting, title = list(known["architectures"]), name.rsplit(".", 1)[0]
     if fitting == [EXPORTED]:
@@ -173,8 +174,13 @@ def _registered() -> Found | None:
     return {"model": name, "data": known["done"][name]}, TransformSpec(), str(name)
 
 
-def _chosen_file(what: str, key: str, help: str, parameter: str) -> str | None:
-    """Draw the ways to give a file; return the name of its upload, which lives in the URL."""
+def _chosen_file(
+    what: str, key: str, help: str, parameter: str, example: str = "/home/me/net.pt", optional: bool = False
+) -> str | None:
+    """Draw the ways to give a file; return the name of its upload, which lives in the URL.
+
+    What is optional is forgotten when it is taken away again.
+    """
     left, right = st.columns(2, vertical_alignment="top")
     with left:
         given = st.file_uploader(what, key=f"{key}-file", help=help)
@@ -182,7 +188,7 @@ def _chosen_file(what: str, key: str, help: str, parameter: str) -> str | None:
     path = ""
     if st.get_option("server.address") in LOCAL:
         with right:
-            path = st.text_input("… or its path on this computer", key=f"{key}-path", placeholder="/home/me/net.pt")
+            path = st.text_input("… or its path on this computer", key=f"{key}-path", placeholder=example)
     identity = given.file_id if given is not None else path.strip()
     if identity and st.session_state.get(f"{key}-kept") != identity:
         try:
@@ -193,6 +199,8 @@ def _chosen_file(what: str, key: str, help: str, parameter: str) -> str | None:
         _names()[upload] = uploads.shown_name(given.name if given is not None else path)
         st.session_state[f"{key}-kept"] = identity
         st.query_params[parameter] = upload.removeprefix(uploads.PREFIX)
+    if optional and not identity and st.session_state.pop(f"{key}-kept", None):
+        st.query_params.pop(parameter, None)
     asked = address.asked(parameter)
     if asked is None:
         return None
@@ -206,8 +214,8 @@ def _chosen_file(what: str, key: str, help: str, parameter: str) -> str | None:
     return uploads.PREFIX + asked
 
 
-def _data(known: str | None) -> str:
-    """Draw the choice of data; return its name in a specification."""
+def _data(known: str | None) -> tuple[str, str | None]:
+    """Draw the choice of data; return its name in a specification, and that of labels which are a file of their own."""
     start = DATA.index(known) if known in DATA else 0
     kind = st.selectbox(
         "Data that it was trained on", DATA, start, key="own-data",
@@ -217,23 +225,34 @@ def _data(known: str | None) -> str:
         }.get(name, f"{name} (bundled)"),
     )  # fmt: skip
     if kind == "torchvision":
-        return "torchvision:" + st.selectbox(
+        name = st.selectbox(
             "Data set", SETS, key="own-set", help="It must lie below $MTZ_DATA. No pickle is read: CIFAR as binary."
         )
+        return f"torchvision:{name}", None
     if kind == "upload":
         upload = _chosen_file(
             "Images", "images",
             "`images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1; `labels` (N,) if you have them: "
-            "without labels no errors are reported.", "images-file",
+            "without labels no errors are reported.", "images-file", "/home/me/images.npz",
         )  # fmt: skip
-        return upload or ""
+        labels = _chosen_file(
+            "Labels, if the file of images has none", "labels",
+            "A .csv file with a header and one row for each image, in their order. One column of words or whole "
+            "numbers is a class; columns of 0 and 1 are attributes; other numbers are values.", "labels-file",
+            "/home/me/labels.csv", optional=True,
+        )  # fmt: skip
+        return upload or "", labels
     if kind == "folder or file":
         if st.get_option("server.address") not in LOCAL:
             raise SpecError("paths are taken only where the dashboard runs on your own computer; upload an .npz file")
-        return st.text_input(
-            "Path", key="own-path", placeholder="/home/me/photos: one subfolder per class, or labels.csv"
-        ).strip()
-    return kind
+        path = st.text_input(
+            "Path",
+            key="own-path",
+            placeholder="/home/me/photos",
+            help="A folder with one subfolder per class, with labels.csv, or with images and masks; or an .npz file.",
+        )
+        return path.strip(), None
+    return kind, None
 
 
 def _types(outputs: Sequence[str]) -> dict[str, Any]:

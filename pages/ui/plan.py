@@ -116,7 +116,7 @@ def apply_wanted() -> None:
         st.session_state[name] = value
 
 
-def choose_budget() -> BudgetSpec:
+def choose_budget(things: str) -> BudgetSpec:
     """Draw the budget, bound to `?budget=` and `?size=`, `?change=` or `?macs=`."""
     kind = st.segmented_control(
         "Budget",
@@ -126,7 +126,7 @@ def choose_budget() -> BudgetSpec:
         key="budget",
         bind="query-params",
         help="Size: the least predicted error at this size. Error: the smallest network within a predicted error. "
-        "Computation, for tasks that see the same images: as many layers as it takes are computed once.",
+        f"Computation, for tasks that see the same {things}: as many layers as it takes are computed once.",
     )
     if kind == "computation":
         limit = st.number_input(
@@ -158,13 +158,13 @@ def choose_budget() -> BudgetSpec:
     return BudgetSpec(size=size)
 
 
-def area(spec: RunSpec | None, joint: JointStructure) -> None:
+def area(spec: RunSpec | None, joint: JointStructure, things: str) -> None:
     """Draw budget and button; while a process measures, its progress and a way to stop it."""
     st.caption(
-        "Chooses all shares at once. First every layer's predicted error is measured on the calibration images; "
+        f"Chooses all shares at once. First every layer's predicted error is measured on the calibration {things}; "
         "nothing is merged, and no labels are used."
     )
-    budget = choose_budget()
+    budget = choose_budget(things)
     if spec is not None and budget.macs is not None:
         try:
             trunk = trunk_of(joint, limit=budget.macs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtz_core.methods.kinds import PAIRING
 from mtz_core.own.registry import own_networks
-from mtz_core.spec import BudgetSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
+from mtz_core.spec import BudgetSpec, NetworkSpec, RetrainSpec, RunSpec, TypeSpec, ZipSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.trunks import trunk_of
@@ -18,6 +19,8 @@ DEFAULTS, RETRAINING = ZipSpec(), RetrainSpec()
 MOST_PARENTS = 6
 RIDGES = ("auto", "0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")
 RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
+TYPE = "type-"
+"""Before a parent's name, the parameter of its type of task."""
 CARRIED = {
     "bias": "zip.bias",
     "scale": "zip.scale",
@@ -40,7 +43,7 @@ CARRIED = {
 def query_of(spec: RunSpec) -> dict[str, Any] | None:
     """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
 
-    `None` where the page cannot show it: networks that were not brought through the dashboard, or types of tasks.
+    `None` where the page cannot show it: networks that were not brought through the dashboard.
     """
     known = known_networks()
     named = {network.spec: name for name, network in own_networks().items()}
@@ -48,8 +51,6 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     parents = [named[network] for network in spec.networks if network in named]
     zipping, retrain = spec.zip, spec.zip.retrain
     if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
-        return None
-    if zipping.types is not None:
         return None
     networks = [known[name] for name in parents]
     query: dict[str, Any] = {
@@ -74,6 +75,8 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     query["trunk"] = None if trunk is None else trunk.name
     if zipping.budget is not None:  # the sliders follow when it is planned
         query |= _budget(zipping.budget, min(network.parameters for network in networks))
+    for name, kind in zip(parents, zipping.types or (), strict=False):
+        query[f"{TYPE}{name}"] = None if kind is None else type_text(kind)
     for t, weight in enumerate(zipping.alpha or ()):
         query[f"weight-{t}"] = weight
     if retrain is not None:
@@ -112,6 +115,21 @@ def _retraining(retrain: RetrainSpec) -> dict[str, Any]:
 def number_text(value: float, listed: Sequence[str]) -> str:
     """Return a number as it is written in a list, or in full where it is not there."""
     return next((text for text in listed if float(text) == value), repr(float(value)))
+
+
+def type_text(kind: TypeSpec) -> str:
+    """Return a type of task as one parameter: its kind alone, or JSON.
+
+    >>> type_text(TypeSpec(kind="multiclass", ignore_index=255))
+    '{"kind":"multiclass","ignore_index":255}'
+    """
+    return kind.kind if kind == TypeSpec(kind=kind.kind) else kind.model_dump_json(exclude_none=True)
+
+
+def read_type(text: str) -> TypeSpec:
+    """Return the type of task that `type_text` wrote. Raises `ValueError` for anything else."""
+    given = json.loads(text) if text.startswith("{") else {"kind": text}
+    return TypeSpec(**given)
 
 
 def _unless(value: Any, default: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mtz_core.data.bundled import inputs_text
 from mtz_core.figures.curves import error_curves, loss_curves
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.size import size_by_layer
@@ -100,7 +101,7 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
     """Everything that changes while the run works."""
     jobs.reap()
     record = frame.store().get(run_id)
-    story = tell(_events(record), tasks)
+    story = tell(_events(record), tasks, inputs_text(record.summary["tasks"]))
     if str(record.status) != seen:
         st.rerun()  # status, buttons and files stand outside this fragment
     if frame.is_live(seen):
@@ -121,6 +122,7 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
                 tasks=tasks,
                 retrain_steps=story.retrain_steps,
                 final_parents=story.final_parents,
+                inputs=story.inputs,
                 mode=mode,
             ),
             "error-curves",
@@ -128,7 +130,7 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             file_name=f"mtz-error-{run_id}",
         )
         said = errors_text(record.types, tasks)
-        st.caption(f"Dashed: each task's own parent. {story.images_in_words()} {said}".rstrip())
+        st.caption(f"Dashed: each task's own parent. {story.counts_in_words()} {said}".rstrip())
     with right:
         st.subheader("Size, layer by layer", anchor=False)
         stages, sizes = _size_stages(story)
@@ -304,7 +306,8 @@ def _snippet(record: RunRecord) -> str:
 
 network = ZippedNetwork.load("{record.id}-zipped.safetensors")
 single = network.extract(0)  # the first task alone, as a plain module"""
+    inputs = inputs_text(record.summary["tasks"])
     if record.spec.zip.trunk is None and record.spec.zip.macs is None:
-        return f"{load}\nanswer = network(images, task=0)"
-    together = "Together(network)(images)  # of all tasks to the same images; common layers run once"
+        return f"{load}\nanswer = network({inputs}, task=0)"
+    together = f"Together(network)({inputs})  # of all tasks to the same {inputs}; common layers run once"
     return f"from mtz_core.network.together import Together\n{load}\nanswers = {together}"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
 
 from mtz_core.budget.plan import multiplications_text
+from mtz_core.data.bundled import bundled_inputs, inputs_text
 from mtz_core.figures import names
 from mtz_core.figures.text import percent_text, sentence
 from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.own.registry import own_networks
-from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, ZipSpec
+from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, TypeSpec, ZipSpec
 from mtz_core.structure.joint import NO_PARTNER, JointGroup, JointStructure
 from mtz_core.structure.networks import HEAD, NetworkStructure
 from mtz_core.structure.sizes import shared_count
@@ -28,8 +31,10 @@ from pages.ui.query import (
     RATES,
     RETRAINING,
     RIDGES,
+    TYPE,
     field_of,
     number_text,
+    read_type,
     with_fields,
 )
 
@@ -109,8 +114,14 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     return names.task_labels(tasks, parents)
 
 
-def choose_trunk(joint: JointStructure) -> Trunk | None:
-    """Draw which layers are computed once for tasks that see the same images; nothing where none can be."""
+def inputs_of(parents: Sequence[str]) -> str:
+    """Return in a word what the parents read."""
+    own = own_networks()
+    return inputs_text([str(own[name].spec.data) if name in own else catalog()[name].task for name in parents])
+
+
+def choose_trunk(joint: JointStructure, things: str) -> Trunk | None:
+    """Draw which layers are computed once for tasks that see the same `things`; nothing where none can be."""
     possible = {trunk.name: trunk for trunk in trunks(joint)}
     if st.session_state.get("trunk") not in (None, NO_TRUNK, *possible):  # of other networks
         del st.session_state["trunk"]
@@ -123,8 +134,8 @@ def choose_trunk(joint: JointStructure) -> Trunk | None:
         [NO_TRUNK, *possible],
         key="trunk",
         bind="query-params",
-        help="For tasks that see the same images. These layers are shared fully, with one bias and one scale for all "
-        "tasks, so they are computed once.",
+        help=f"For tasks that see the same {things}. These layers are shared fully, with one bias and one scale for "
+        "all tasks, so they are computed once.",
     )
     trunk = possible.get(chosen or NO_TRUNK)
     st.caption(sentence(multiplications_text(trunk, joint.networks)))
@@ -228,9 +239,64 @@ def _weight_range(key: str) -> tuple[float, float]:
     return min(0.1, *given, 0.1), max(5.0, *given, 5.0)
 
 
-def choose_method(tasks: int) -> dict[str, Any]:
-    """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of images."""
-    chosen = _choose_images() | _choose_pairing(tasks)
+def choose_types(parents: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]:
+    """Say which types of task the URL carries, parent by parent; return path in `RunSpec` → value, or nothing.
+
+    Types that were chosen when a network was brought stand in its specification; then those of the URL are left out.
+    """
+    found: list[TypeSpec | None] = []
+    for name, task in zip(parents, tasks, strict=True):
+        text, kind = st.query_params.get(f"{TYPE}{name}"), None
+        if text is not None:
+            try:
+                kind = read_type(text)
+            except (ValueError, TypeError, RecursionError):
+                st.warning(
+                    f"The link asks for the type “{text[:40]}” of {task}, which is not valid.",
+                    icon=":material/link_off:",
+                )
+        found.append(kind)
+    if not any(found):
+        return {}
+    if any(network_spec(name).type is not None for name in parents):
+        st.warning(
+            "The link gives types of tasks, and so does a network that was brought; the link's are left out.",
+            icon=":material/link_off:",
+        )
+        return {}
+    listed = (f"{task}: {kind.kind}" for task, kind in zip(tasks, found, strict=True) if kind is not None)
+    st.caption(f"Types of tasks: {', '.join(listed)}")
+    return {"zip.types": [None if kind is None else kind.model_dump(mode="json") for kind in found]}
+
+
+@dataclass(frozen=True)
+class Most:
+    """How many inputs there are to calibrate on, and `whose` task has so few."""
+
+    count: int
+    whose: str
+
+
+def most_inputs(parents: Sequence[str], tasks: Sequence[str]) -> Most | None:
+    """Return how many inputs all parents have to calibrate on; `None` where that is not known.
+
+    A bundled parent has more than its bundled inputs where full data sets lie on this computer.
+    """
+    own, found = own_networks(), []
+    for name, task in zip(parents, tasks, strict=True):
+        if name in own:
+            count = own[name].calibration
+        else:
+            full = bool(os.environ.get("MTZ_DATA"))
+            count = None if full else len(bundled_inputs(catalog()[name].task, "calibration")[0])
+        if count is not None:
+            found.append(Most(count, task))
+    return min(found, key=lambda most: most.count, default=None)
+
+
+def choose_method(tasks: int, things: str, most: Most | None) -> dict[str, Any]:
+    """Draw how neurons are paired and merged; return fields of `ZipSpec` and the number of `things` to calibrate on."""
+    chosen = _choose_images(things, most) | _choose_pairing(tasks)
     chosen["compensate"] = st.toggle(
         "Compensation",
         value=True,
@@ -245,29 +311,51 @@ def choose_method(tasks: int) -> dict[str, Any]:
         "auto",
         key="ridge",
         bind="query-params",
-        help="Steadies the fit where images are few. Auto chooses it for every layer by cross-validation.",
+        help=f"Steadies the fit where {things} are few. Auto chooses it for every layer by cross-validation.",
     )
     return chosen | {"ridge": "auto" if ridge == "auto" else float(ridge)}
 
 
-def _choose_images() -> dict[str, Any]:
+def _choose_images(things: str, most: Most | None) -> dict[str, Any]:
+    options = _options("images", IMAGES, _whole)
+    if most is not None and most.count < max(options):
+        options = _up_to(most, options, things)
     images = st.select_slider(
-        "Calibration images per task",
-        _options("images", IMAGES, _whole),
-        500,
+        f"Calibration {things} per task",
+        options,
+        min(500, options[-1]),
         key="images",
         bind="query-params",
-        help="Unlabelled images on which the networks are compared.",
+        help=f"Unlabelled {things} on which the networks are compared.",
     )
+    if most is not None and options[-1] == most.count < IMAGES[-1]:
+        st.caption(f"{most.whose} has {most.count:,} {things} to calibrate on.")
     enough = st.toggle(
-        "Stop at enough images",
+        f"Stop at enough {things}",
         value=False,
         key="enough",
         bind="query-params",
-        help="Tries ever more images, up to the number above, and goes on with as many as it takes until twice as many "
-        "would change pairs and predicted loss little. Costs about as much time as the zip.",
+        help=f"Tries ever more {things}, up to the number above, and goes on with as many as it takes until twice as "
+        "many would change pairs and predicted loss little. Costs about as much time as the zip.",
     )
     return {"images": images, "calibration": "enough" if enough else DEFAULTS.calibration}
+
+
+def _up_to(most: Most, options: Sequence[int], things: str) -> list[int]:
+    """Leave out numbers of inputs that are not there, from the page's address too."""
+    chosen = st.session_state.get("images")
+    if chosen is None and (asked := st.query_params.get("images")) in map(str, _given("images", _whole)):
+        chosen = int(str(asked))
+        if chosen > most.count:
+            st.warning(
+                f"The link asks for {chosen:,} {things} per task, and {most.whose} has {most.count:,}: all of them are "
+                "taken.",
+                icon=":material/link_off:",
+            )
+    if chosen is not None and chosen > most.count:  # of the link, or of other networks
+        st.session_state["images"] = most.count
+    kept = [*(n for n in options if n < most.count), most.count]
+    return kept if len(kept) > 1 else sorted({2, *kept})
 
 
 def _choose_pairing(tasks: int) -> dict[str, Any]:
@@ -316,7 +404,7 @@ def _listed(question: str, registry: Registry[Any]) -> str:
     return "\n".join([f"{question}\n", *(f"- {entry.name}: {entry.text}" for entry in registry)])
 
 
-def choose_retraining() -> RetrainSpec | None:
+def choose_retraining(things: str) -> RetrainSpec | None:
     """Draw the retraining schedule; `None` never retrains."""
     schedule = st.segmented_control(
         "Retraining",
@@ -337,7 +425,7 @@ def choose_retraining() -> RetrainSpec | None:
         required=True,
         key="targets",
         bind="query-params",
-        help="Distill: the parents' own outputs, no labels needed. Labels: the labels of the calibration images.",
+        help=f"Distill: the parents' own outputs, no labels needed. Labels: the labels of the calibration {things}.",
     )
     rate = st.select_slider(
         "Learning rate",
@@ -345,24 +433,24 @@ def choose_retraining() -> RetrainSpec | None:
         number_text(RETRAINING.learning_rate, RATES),
         key="rate",
         bind="query-params",
-        help="By which part of its size a weight moves in a step. Where the network gets worse on images held back, "
+        help=f"By which part of its size a weight moves in a step. Where the network gets worse on {things} held back, "
         "the rate is halved; its best state is kept.",
     )
     return RetrainSpec(schedule=schedule, steps=int(steps), targets=targets, learning_rate=float(rate))
 
 
-def choose_advanced(retrain: RetrainSpec | None) -> dict[str, Any]:
+def choose_advanced(retrain: RetrainSpec | None, things: str) -> dict[str, Any]:
     """Draw what is rarely changed, and say what the URL carries besides; return path in `RunSpec` → value."""
     chosen: dict[str, Any] = {}
     chosen["zip.seed"] = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
     positions = st.number_input(
-        "Positions per image",
+        f"Positions per {things[:-1]}",
         0,
         100_000,
         DEFAULTS.positions,
         key="positions",
         bind="query-params",
-        help="How many output positions of a convolution are looked at in every image; 0 takes all.",
+        help=f"How many output positions of a convolution are looked at in every {things[:-1]}; 0 takes all.",
     )
     chosen["zip.positions"] = positions or None
     if retrain is not None:
@@ -370,7 +458,13 @@ def choose_advanced(retrain: RetrainSpec | None) -> dict[str, Any]:
             "Optimiser", ["adam", "sgd"], default="adam", required=True, key="optimizer", bind="query-params"
         )
         chosen["zip.retrain.batch_size"] = st.number_input(
-            "Batch size", 1, 65_536, 64, key="batch", bind="query-params", help="Images per task in a retraining step."
+            "Batch size",
+            1,
+            65_536,
+            64,
+            key="batch",
+            bind="query-params",
+            help=f"{things.capitalize()} per task in a retraining step.",
         )
     if retrain is not None and retrain.targets == "distill":
         chosen["zip.retrain.temperature"] = st.number_input(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
 from mtz_core.figures.text import error_text, percent_text, times_text
-from mtz_core.runs.progress import on_images
+from mtz_core.runs.progress import on_inputs
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import StoredEvent
@@ -22,6 +22,8 @@ class Story:
     """A run so far."""
 
     tasks: list[str]
+    inputs: str = "images"
+    """What the networks read."""
     layers: list[str] = field(default_factory=list)
     shared: dict[str, int] = field(default_factory=dict)
     retrain_steps: int = 0
@@ -52,18 +54,18 @@ class Story:
         """The last errors of the zipped network."""
         return next((m.errors for m in reversed(self.measurements) if m.stage != "parents"), None)
 
-    def images_in_words(self) -> str:
-        """Say on how many images the errors were measured."""
+    def counts_in_words(self) -> str:
+        """Say on how many inputs the errors were measured."""
         counts = {m.stage == "final": m.images for m in self.measurements if m.images}
         said = {final: " / ".join(f"{n:,}" for n in dict.fromkeys(images)) for final, images in counts.items()}
         if len(set(said.values())) < 2:
-            return f"Measured on {next(iter(said.values()))} test images per task." if said else ""
-        return f"Layer by layer on {said[False]} test images per task, at the end on {said[True]}."
+            return f"Measured on {next(iter(said.values()))} test {self.inputs} per task." if said else ""
+        return f"Layer by layer on {said[False]} test {self.inputs} per task, at the end on {said[True]}."
 
 
-def tell(events: Sequence[StoredEvent], tasks: Sequence[str]) -> Story:
-    """Read events in their order into a story."""
-    story = Story(list(tasks))
+def tell(events: Sequence[StoredEvent], tasks: Sequence[str], inputs: str = "images") -> Story:
+    """Read events in their order into a story; `inputs` is what the networks read."""
+    story = Story(list(tasks), inputs)
     for event in events:
         _hear(story, event.kind, event.data)
         story.fraction = max(story.fraction, event.data.get("fraction") or 0.0)
@@ -102,10 +104,11 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.shared = dict(data["shared"])
             story.retrain_steps = int(data.get("retrain_steps") or 0)
             story.warnings = list(data.get("warnings") or ())
-            say(f"{len(story.layers)} layers to zip{on_images(data.get('images') or ())}: {', '.join(story.layers)}")
+            counted = on_inputs(data.get("images") or (), story.inputs)
+            say(f"{len(story.layers)} layers to zip{counted}: {', '.join(story.layers)}")
         case "ImagesTried":
             if data["done"] == data["total"]:
-                say(_tried(data))
+                say(_tried(story, data))
         case "OutputsWeighed":
             if data["part"] >= 1.0:
                 say(f"Network {data['task'] + 1}: known how much each output matters to its answers")
@@ -120,7 +123,7 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.sizes.append(counts_from_event(data["counts"]))
             say(_zipped(story, data))
         case "LayerCompensated":
-            say(_compensated(data))
+            say(_compensated(story, data))
         case "Evaluated":
             measurement = Measurement.from_event(data)
             story.measurements.append(measurement)
@@ -144,30 +147,30 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             say(f"{data['error']}: {data['message']}")
 
 
-def _tried(data: dict[str, Any]) -> str:
+def _tried(story: Story, data: dict[str, Any]) -> str:
     known = data.get("fall") is not None and math.isfinite(data["fall"])
     fall = f"; layers lose {100 * data['fall']:.1f} % less than with half as many" if known else ""
     end = " – more would change little" if data["enough"] else ""
-    return f"Tried {data['images']:,} images per task: expected loss {data['loss']:.3g}{fall}{end}"
+    return f"Tried {data['images']:,} {story.inputs} per task: expected loss {data['loss']:.3g}{fall}{end}"
 
 
 def _zipped(story: Story, data: dict[str, Any]) -> str:
     count = story.shared.get(data.get("group") or data["layer"])
     what = "pairs" if len(story.tasks) == 2 else "groups of neurons"
     merged = f"{count} {what} merged" if count is not None else "zipped"
-    return f"{data['layer']}: {merged}{_loss_text(data)}"
+    return f"{data['layer']}: {merged}{_loss_text(story, data)}"
 
 
-def _compensated(data: dict[str, Any]) -> str:
-    return f"{data['layer']}: shares nothing, fitted to its parents{_loss_text(data)}"
+def _compensated(story: Story, data: dict[str, Any]) -> str:
+    return f"{data['layer']}: shares nothing, fitted to its parents{_loss_text(story, data)}"
 
 
-def _loss_text(data: dict[str, Any]) -> str:
+def _loss_text(story: Story, data: dict[str, Any]) -> str:
     scale = data.get("scale")
     if not scale:
         return ""
     predicted, measured = (percent_text((data.get(k) or 0.0) / scale, 1) for k in ("predicted", "measured"))
-    where = "test images" if data.get("measured_on") == "evaluation" else "the calibration images"
+    where = f"test {story.inputs}" if data.get("measured_on") == "evaluation" else f"the calibration {story.inputs}"
     return f", predicted loss {predicted} of the signal, measured {measured} on {where}"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @metric(
     "functional",
-    text="how much their outputs would change on the calibration images if they became one",
+    text="how much their outputs would change on the calibration inputs if they became one",
     source="He, Zhou, Thiele, *Multi-Task Zipping via Layer-wise Neuron Sharing*, NeurIPS 2018, §3.3",
     of_outputs=True,
 )
