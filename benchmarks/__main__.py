@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import (
     dashboard,
     difference,
+    forecast,
     kinds,
     landscape,
     linear,
@@ -65,6 +66,7 @@ def main() -> None:
         "rivals": lambda: rivals.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
+        "forecast": lambda: forecast.run(options.draws),
         "planner": lambda: planner.run(root, options.draws, options.architectures),
         "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import difference, kinds, landscape, linear, memory, steps, streams, subsets, trunk, zipping
+from benchmarks import difference, forecast, kinds, landscape, linear, memory, steps, streams, subsets, trunk, zipping
 from benchmarks.machine import describe, table
 from mtz_core import RetrainSpec, ZipSpec
 from mtz_core.zoo.catalog import parent_info
@@ -60,6 +60,18 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     monkeypatch.setattr(zipping, "METHODS", dict.fromkeys(methods))  # nothing is computed a second time
     zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
     assert row in _header(capsys.readouterr().out)
+
+
+def test_forecast_benchmark_sets_predictions_beside_what_changed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "SHARES", (1.0,))
+    forecast.run(1, ["lenet300-two"], 80)
+    header, _, row = _header(capsys.readouterr().out)
+    found = dict(zip(header, row, strict=True))
+    ratio = float(found["predicted, %"]) / float(found["measured, %"])
+    assert float(found["predicted ÷ measured"]) == pytest.approx(ratio, abs=0.02)
+    assert float(found["inputs changed"]) >= forecast.LEAST
 
 
 def test_subsets_benchmark_bisects_to_equal_size(

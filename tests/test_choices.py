@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
 from mtz_core.budget.choice import Choice, Curve, Point
-from mtz_core.budget.curves import COARSE, GRID, changed_per_root, curve, halving_power
+from mtz_core.budget.curves import COARSE, GRID, changed_per_root, curve, halving_power, rising
 from mtz_core.budget.plan import EVEN, Plan, choice_data, multiplications_text, plan_data, plan_text, read_choice
 from mtz_core.budget.search import even_share, frontier, resolve, smallest_error, smallest_size, undominated
 from mtz_core.errors import SpecError
@@ -107,6 +107,7 @@ def test_a_point_says_size_divergence_and_error_of_its_shares() -> None:
 def test_nothing_else_is_assumed_of_a_choice_than_what_is_said() -> None:
     choice = Choice(random_choice(2, 0, False).joint, ())
     assert (choice.own_bias, choice.own_scale, choice.rate, choice.trunk, choice.base) == (False, False, 1.0, None, 0.0)
+    assert choice.together == ()
     assert Point(1, 0.0, 0.0, {}).even is False
     line = Curve("a", (0, 2, 6), (0.0, 1.0, 5.0))
     assert (line.measured, line.gate, line.power) == ((), None, 0.0)
@@ -119,8 +120,55 @@ def test_a_choice_comes_back_from_its_data(trunk: int, own_scale: bool) -> None:
     choice = replace(choice, curves=(replace(choice.curves[0], measured=(3, 6)), *choice.curves[1:]), rate=7.0)
     choice = replace(choice, curves=(*choice.curves[:2], replace(choice.curves[2], gate="fc1", power=0.3)))
     data = choice_data(choice)
-    assert set(data) == {"curves", "own_bias", "own_scale", "rate", "trunk", "base"}
+    assert set(data) == {"curves", "own_bias", "own_scale", "rate", "trunk", "base", "together"}
     assert read_choice(json.loads(json.dumps(data)), choice.joint) == choice
+    seen = replace(choice, together=((0.5, 0.25), (2.0, 1.5)))
+    assert read_choice(json.loads(json.dumps(choice_data(seen))), choice.joint) == seen
+    del data["together"]  # as plans were stored before
+    assert read_choice(json.loads(json.dumps(data)), choice.joint) == choice
+
+
+@pytest.mark.parametrize(
+    "together", [((0.5, 0.1),), ((0.1, 0.02), (0.8, 0.9)), ((0.01, 0.01), (0.1, 0.02), (3.0, 1.0))]
+)
+def test_what_groups_do_together_goes_through_what_was_seen_and_rises(
+    together: tuple[tuple[float, float], ...],
+) -> None:
+    choice = replace(random_choice(2, 0, False), together=together, rate=2.0)
+    for added, seen in together:
+        assert choice.expected(added) == pytest.approx(seen)
+        assert choice.error(added) == pytest.approx(2.0 * math.sqrt(seen))
+    (first, low), (last, high) = together[0], together[-1]
+    assert choice.expected(first / 3) == pytest.approx(low / 3)
+    assert choice.expected(last * 3) == pytest.approx(high * 3)
+    for (a, b), (c, d) in pairwise(together):
+        assert choice.expected(math.sqrt(a * c)) == pytest.approx(math.sqrt(b * d))  # a power law in between
+    many = np.geomspace(first / 10, last * 10, 50)
+    found = [choice.expected(float(x)) for x in many]
+    assert found == sorted(found)
+    assert [choice.allowed(choice.error(float(x))) for x in many] == pytest.approx(list(many))
+    assert choice.expected(0.0) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_within_a_size_are_those_that_add_up_to_least_and_an_error_is_met_as_it_is_told(seed: int) -> None:
+    added = replace(random_choice(2, 0, False, seed=seed), rate=0.01)
+    most = added.divergence(added.uniform(1.0))
+    choice = replace(added, together=((most / 5, most / 30), (most, most / 2)))
+    for size in (1.3, 1.6):
+        found, same = resolve(choice, BudgetSpec(size=size)), resolve(added, BudgetSpec(size=size))
+        assert (found.shares, found.even, found.divergence) == (same.shares, same.even, same.divergence)
+        assert found.error == pytest.approx(choice.rate * math.sqrt(choice.expected(found.divergence)))
+    error = 0.6 * choice.error(most)
+    small, smaller = resolve(added, BudgetSpec(error=error)), resolve(choice, BudgetSpec(error=error))
+    assert smaller.error <= error
+    assert smaller.parameters <= small.parameters
+
+
+def test_only_what_rises_is_kept_of_what_was_seen() -> None:
+    assert rising([(2.0, 1.0), (1.0, 0.5)]) == ((1.0, 0.5), (2.0, 1.0))
+    assert rising([(1.0, 0.5), (2.0, 0.4)]) == ((1.0, 0.5),)
+    assert rising([(0.0, 0.3), (1.0, 0.0)]) == rising([]) == ()
 
 
 def test_the_data_of_a_plan_are_its_shares_its_curves_and_its_frontier() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core import RetrainSpec, TaskType, TypeSpec, ZipResult, ZipSpec, zip_networks
+from mtz_core.budget.choice import Choice
 from mtz_core.budget.curves import changed_per_root
 from mtz_core.errors import DataError, SpecError
 from mtz_core.events import Finished, RetrainEnded
@@ -43,14 +44,17 @@ def softmax(z: Array, axis: int = -1) -> Array:
 class Body(nn.Module):
     """Two dense layers and a head, with an ending of its own; one answer, or one for each of 6 tokens or 16 pixels."""
 
-    def __init__(self, outputs: int, ending: nn.Module | None = None, places: str = "", seed: int = 0) -> None:
+    def __init__(
+        self, outputs: int, ending: nn.Module | None = None, places: str = "", seed: int = 0, width: int = 12
+    ) -> None:
         super().__init__()
         self.places = places
         if places == "pixels":
-            self.a, self.b = nn.Conv2d(5, 12, 3, padding=1), nn.Conv2d(12, 10, 3, padding=1)
-            self.head: nn.Module = nn.Conv2d(10, outputs, 1)
+            self.a, self.b = nn.Conv2d(5, width, 3, padding=1), nn.Conv2d(width, width - 2, 3, padding=1)
+            self.head: nn.Module = nn.Conv2d(width - 2, outputs, 1)
         else:
-            self.a, self.b, self.head = nn.Linear(5, 12), nn.Linear(12, 10), nn.Linear(10, outputs)
+            self.a, self.b = nn.Linear(5, width), nn.Linear(width, width - 2)
+            self.head = nn.Linear(width - 2, outputs)
         self.ending = nn.Identity() if ending is None else ending
         chance = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -66,8 +70,8 @@ class Body(nn.Module):
         return draws(count, *{"": (5,), "tokens": (6, 5), "pixels": (5, 4, 4)}[self.places], seed=seed)
 
 
-def two(outputs: int, places: str = "", ending: Any = None) -> list[Body]:
-    return [Body(outputs, None if ending is None else ending(), places, seed) for seed in (1, 2)]
+def two(outputs: int, places: str = "", ending: Any = None, width: int = 12) -> list[Body]:
+    return [Body(outputs, None if ending is None else ending(), places, seed, width) for seed in (1, 2)]
 
 
 def zipped(networks: list[Body], labels: list[Tensor] | None = None, **options: Any) -> ZipResult:
@@ -527,7 +531,7 @@ def test_types_change_what_errors_weigh_and_are_told() -> None:
 def test_changes_are_predicted_from_divergences_within_a_factor_of_one_and_a_half(
     outputs: int, places: str, kind: Any
 ) -> None:
-    """κ √D beside what was counted on 800 inputs, whenever a group alone is merged and so many answers changed."""
+    """κ √D beside what was counted on 800 inputs, whenever groups are merged and so many answers changed."""
     networks = two(outputs, places)
     fields: dict[str, Any] = {"share": "auto", "budget": {"size": 1.5}, "relu_rounds": 0, "types": [kind] * 2}
     job = Zipper(networks, [network.inputs(800, 10 + t) for t, network in enumerate(networks)], ZipSpec(**fields)).job
@@ -538,6 +542,37 @@ def test_changes_are_predicted_from_divergences_within_a_factor_of_one_and_a_hal
     assert len(seen_often) >= 3
     for divergence, counted in seen_often:
         assert counted / 1.5 < rate * divergence**0.5 < counted * 1.5
+
+
+@pytest.mark.parametrize(
+    ("outputs", "places", "kind", "ending"),
+    [(3, "", "multiclass", None), (3, "", "multiclass", lambda: nn.Softmax(-1)), (1, "", "binary", None),
+     (1, "", "binary", nn.Sigmoid), (4, "", "multilabel", None), (3, "", "regression", None),
+     (3, "pixels", "multiclass", None), (3, "tokens", {"kind": "multiclass", "axis": 2}, None)],
+)  # fmt: skip
+def test_changes_are_predicted_end_to_end_within_a_factor_of_one_and_a_half(
+    outputs: int, places: str, kind: Any, ending: Any
+) -> None:
+    """What a plan predicts beside what zipping changes on 2,000 other inputs, wherever one in a hundred does."""
+    networks = two(outputs, places, ending, 32)
+    data = [network.inputs(1000, 10 + t) for t, network in enumerate(networks)]
+    fields: dict[str, Any] = {"types": [kind] * 2}
+    job = Zipper(networks, data, ZipSpec(share="auto", budget={"size": 1.5}, **fields)).job
+    *_, choice = Forecast.of(job, job.sample).choice()
+    assert isinstance(choice, Choice)
+    often = 0
+    for share in (0.4, 0.6, 0.8, 1.0):
+        shares = choice.uniform(share)
+        result, changed = zip_networks(networks, data, ZipSpec(share=shares, **fields)).network, 0.0
+        for t, (network, output) in enumerate(zip(networks, job.outputs, strict=True)):
+            x = network.inputs(2000, 30 + t)
+            with torch.no_grad():
+                says = output.predictions(network(x)), output.predictions(result(x, task=t))
+            changed += 50.0 * float(output.changed(*says).mean())
+        often += changed >= 1.0
+        predicted = choice.error(choice.divergence(shares))
+        assert changed < 1.0 or changed / 1.5 < predicted < changed * 1.5, (share, changed, predicted)
+    assert often >= 2
 
 
 def test_types_are_written_and_read() -> None:

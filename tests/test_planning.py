@@ -24,7 +24,9 @@ from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.structure.trunks import trunks
+from mtz_core.zipping.damage import Bench
 from mtz_core.zipping.forecast import Forecast, plan
+from mtz_core.zipping.rehearsal import rehearsed, with_images
 from tests.networks import FAMILIES, images, randomised
 
 
@@ -264,6 +266,46 @@ def test_planning_changes_no_weight() -> None:
     list(Forecast(network, spec, (0.5, 0.5), [images(), images(60, 1)], torch.device("cpu")).choice())
     for t in range(2):
         torch.testing.assert_close(network(images(9, 5), task=t), before[t], rtol=1e-12, atol=1e-12)
+    assert network.counts().shared == 0
+    assert not any(network.merged)
+
+
+@pytest.mark.parametrize("family", ["perceptron", "residual"])
+@pytest.mark.parametrize("compensate", [True, False])
+def test_a_zip_for_trial_is_the_zip_and_leaves_the_networks_as_they_were(family: str, compensate: bool) -> None:
+    parents = [randomised(FAMILIES[family](), seed) for seed in (0, 1)]
+    data = [images(80, seed) for seed in (0, 1)]
+    real, trial = (Zipper(parents, data, ZipSpec(share=0.6, positions=4, compensate=compensate)) for _ in range(2))
+    list(real.run())
+    before = {name: value.clone() for name, value in trial.network.state_dict().items()}
+    list(trial._weigh_outputs() if trial.spec.weighs_outputs else ())
+    walk, shares = trial._walk, trial._walk.ledger.shares
+    x, job = images(50, 9), trial.job
+    bench = Bench(walk, job.alphas, [x] * 2, job.outputs, job.device)
+    told = rehearsed(walk, bench, shares, trial._streams(), data, 1.0)
+    judged = 0.0
+    for t, (parent, output) in enumerate(zip(parents, job.outputs, strict=True)):
+        says = [output.predictions(each.detach()) for each in (parent(x), real.network(x, task=t))]
+        judged += job.alphas[t] * float(output.divergence(*says).mean())
+    assert told == pytest.approx(judged, rel=1e-4)
+    after = trial.network.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_what_more_images_bring_is_what_least_squares_make_of_noise() -> None:
+    rng, d, n = np.random.default_rng(0), 15, 150
+
+    def errors(count: int) -> tuple[float, float]:
+        """Mean squared error of a least-squares fit to pure noise: expected on other images, and seen on its own."""
+        x, y = rng.normal(size=(count, d)), rng.normal(size=count)
+        w = np.linalg.lstsq(x, y, rcond=None)[0]
+        return 1.0 + float(w @ w), float(((y - x @ w) ** 2).mean())
+
+    few, many = (np.mean([errors(count) for _ in range(400)], axis=0) for count in (n, 2 * n))
+    assert with_images(float(few[0]), float(few[1]), 0.5) == pytest.approx(float(many[0]), rel=0.015)
+    assert with_images(0.3, 0.1, 1.0) == pytest.approx(0.3)
+    assert with_images(0.1, 0.3, 0.5) == 0.1  # nothing was fitted to noise
 
 
 def test_networks_that_are_equal_cost_nothing_to_share() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,8 @@ class Choice:
     """Layers that all tasks compute alike."""
     base: float = 0.0
     """Divergence of the trunk alone."""
+    together: tuple[tuple[float, float], ...] = ()
+    """Sums of groups' divergences, and what zips of all these groups together showed; both rising."""
 
     @property
     def tasks(self) -> int:
@@ -102,7 +104,7 @@ class Choice:
         return plan_counts(self.joint, shares, keeping.bias, keeping.scale, keeping.trunk).total
 
     def divergence(self, shares: Shares) -> float:
-        """Predicted divergence for given shares."""
+        """Divergences of all groups for given shares, added up; what they make together is `expected`."""
         widths = {curve.group: curve.width for curve in self.curves}
         total = self.base
         for curve in self.curves:
@@ -110,9 +112,22 @@ class Choice:
             total += curve.divergence(shares.get(curve.group, 0)) * part**curve.power
         return total
 
+    def expected(self, divergence: float) -> float:
+        """Divergence of a zip whose groups' divergences add up to this: a power law between those that were seen.
+
+        Beyond them in proportion. It rises, so the least sum is the least expected.
+        """
+        return _through(self.together, divergence)
+
     def error(self, divergence: float) -> float:
-        """Answers that are predicted to change, in %."""
-        return min(100.0, self.rate * math.sqrt(divergence))
+        """Answers that are predicted to change, in %, where groups' divergences add up to this."""
+        return min(100.0, self.rate * math.sqrt(self.expected(divergence)))
+
+    def allowed(self, error: float) -> float:
+        """What divergences of groups may add up to where so many answers may change, in %."""
+        if self.rate <= 0.0:
+            return math.inf
+        return _through(tuple((y, x) for x, y in self.together), (error / self.rate) ** 2)
 
     def point(self, shares: Shares) -> Point:
         """Size and predictions for given shares."""
@@ -122,3 +137,11 @@ class Choice:
     def uniform(self, share: float) -> dict[str, int]:
         """The same share for every group, but for those that are shared in any case."""
         return {curve.group: max(curve.least, round(share * curve.width)) for curve in self.curves}
+
+
+def _through(points: Sequence[tuple[float, float]], x: float) -> float:
+    """A power law between points of positive, rising coordinates, in proportion beyond them; x itself without any."""
+    if not points or x <= 0.0:
+        return x
+    logs = np.log(points)
+    return x * math.exp(float(np.interp(math.log(x), logs[:, 0], logs[:, 1] - logs[:, 0])))

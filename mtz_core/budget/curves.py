@@ -40,6 +40,19 @@ def changed_per_root(seen: Sequence[tuple[float, float]]) -> float:
     return float((roots * [changed for _, changed in seen]).sum() / squares) if squares > 0 else 0.0
 
 
+def rising(seen: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Pairs of positive numbers of which both rise from one to the next, by the first; others are left out.
+
+    >>> rising([(0.0, 0.0), (2.0, 1.0), (1.0, 0.5), (3.0, 0.9)])
+    ((1.0, 0.5), (2.0, 1.0))
+    """
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(seen):
+        if x > (kept[-1][0] if kept else 0.0) and y > (kept[-1][1] if kept else 0.0):
+            kept.append((x, y))
+    return tuple(kept)
+
+
 def curve(
     name: str,
     width: int,

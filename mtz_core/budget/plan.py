@@ -62,7 +62,8 @@ def choice_data(choice: Choice) -> dict[str, Any]:
     ]
     trunk = None if choice.trunk is None else choice.trunk.name
     own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale}
-    return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base}
+    together = [list(pair) for pair in choice.together]
+    return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base, "together": together}
 
 
 def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
@@ -80,7 +81,8 @@ def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
     )
     own = (data["own_bias"], data["own_scale"])
     trunk = trunk_of(joint, data["trunk"])
-    return Choice(joint, curves, *own, data["rate"], trunk, data["base"])
+    together = tuple((float(x), float(y)) for x, y in data.get("together", ()))  # plans of before have none
+    return Choice(joint, curves, *own, data["rate"], trunk, data["base"], together)
 
 
 def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:

@@ -6,6 +6,7 @@ so a network's size is bilinear in the shares of neighbouring groups. With share
 group and grid point, products of two binaries are exact linear variables, and `scipy.optimize.milp` finds the optimum
 on the grid; single channels are then moved until the budget is used up.
 
+What groups do together is not what they add up to, but rises with it (`Choice.expected`): the order of plans stays.
 Small divergences D are small shifts of the outputs, of size √D; the part of the answers that change grows like that.
 So the predicted error is `rate`·√D, in % of the answers, with a rate measured along with the curves.
 """
@@ -103,7 +104,7 @@ def smallest_error(choice: Choice, parameters: int) -> Point:
 
 def smallest_size(choice: Choice, error: float) -> Point:
     """Shares of least size among those whose predicted error is at most `error` (in %)."""
-    limit = (error / choice.rate) ** 2 if choice.rate > 0 else math.inf
+    limit = choice.allowed(error)
     everything = choice.point(choice.uniform(1.0))
     if everything.divergence <= limit:
         return everything

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.calibration.stream import Twin
-from mtz_core.layerwise.comparison import Comparison
 from mtz_core.layerwise.ledger import Fresh, with_slots
-from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.pairing.subsets import Costs
+
+if TYPE_CHECKING:
+    from mtz_core.calibration.stream import Twin
+    from mtz_core.layerwise.comparison import Comparison
+    from mtz_core.layerwise.walk import LayerWalk
 
 
 @dataclass
@@ -44,6 +47,29 @@ class _Sums:
             for pair, cost in costs.items():
                 total[pair] += cost * (unit / self.power[number] if self.power[number] > 0 else 0.0)
         return total
+
+
+def pair_layer(walk: LayerWalk, index: int, seen: Comparison, streams: Sequence[Twin]) -> Iterator[str]:
+    """Give the channels that a zipped layer writes their place, choose its ridge; yield layers looked at.
+
+    Args:
+        walk: where the zip stands.
+        index: number of the layer.
+        seen: that layer, compared.
+        streams: calibration images of every task, which stay where they are.
+    """
+    fresh = walk.ledger.fresh(index)
+    new = any(len(channels) for channels in fresh.values())
+    if all(len(channels) for channels in fresh.values()):
+        costs: Costs = walk.costs(seen, fresh)
+        if walk.ledger.wanted(index, fresh) and walk.ahead(index):
+            for producer, together in look_ahead(walk, index, seen, fresh, streams):
+                costs = together or costs
+                if producer:
+                    yield producer
+        walk.decide(index, fresh, walk.slots(seen, costs, fresh, walk.network.tables))
+    if seen.problem.paired_first or not new:
+        seen.problem.choose_ridge(walk.rows(index))  # the pairing came from elsewhere: judge the ridge by it
 
 
 def look_ahead(

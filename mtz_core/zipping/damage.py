@@ -43,17 +43,17 @@ class Bench:
     ridges: dict[int, float] = field(default_factory=dict)
     """Ridge of every layer's merge."""
     seen: list[tuple[float, float]] = field(default_factory=list)
-    """Divergence and changed answers in %, of every trial."""
+    """Divergence and changed answers in %, of every trial and on whatever images it was judged by."""
 
     @property
     def network(self) -> ZippedNetwork:
         """The parents; its weights are as before after every trial."""
         return self.walk.network
 
-    def answers(self) -> list[Tensor]:
-        """Every task's predictions on the judging images, (N, P, K), at `outputs.kind.some_places`."""
+    def answers(self, given: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Every task's predictions on given images, those that judge if omitted, at `outputs.kind.some_places`."""
         found = []
-        for t, (images, output) in enumerate(zip(self.judge, self.outputs, strict=True)):
+        for t, (images, output) in enumerate(zip(given or self.judge, self.outputs, strict=True)):
             program, matrices = self.network.program(t), self.network.matrices(t)
             with torch.no_grad():
                 batches = torch.split(images, self.walk.spec.batch_size)
@@ -96,19 +96,19 @@ class Bench:
             if network.joint.layers[k].repeated:
                 for fork in forks:
                     fork.restart()
-        divergence, changed = self._compared(before, self.answers())
-        self.seen.append((divergence, changed))
+        divergence = self.compared(before, self.answers())
         for k, matrices in kept.items():
             network.set_weights(k, matrices)
         return divergence
 
-    def _compared(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> tuple[float, float]:
-        """Task-weighted divergence, and answers that changed in %."""
+    def compared(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
+        """Task-weighted divergence; that and the answers that changed are `seen`."""
         divergence = changed = 0.0
         for alpha, output, x, y in zip(self.alphas, self.outputs, before, now, strict=True):
             divergence += alpha * float(output.divergence(x, y).mean().clamp(min=0.0))
             changed += alpha * float(output.changed(x, y).mean())
-        return divergence, 100.0 * changed
+        self.seen.append((divergence, 100.0 * changed))
+        return divergence
 
     def _advance(self, streams: Sequence[Twin], index: int) -> None:
         """Bring the streams to a layer, so that forks start there."""

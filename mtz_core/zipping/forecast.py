@@ -4,7 +4,8 @@ Nothing is merged for good. First the networks are walked through once, as they 
 compared as if all inputs were shared, which gives the cost of pairing as a function of the number of shared channels.
 What a cost means for the outputs differs from layer to layer. So for each channel group, at a few shares, that group
 alone is merged in the otherwise untouched networks, the layers after it compensate as they would in a zip, and
-the outputs are compared with the parents' on calibration images that took no part in it. No labels are needed.
+the outputs are compared with the parents' on calibration images that took no part in it. What these trials add up to
+is set against two zips for trial, of all groups together (see `rehearsal`). No labels are needed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.budget.choice import Choice, Curve
-from mtz_core.budget.curves import COARSE, GRID, MEASURED, changed_per_root, curve, halving_power
+from mtz_core.budget.curves import COARSE, GRID, MEASURED, changed_per_root, curve, halving_power, rising
 from mtz_core.budget.plan import Plan
 from mtz_core.budget.search import frontier, resolve
 from mtz_core.calibration.stream import Twin, twins
@@ -37,8 +38,10 @@ from mtz_core.spec import ZipSpec
 from mtz_core.structure.trunks import Trunk
 from mtz_core.zipping.damage import RIDGE, Anew, Bench
 from mtz_core.zipping.prepare import Job, Labelled, Sample, prepare
+from mtz_core.zipping.rehearsal import rehearsed
 from mtz_core.zipping.sizing import size_with
 
+TOGETHER = "all layers together"
 HALF = 0.5
 """Part of a layer's inputs that are shared when the influence of these is measured."""
 FIT, JUDGE = 500, 500
@@ -89,6 +92,7 @@ class Forecast:
         # What outputs weigh is found once, for both.
         quick = LayerWalk(network, simple, Ledger(network.joint, shares), replace(calibrator, spec=simple))
         self.bench = Bench(quick, alphas, [judge for _, judge in divided], outputs, device)
+        self.part = sum(map(len, self.fit)) / max(1, sum(map(len, images)))
         self.tables: list[Table] = list(network.tables)
         self.slots: dict[tuple[str, float], list[Table]] = {}
         self.costs: dict[str, NDArray[np.float64]] = {}
@@ -124,7 +128,8 @@ class Forecast:
         """How many steps `choice` takes."""
         gated = sum(self.gate(g) is not None for g in self.open.values())
         weighed = self.network.tasks if self.spec.weighs_outputs else 0
-        return weighed + len(self.hidden) + len(self.open) * len(MEASURED) + gated + int(self.trunk is not None)
+        groups = len(self.open) * len(MEASURED) + gated + int(self.trunk is not None)
+        return weighed + len(self.hidden) + groups + len(MEASURED)
 
     def choice(self) -> Iterator[Measuring | Choice]:
         """Yield progress, and at last what can be chosen."""
@@ -158,8 +163,16 @@ class Forecast:
                 done += 1
             made = curve(name, self.full[name], self.costs[name], damage, self.grid)
             curves.append(replace(made, gate=gate, power=power))
-        own, rate = (self.spec.own_bias, self.spec.own_scale), changed_per_root(self.bench.seen)
-        yield Choice(self.network.joint.structure, tuple(curves), *own, rate, self.trunk, base)
+        own = (self.spec.own_bias, self.spec.own_scale)
+        added = Choice(self.network.joint.structure, tuple(curves), *own, 1.0, self.trunk, base)
+        together: list[tuple[float, float]] = []
+        for share in MEASURED:
+            yield Measuring(TOGETHER, done, self.steps)
+            shares = added.uniform(share)
+            found = rehearsed(self.walk, self.bench, shares, self._streams(), self.fit, self.part)
+            together.append((added.divergence(shares), found))
+            done += 1
+        yield replace(added, rate=changed_per_root(self.bench.seen), together=rising(together))
 
     def _streams(self) -> list[Twin]:
         spec = self.spec
@@ -309,13 +322,13 @@ def planned(forecast: Forecast) -> Iterator[Measuring | Plan]:
 
 def _cost(slots: Table, costs: Costs, fresh: Fresh, alphas: Sequence[float]) -> float:
     """Estimated cost of all slots (see `pairing.subsets`)."""
-    place = {t: {int(c): k for k, c in enumerate(channels)} for t, channels in fresh.items()}
+    index_of = {t: {int(c): k for k, c in enumerate(channels)} for t, channels in fresh.items()}
     total = 0.0
     for slot in slots:
         members = [t for t in fresh if slot[t] >= 0]
         weight = sum(alphas[t] for t in members)
         for a, t in enumerate(members):
             for u in members[a + 1 :]:
-                pair = float(costs[t, u][place[t][int(slot[t])], place[u][int(slot[u])]])
+                pair = float(costs[t, u][index_of[t][int(slot[t])], index_of[u][int(slot[u])]])
                 total += pair * (1.0 if len(members) == 2 else (alphas[t] + alphas[u]) ** 2 / weight)
     return total

@@ -19,11 +19,10 @@ from mtz_core import events as ev
 from mtz_core.budget.plan import plan_data
 from mtz_core.calibration.stream import Twin, twins
 from mtz_core.errors import CheckpointError
-from mtz_core.layerwise.ahead import look_ahead
+from mtz_core.layerwise.ahead import pair_layer
 from mtz_core.layerwise.comparison import Calibrator
 from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
-from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.zipping.checkpoint import Checkpoint, Standing
 from mtz_core.zipping.evaluation import parent, scores
@@ -220,20 +219,10 @@ class Zipper:
         yield ev.LayerCalibrated(**self._clock.now(), layer=layer.name, rows=rows)
         yield differences(self._clock.now(), layer.name, seen)
 
-        fresh = walk.ledger.fresh(index)
-        new = any(len(channels) for channels in fresh.values())
-        if all(len(channels) for channels in fresh.values()):
-            costs: Costs = walk.costs(seen, fresh)
-            if walk.ledger.wanted(index, fresh) and walk.ahead(index):
-                for producer, together in look_ahead(walk, index, seen, fresh, streams):
-                    costs = together or costs
-                    if producer:
-                        self._clock.advance(("ahead", index, producer))
-                        yield ev.LookedAhead(**self._clock.now(), layer=layer.name, producer=producer)
-            walk.decide(index, fresh, walk.slots(seen, costs, fresh, network.tables))
+        for producer in pair_layer(walk, index, seen, streams):
+            self._clock.advance(("ahead", index, producer))
+            yield ev.LookedAhead(**self._clock.now(), layer=layer.name, producer=producer)
         pairs = walk.rows(index)
-        if seen.problem.paired_first or not new:
-            seen.problem.choose_ridge(pairs)  # the pairing came from elsewhere: judge the ridge by it
         compared = [seen.problem.compared(t) for t in range(network.tasks)]
         outcome = seen.merge(pairs, self.spec.relu_rounds)
         network.merge(index, outcome.weights, outcome.scales)

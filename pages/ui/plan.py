@@ -233,8 +233,8 @@ def picture(choice: Choice, shares: Mapping[str, int], parameters: int) -> None:
         f"{count_text(parameters)} parameters, {error:.1f} %",
     )
     st.caption(
-        "Predicted: how many answers differ from the parents' own, right or wrong, without retraining. Later layers "
-        "make up for some of it, so the measured error usually rises by less."
+        "Predicted: how many answers differ from the parents' own, right or wrong, without retraining. Some of "
+        "them were wrong before, so the measured error usually rises by less."
     )
 
 
