@@ -125,7 +125,7 @@ if any(name not in own for name in parents):
         st.html(samples.sample_grid(inputs[chosen], labels[chosen], answers[chosen], wrong[chosen], about))
     st.caption("✓ right, ✗ wrong with what is true below it.")
 
-place = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
+above = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
 
 st.subheader("Layers", anchor=False)
 frame.show(
@@ -153,5 +153,5 @@ with st.expander("The same as a table", icon=":material/table:"):
         )
 
 if len(parents) >= 2:
-    with place:
+    with above:
         preflight.area(parents, tasks)

@@ -141,7 +141,7 @@ def show_map(
         rows = rows[pooling.crop_window(n, int(np.flatnonzero(rows == i)[0]), width)]
         columns = columns[pooling.crop_window(m, int(np.flatnonzero(columns == j)[0]), width)]
     elif max(n, m) > LIMIT:
-        st.caption(f"{n} × {m} values are drawn in blocks; each shows its least value. A region shows every value.")
+        st.caption(f"{n} × {m} values are drawn in tiles; each shows its least value. A region shows every value.")
     heatmap(
         difference,
         key=key,

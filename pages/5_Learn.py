@@ -318,7 +318,7 @@ def remember(seed: int, i: int, j: int) -> None:
     st.query_params["own"] = ",".join(f"{a}-{b}" for a, b in pairs)
 
 
-def blocks(tasks: list[str]) -> None:
+def submatrices(tasks: list[str]) -> None:
     widths = example().facts["widths"]
     inputs, outputs = widths[1], widths[2]
     with st.container(horizontal=True):
@@ -332,8 +332,8 @@ def blocks(tasks: list[str]) -> None:
     )
     frame.show(
         draw.submatrices_figure(counts, s_in / inputs, s_out / outputs, tasks=tasks, mode=frame.theme()),
-        "blocks",
-        alt=f"The layer's weights in blocks: {counts.shared} shared by both tasks, {counts.per_task} per task.",
+        "submatrices",
+        alt=f"The layer's weights in parts: {counts.shared} shared by both tasks, {counts.per_task} per task.",
     )
     latex(
         rf"\underbrace{{{s_out}\cdot({s_in}+1)}}_{{\text{{shared, once}}}}",
@@ -360,7 +360,7 @@ def turn(step: int) -> None:
     st.query_params["step"] = str(step)
 
 
-LESSONS = {"1": bowls, "2": compromise, "3": weighting, "4": not_distance, "5": pairing, "6": blocks}
+LESSONS = {"1": bowls, "2": compromise, "3": weighting, "4": not_distance, "5": pairing, "6": submatrices}
 
 frame.page("Learn", lead="How two neurons become one, in six steps on a real layer.")
 with frame.problems():

@@ -23,9 +23,9 @@ from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.heads import Head, joined, scales
 from mtz_core.graph.layout import Layout, expand
+from mtz_core.graph.own_answers import own_answer
 from mtz_core.graph.record import Carries, Operation, call_of, operation_of
 from mtz_core.graph.sources import fresh_name
-from mtz_core.graph.trace import own_answer
 from mtz_core.network.tables import own_entries
 from mtz_core.network.zipped import ZippedNetwork
 

@@ -57,14 +57,14 @@ def read_label_table(path: Path) -> LabelTable:
             message names the row.
     """
     header, rows = _cells(path)
-    place = next((k for k, name in enumerate(header) if name.strip().lower() in FILE_COLUMNS), 0)
-    files = tuple(row[place].strip() for row in rows)
+    column = next((k for k, name in enumerate(header) if name.strip().lower() in FILE_COLUMNS), 0)
+    files = tuple(row[column].strip() for row in rows)
     if len(header) == 1:
         raise DataError(f"{path} has one column; expected a column of file names and one or more of labels")
     if len(set(files)) < len(files):
         twice = next(name for k, name in enumerate(files) if name in files[:k])
         raise DataError(f"{path} names {twice[:80]!r} twice; keep one row for each image")
-    return LabelTable(files, *_labels(path, header, rows, [place]))
+    return LabelTable(files, *_labels(path, header, rows, [column]))
 
 
 def read_label_rows(path: Path, count: int) -> LabelTable:

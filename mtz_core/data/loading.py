@@ -48,8 +48,8 @@ def load_data(task: str, split: str, root: Path | None = None) -> tuple[Tensor, 
     full = None if base is None else read_full(task, split, base)
     if split == "train":
         if full is None:
-            place = "no data root is set" if base is None else f"{base} holds no full {task} set"
-            raise DataError(f"training images are not bundled and {place}; {where_to_put(task)}")
+            found = "no data root is set" if base is None else f"{base} holds no full {task} set"
+            raise DataError(f"training images are not bundled and {found}; {where_to_put(task)}")
         full = without_bundled(task, full)
     inputs, labels = bundled_inputs(task, split) if full is None else full
     return network_inputs(task, inputs), torch.from_numpy(labels.copy())

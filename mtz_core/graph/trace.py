@@ -7,8 +7,7 @@ original tensors live is remembered, so that a merged network can be written bac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any, cast
@@ -22,9 +21,9 @@ from mtz_core.graph.attention import plain_transformers, rewrite_attention
 from mtz_core.graph.computed import hold_computed
 from mtz_core.graph.folding import fold_norms, is_norm
 from mtz_core.graph.functional import LINEAR, NORM, attribute, set_parameter
-from mtz_core.graph.heads import Head, leaves, mapped
 from mtz_core.graph.images import Recorder, out_of_order
 from mtz_core.graph.images_first import images_first
+from mtz_core.graph.own_answers import alike, check_network, one_by_one, own_answer
 from mtz_core.graph.plain import computing_type, make_plain, read_type, twin
 from mtz_core.graph.record import Carries, call_of, in_place_argument, operation_of, out_of_place
 from mtz_core.graph.recurrent import rewrite_recurrent
@@ -47,7 +46,7 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
         GraphError: the module cannot be traced, fails on the example, or its output depends on data-driven control
             flow; the message says where.
     """
-    _check(network)
+    check_network(network)
     wide = computing_type(network)
     example = example.to(read_type(network)) if example.is_floating_point() else example
     expected = own_answer(network, example)
@@ -80,13 +79,13 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     traced = fx.GraphModule(traced, traced.graph)  # takes along only what the graph still uses
     recorder = Recorder(traced, sources)
     output = recorder.of(example)
-    if not _alike(output, expected, heads):
+    if not alike(output, expected, heads):
         raise GraphError(
             f"{type(network).__name__} answers differently when it is traced; its forward depends on something that "
             "tracing cannot see (randomness, or state that changes from call to call). Rewrite that part with torch "
             "operations on the input"
         )
-    mixed = out_of_order(recorder, _one_by_one(network, traced, sources, example, expected, heads))
+    mixed = out_of_order(recorder, one_by_one(network, traced, sources, example, expected, heads))
     known = {name: computed[source.weight] for name, source in sources.items() if source.weight in computed}
     homes |= norm_homes(norms)
     own = None if wide is None else next(p.dtype for p in network.parameters() if p.is_floating_point())
@@ -94,77 +93,6 @@ def trace(network: nn.Module, example: Tensor, copies: int = 1) -> TracedNetwork
     return TracedNetwork(
         traced, writable, shapes, example, known, opaque, own, homes, fixed, mixed, recorder.numbers, heads
     )
-
-
-def _check(network: nn.Module) -> None:
-    """Raise `GraphError` for what is no network, and for one whose numbers are damaged."""
-    if not isinstance(network, nn.Module):
-        raise GraphError(f"a network is a torch.nn.Module, got {type(network).__name__}; load the weights into one")
-    if isinstance(network, nn.DataParallel):
-        raise GraphError("the network is wrapped in nn.DataParallel; pass network.module")
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise GraphError(
-                f"parameter {name!r} holds NaN or infinity; the network is damaged or its training diverged"
-            )
-
-
-def _alike(output: Any, expected: Any, heads: Sequence[Head]) -> bool:
-    """Whether two answers have the same leaves, as far as heads go, and the same numbers there."""
-    if [name for name, _ in leaves(mapped(output))] != [name for name, _ in leaves(mapped(expected))]:
-        return False
-    own, other = ([value for _, value in leaves(answer)] for answer in (output, expected))
-    for leaf in [head.leaf for head in heads] or [0]:
-        mine, theirs = own[leaf], other[leaf]
-        if not isinstance(mine, Tensor) or mine.shape != theirs.shape:
-            return False
-        if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3 * float(theirs.abs().max())):
-            return False
-    return True
-
-
-def _one_by_one(
-    network: nn.Module,
-    traced: fx.GraphModule,
-    layers: Collection[str],
-    example: Tensor,
-    expected: Any,
-    heads: Sequence[Head],
-) -> Recorder:
-    """Make sure that the answer to one input does not depend on the others, nor its graph on their number.
-
-    Returns the graph's run on the first input alone.
-
-    Raises:
-        GraphError: which of both it is, and the way out.
-    """
-    name = type(network).__name__
-    try:
-        alone = own_answer(network, example[:1])
-    except GraphError as error:
-        raise GraphError(
-            f"{name} answers a batch, but not one input alone ({error}); its answers depend on the batch, as those of "
-            "a BatchNorm without running statistics do. Give it statistics (track_running_stats=True, and a pass over "
-            "training data), then zip"
-        ) from error
-    first = mapped(expected, lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf)
-    if not _alike(alone, first, heads):
-        raise GraphError(
-            f"{name} answers one input differently when others are in the batch (a BatchNorm without running "
-            "statistics, or a mean over all inputs); no zipped network could stand for it. Give BatchNorm statistics "
-            "(track_running_stats=True, and a pass over training data), then zip"
-        )
-    recorder = Recorder(traced, layers)
-    try:
-        again: Any = recorder.of(example[:1].clone())
-    except Exception as error:  # the user's own code runs here
-        again = error
-    if not _alike(again, alone, heads):
-        raise GraphError(
-            f"{name} builds the number of inputs in a batch into its computation, so its graph only serves batches of "
-            f"{len(example)}. Take sizes from the tensor where they are used (x.new_zeros(x.shape[0], …), x.flatten(1))"
-        )
-    return recorder
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:
@@ -185,40 +113,6 @@ def _writable(plain: Collection[str], sources: Mapping[str, WeightSource]) -> di
         missing |= source.norm is not None and means.count(source.norm.mean) > 1  # it can be undone for one only
         found[name] = replace(source, own=False) if missing else source
     return found
-
-
-def own_answer(network: nn.Module, example: Tensor) -> Any:
-    """What the untouched network answers to a batch, in evaluation mode, in its own containers.
-
-    Raises `GraphError` if it cannot.
-    """
-    wide = computing_type(network)
-    try:
-        with torch.no_grad():
-            try:
-                output = twin(network, example.device).to(wide)(example.clone())
-            except Exception:  # its forward may ask for half precision by name
-                if wide is None:
-                    raise
-                own = next(p.dtype for p in network.parameters() if p.is_floating_point())
-                given = example.to(own) if example.is_floating_point() else example.clone()
-                output = twin(network, example.device)(given)
-    except Exception as error:  # the user's own code runs here
-        raise GraphError(
-            f"the network fails on an input of shape {tuple(example.shape)}: {error}. Calibration data must have the "
-            "shape that the network was trained on"
-        ) from error
-    numbers = [x for _, x in leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
-    if not all(math.isfinite(float(x.abs().max())) for x in numbers):
-        raise GraphError("the network's output on the calibration data is NaN or infinite; check weights and inputs")
-    return output if wide is None else _in_precision(output, wide)
-
-
-def _in_precision(answer: Any, wide: torch.dtype) -> Any:
-    """An answer in another floating type, with the paths that it has."""
-    if isinstance(answer, Tensor):
-        return answer.to(wide) if answer.is_floating_point() else answer
-    return mapped(answer, lambda leaf: _in_precision(leaf, wide) if isinstance(leaf, Tensor) else leaf)
 
 
 def _symbolic_graph(module: nn.Module, example: Tensor) -> tuple[fx.Graph, dict[str, str], bool]:
@@ -286,9 +180,9 @@ def _out_of_place(traced: fx.GraphModule) -> None:
             node.target = str(node.target)[:-1]
         elif node.op == "call_function":
             node.target = out_of_place(cast(Callable[..., Any], node.target))
-            place = in_place_argument(node.target)
-            if place is not None:
-                node.args, node.kwargs = node.args[:place], {**node.kwargs, "inplace": False}
+            position = in_place_argument(node.target)
+            if position is not None:
+                node.args, node.kwargs = node.args[:position], {**node.kwargs, "inplace": False}
 
 
 def _in_type(traced: fx.GraphModule, wide: torch.dtype) -> None:
@@ -311,9 +205,9 @@ def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     function = cast(Callable[..., Any], node.target)
-    place = in_place_argument(function)
-    if place is not None:
-        return bool(node.args[place]) if len(node.args) > place else bool(node.kwargs.get("inplace"))
+    position = in_place_argument(function)
+    if position is not None:
+        return bool(node.args[position]) if len(node.args) > position else bool(node.kwargs.get("inplace"))
     return out_of_place(function) is not function
 
 

@@ -25,28 +25,28 @@ EXACT = 128 * 128  # so many values are also sent as numbers, to be read out exa
 
 
 class View:
-    """What is shown of a matrix (n, m): some rows and columns in some order, pooled to the blocks of the canvas."""
+    """What is shown of a matrix (n, m): some rows and columns in some order, pooled to the tiles of the canvas."""
 
     def __init__(self, matrix: Floats, rows: Integers | None, columns: Integers | None, pooled: Pooled | None) -> None:
         self.rows = np.arange(matrix.shape[0]) if rows is None else rows
         self.columns = np.arange(matrix.shape[1]) if columns is None else columns
         self.matrix = matrix
-        self.blocks = pool_minimum(self._shown(), LIMIT) if pooled is None else pooled
-        self.places = [np.full(size, -1) for size in matrix.shape]
-        for place, order in zip(self.places, (self.rows, self.columns), strict=True):
-            place[order] = np.arange(order.size)
+        self.tiles = pool_minimum(self._shown(), LIMIT) if pooled is None else pooled
+        self.shown_at = [np.full(size, -1) for size in matrix.shape]
+        for shown, order in zip(self.shown_at, (self.rows, self.columns), strict=True):
+            shown[order] = np.arange(order.size)
 
-    def place(self, i: int, j: int) -> list[int] | None:
-        """Return the block in which entry (i, j) lies; `None` where it is not shown."""
-        a, b = int(self.places[0][i]), int(self.places[1][j])
-        return list(self.blocks.tile(a, b)) if a >= 0 and b >= 0 else None
+    def cell_of(self, i: int, j: int) -> list[int] | None:
+        """Return the tile in which entry (i, j) lies; `None` where it is not shown."""
+        a, b = int(self.shown_at[0][i]), int(self.shown_at[1][j])
+        return list(self.tiles.tile(a, b)) if a >= 0 and b >= 0 else None
 
     def cell(self, a: int, b: int) -> tuple[int, int] | None:
-        """Return the entry (i, j) that block (a, b) shows; `None` where there is no such block."""
-        down, across = self.blocks.values.shape
+        """Return the entry (i, j) that tile (a, b) shows; `None` where there is no such tile."""
+        down, across = self.tiles.values.shape
         if not (0 <= a < down and 0 <= b < across):
             return None
-        r, c = cheapest_in_tile(self._shown(), self.blocks, a, b)
+        r, c = cheapest_in_tile(self._shown(), self.tiles, a, b)
         return int(self.rows[r]), int(self.columns[c])
 
     def _shown(self) -> Floats:
@@ -84,7 +84,7 @@ def heatmap(
         on_cell: `None` makes a map that can only be read.
     """
     view = View(matrix, rows, columns, pooled)
-    marks = [view.place(int(i), int(j)) for i, j in ([] if pairs is None else pairs)]
+    marks = [view.cell_of(int(i), int(j)) for i, j in ([] if pairs is None else pairs)]
 
     def chosen() -> None:
         cell = st.session_state[key].cell
@@ -94,13 +94,13 @@ def heatmap(
     _heatmap(
         key=key,
         data={
-            **_picture(view.blocks, scale),
+            **_picture(view.tiles, scale),
             "pairs": [at for at in marks if at is not None],
-            "selected": None if selected is None else view.place(*selected),
+            "selected": None if selected is None else view.cell_of(*selected),
             "selectedValue": None if selected is None else _numbers(matrix[selected])[0],
             "names": list(names),
-            "rowLabels": _labels(view.rows, view.blocks.row_edges, labels[0] if labels else None),
-            "columnLabels": _labels(view.columns, view.blocks.column_edges, labels[1] if labels else None),
+            "rowLabels": _labels(view.rows, view.tiles.row_edges, labels[0] if labels else None),
+            "columnLabels": _labels(view.columns, view.tiles.column_edges, labels[1] if labels else None),
             "mark": mark,
             "marked": marked,
             "readonly": on_cell is None,
@@ -109,22 +109,22 @@ def heatmap(
     )
 
 
-def _picture(blocks: Pooled, scale: tuple[float, float]) -> dict[str, Any]:
-    """What the canvas paints: a byte per block, and the values themselves where they are exact and few."""
+def _picture(tiles: Pooled, scale: tuple[float, float]) -> dict[str, Any]:
+    """What the canvas paints: a byte per tile, and the values themselves where they are exact and few."""
     return {
-        "rows": blocks.values.shape[0],
-        "columns": blocks.values.shape[1],
-        "levels": base64.b64encode(to_bytes(blocks.values, *scale).tobytes()).decode(),
+        "rows": tiles.values.shape[0],
+        "columns": tiles.values.shape[1],
+        "levels": base64.b64encode(to_bytes(tiles.values, *scale).tobytes()).decode(),
         "low": scale[0],
         "high": scale[1],
-        "clipped": bool(np.nanmax(blocks.values) > scale[1] * (1 + 1e-9)),
-        "pooled": not blocks.exact,
-        "values": _numbers(blocks.values) if blocks.exact and blocks.values.size <= EXACT else None,
+        "clipped": bool(np.nanmax(tiles.values) > scale[1] * (1 + 1e-9)),
+        "pooled": not tiles.exact,
+        "values": _numbers(tiles.values) if tiles.exact and tiles.values.size <= EXACT else None,
     }
 
 
 def _labels(order: Integers, edges: Integers, names: Sequence[str] | None) -> list[str]:
-    """Name what each block holds: one neuron, or the first and the last."""
+    """Name what each tile holds: one neuron, or the first and the last."""
     say = (lambda k: str(k)) if names is None else (lambda k: names[k])
     return [say(order[a]) if b - a == 1 else f"{say(order[a])}…{say(order[b - 1])}" for a, b in pairwise(edges)]
 

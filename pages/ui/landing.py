@@ -33,7 +33,7 @@ def pictures(result: Mapping[str, Any], mode: Mode) -> tuple[tuple[str, str], tu
 
 
 def _layers(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
-    """Blocks in proportion to stored numbers: the parents' layers above, the zipped network's below."""
+    """Bars in proportion to stored numbers: the parents' layers above, the zipped network's below."""
     counts = result["counts"]
     tasks, everything = result["tasks"], sum(counts["parents"])
     width, x0 = 440, 10
@@ -41,17 +41,17 @@ def _layers(result: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
     parts = [_text(x0, 22, f"{len(tasks)} networks: {count_text(everything)} parameters", "title")]
     x = float(x0)
     for t, size in enumerate(counts["parents"]):
-        parts.append(_block(x, 36, size * scale, 40, f"t{t}", html.escape(str(tasks[t]))))
+        parts.append(_bar(x, 36, size * scale, 40, f"t{t}", html.escape(str(tasks[t]))))
         x += size * scale
     total = counts["shared"] + sum(counts["private"])
     parts.append(
         _text(x0, 112, f"One zipped network: {count_text(total)}, {percent_text(total / everything)}", "title")
     )
     x = float(x0)
-    parts.append(_block(x, 126, counts["shared"] * scale, 40, "shared", "shared"))
+    parts.append(_bar(x, 126, counts["shared"] * scale, 40, "shared", "shared"))
     x += counts["shared"] * scale
     for t, size in enumerate(counts["private"]):
-        parts.append(_block(x, 126, size * scale, 40, f"t{t}", ""))
+        parts.append(_bar(x, 126, size * scale, 40, f"t{t}", ""))
         x += size * scale
     parts.append(_text(x0, 204, "Neurons shared in each layer", "title"))
     layers: Sequence[Mapping[str, Any]] = result["layers"][:6]
@@ -127,7 +127,7 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> st
     return f"<text x='{x:.1f}' y='{y:.1f}' class='{kind}' text-anchor='{anchor}'>{text}</text>"
 
 
-def _block(x: float, y: float, width: float, height: float, kind: str, label: str) -> str:
+def _bar(x: float, y: float, width: float, height: float, kind: str, label: str) -> str:
     gap = 1.5
     rect = f"<rect x='{x:.1f}' y='{y}' width='{max(0.5, width - gap):.1f}' height='{height}' rx='4' class='{kind}'/>"
     if label and width > 8.5 * len(label):

@@ -89,8 +89,8 @@ def seconds_left(story: Story, now: float, before: float | None = None, waited: 
 def thinned(steps: Sequence[int], losses: Sequence[tuple[float, ...]], most: int = 400) -> tuple[list[int], list[Any]]:
     """Average neighbouring retraining steps so that at most `most` points remain."""
     width = max(1, math.ceil(len(steps) / most))
-    blocks = [losses[i : i + width] for i in range(0, len(losses), width)]
-    means = [tuple(sum(column) / len(block) for column in zip(*block, strict=True)) for block in blocks]
+    stretches = [losses[i : i + width] for i in range(0, len(losses), width)]
+    means = [tuple(sum(column) / len(stretch) for column in zip(*stretch, strict=True)) for stretch in stretches]
     return [steps[min(i + width, len(steps)) - 1] for i in range(0, len(steps), width)], means
 
 
