@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,7 +90,8 @@ def test_labels_come_in_a_table_of_their_own(visit: Open, tmp_path: Path) -> Non
 def test_an_added_network_zips_like_a_bundled_one(
     visit: Open, store: RunStore, brought: OwnNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: None)
+    ended = SimpleNamespace(poll=lambda: 0)
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: ended)
     parents = [brought.name, "lenet5-fashion-0"]
     app = visit("pages/1_Networks.py", parents=parents)
     assert "can be zipped together" in app.success[0].value
@@ -119,7 +121,8 @@ def few(count: int | None) -> list[str]:
 def test_no_more_calibration_images_can_be_asked_for_than_there_are(
     visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch, count: int, asked: str | None
 ) -> None:
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: None)
+    ended = SimpleNamespace(poll=lambda: 0)
+    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: ended)
     names = few(count)
     app = visit("pages/2_Zip.py", parents=names, **({"images": asked} if asked else {}))
     chosen = min(int(asked or 500), count)
