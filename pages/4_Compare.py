@@ -60,11 +60,26 @@ def show_run(point: Any, labels: list[str]) -> None:
             frame.link(frame.ZIP, "How it went", icon=":material/timeline:", run=point.id)
 
 
+def relative_text(points: list[Any], labels: list[str], mixed: bool) -> str:
+    """What the relative error is, why it is shown, and which task has none."""
+    said = "Relative error: a task's error over its parent's; 1 is as good as the parent, 2 is twice the error."
+    if mixed:
+        units = next(point.units for point in points if point.mixed)
+        listed = "; ".join(f"{label}: {unit}" for label, unit in zip(labels, units, strict=True))
+        said = f"Errors count different things ({listed}), so a mean is taken of relative errors only. {said}"
+    without = [label for t, label in enumerate(labels) if all(point.parent_errors[t] == 0 for point in points)]
+    if without:
+        said += f" The parent of {' and '.join(without)} makes no error, so nothing is relative to it; it is left out."
+    return said
+
+
 def show_table(points: list[Any], labels: list[str]) -> None:
     rows = pd.DataFrame(compare.table_rows(points, labels))
     st.subheader("All numbers", anchor=False)
     columns: dict[str, Any] = {
-        name: st.column_config.NumberColumn(format="%.2f") for name in rows.columns if "%" in name or "points" in name
+        name: st.column_config.NumberColumn(format="%.2f")
+        for name in rows.columns
+        if any(part in name for part in ("%", "points", "relative"))
     }
     columns |= {
         "run": None,
@@ -94,9 +109,12 @@ with frame.problems():
     labels = task_labels(points[0].tasks, points[0].parents)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         who = address.choice(st.segmented_control, "Error of", ["mean", *labels], name="task", required=True)
-        measure = address.choice(
-            st.segmented_control, "Show", list(get_args(compare.Measure)), name="show", required=True
-        )
+        mixed = any(point.mixed for point in points)
+        measure: compare.Measure = compare.RELATIVE
+        if not (mixed and who == "mean"):
+            shown = list(get_args(compare.Measure))
+            first = compare.RELATIVE if mixed else shown[0]
+            measure = address.choice(st.segmented_control, "Show", shown, name="show", default=first, required=True)
         size = address.choice(
             st.segmented_control,
             "Size",
@@ -105,14 +123,17 @@ with frame.problems():
             default="of all parents",
             required=True,
         )
+    task = None if who == "mean" else labels.index(who)
     figure = compare.plane_figure(
         points,
         labels=labels,
-        task=None if who == "mean" else labels.index(who),
+        task=task,
         size=size,
         measure=measure,
         mode=frame.theme(),
     )
+    if measure == compare.RELATIVE:
+        st.caption(relative_text(points, labels, mixed))
     event = frame.show(
         figure,
         "plane",
@@ -127,7 +148,7 @@ with frame.problems():
     if chosen is None:
         st.caption("Click a point to open its run. The dotted line joins the runs that no other beats in both.")
     else:
-        together = compare.coinciding(points, None if who == "mean" else labels.index(who))[points.index(chosen)]
+        together = compare.coinciding(points, task, measure)[points.index(chosen)]
         show_run(chosen, labels)
         for k in [k for k in together if points[k] is not chosen][:3]:
             show_run(points[k], labels)

@@ -13,7 +13,9 @@ from mtz_core.figures import compare, inspect, pooling
 from mtz_core.figures.inspect import Tiling
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.pareto import pareto_front
+from mtz_core.runs.store import RunStore
 from mtz_core.spec import parse_run_spec
+from tests.synthetic import synthetic_run
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (3, 9), (64, 64), (1, 1)])
@@ -253,6 +255,8 @@ POINT = compare.RunPoint(
     errors=(2.0, 12.0), parent_errors=(1.0, 10.0), share="80 %", pairing="optimal", retraining="none", seconds=3.0,
 )  # fmt: skip
 
+MIXED = replace(POINT, tasks=("mnist", "letter-pose"), units=("wrong answers", "mean absolute error"))
+
 
 def test_size_and_error_in_every_unit() -> None:
     assert (POINT.size("parameters"), POINT.size("of all parents"), POINT.size("of smallest")) == (150, 0.5, 1.5)
@@ -261,6 +265,66 @@ def test_size_and_error_in_every_unit() -> None:
     assert POINT.value("increase over the parents", 1) == 2.0
     unlabelled = replace(POINT, errors=(2.0, math.nan), parent_errors=(1.0, math.nan))
     assert unlabelled.value("increase over the parents", None) == 1.0
+
+
+def test_relative_errors_are_each_tasks_own_and_their_mean_is_that_of_ratios() -> None:
+    assert POINT.ratios == (2.0, 1.2)
+    assert POINT.value("relative to the parents", 0) == 2.0
+    assert POINT.value("relative to the parents", None) == 1.6  # and not 14 / 11
+    faultless = replace(POINT, errors=(0.0, 12.0), parent_errors=(0.0, 10.0))
+    assert math.isnan(faultless.value("relative to the parents", 0))
+    assert faultless.value("relative to the parents", None) == 1.2
+    unlabelled = replace(POINT, errors=(math.nan, 12.0), parent_errors=(math.nan, 10.0))
+    assert unlabelled.value("relative to the parents", None) == 1.2
+
+
+def test_the_relative_plane_puts_the_parents_at_one() -> None:
+    figure = compare.plane_figure([MIXED], labels=["mnist", "pose"], measure="relative to the parents")
+    named = {trace.name: trace for trace in figure.data}
+    assert named["run"].y[0] == 1.6
+    assert named["both parents, unzipped"].y[0] == 1.0
+    assert figure.layout.yaxis.title.text == "mean error relative to the parent's (1 = parent)"
+    assert "pose: 12.00\xa0% (+2.00, 1.20× its parent's)" in named["run"].hovertext[0]
+    assert "%" not in named["both parents, unzipped"].hovertemplate.replace("%{", "")
+    one = compare.plane_figure([MIXED], labels=["mnist", "pose"], task=1, measure="relative to the parents")
+    named = {trace.name: trace for trace in one.data}
+    assert (named["run"].y[0], named["parent of pose alone"].y[0]) == (1.2, 1.0)
+    assert one.layout.yaxis.title.text == "pose error relative to the parent's (1 = parent)"
+
+
+def test_runs_of_equal_mean_error_and_unequal_ratios_lie_apart() -> None:
+    other = replace(POINT, errors=(3.0, 11.0))
+    assert compare.same_place([POINT, other], None) == [[0, 1], [0, 1]]
+    assert compare.same_place([POINT, other], None, "relative to the parents") == [[0], [1]]
+
+
+def test_errors_that_count_different_things_have_no_mean_in_the_table() -> None:
+    (row,) = compare.table_rows([MIXED], ["mnist", "pose"])
+    assert {name: value for name, value in row.items() if "mean" in name} == {"mean error relative to the parents": 1.6}
+    assert (row["pose error, %"], row["pose error relative to the parent"]) == (12.0, 1.2)
+    (row,) = compare.table_rows([POINT], ["mnist", "fashion"])
+    assert {name: value for name, value in row.items() if "mean" in name} == {
+        "mean error, %": 7.0, "mean increase, points": 1.5, "mean error relative to the parents": 1.6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kinds", "mixed"),
+    [
+        ([], False),
+        (["multiclass", "binary"], False),
+        (["multiclass", "regression"], True),
+        (["multiclass", "multilabel"], True),
+    ],
+)
+def test_what_errors_count_decides_whether_they_have_a_mean(store: RunStore, kinds: list[str], mixed: bool) -> None:
+    run = synthetic_run(store)
+    types = [{"kind": kind} for kind in kinds]
+    found = compare.run_point(replace(run, summary=run.summary | {"types": types}))
+    assert found is not None
+    assert found.mixed == mixed
+    swapped = compare.aligned(found, found.parents[::-1])
+    assert swapped.units == found.units[::-1]
 
 
 def test_networks_in_another_order_are_compared_task_by_task() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mtz_core.figures import lessons, pooling
+from mtz_core.figures import compare, lessons, pooling
 from mtz_core.runs.store import RunStore
 from tests.pages import ROOT, Open, shown
 from tests.synthetic import LENET5, Layer, synthetic_run
@@ -169,6 +170,32 @@ def test_compare_opens_the_run_of_the_url(visit: Open, store: RunStore) -> None:
     app = visit(COMPARE, run=run.id, task="clothes", show="increase over the parents", size="parameters")
     assert "this one" in [element.value for element in app.subheader]
     assert metric(app, "Error, digits").startswith(f"{run.summary['errors'][0]:.2f}")
+
+
+def test_compare_takes_a_mean_of_ratios_where_errors_count_different_things(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic_run(store)
+    app = visit(COMPARE, show="relative to the parents")
+    assert "Relative error: " in shown(app)
+    assert "different things" not in shown(app)
+    plain = compare.run_point
+    units = ("wrong answers", "mean absolute error")
+    monkeypatch.setattr(
+        compare, "run_point", lambda record: None if (p := plain(record)) is None else replace(p, units=units)
+    )
+    app = visit(COMPARE, show="test error")
+    table = app.dataframe[0].value
+    assert "Errors count different things (digits: wrong answers; clothes: mean absolute error)" in shown(app)
+    assert [name for name in table.columns if "mean" in name] == ["mean error relative to the parents"]
+    ratios = [table[f"{task} error relative to the parent"][0] for task in ("digits", "clothes")]
+    errors = [(table[f"{t} error, %"][0], table[f"{t} increase, points"][0]) for t in ("digits", "clothes")]
+    assert ratios == pytest.approx([error / (error - increase) for error, increase in errors])
+    assert table["mean error relative to the parents"][0] == pytest.approx(sum(ratios) / 2)
+    assert not [group for group in app.get("button_group") if group.key == "url-show"]
+    app = visit(COMPARE, task="clothes")
+    (choice,) = [group for group in app.get("button_group") if group.key == "url-show"]
+    assert choice.value == "relative to the parents"
 
 
 @pytest.mark.parametrize("parameters", [{"task": "bogus"}, {"size": "huge"}, {"networks": "a"}, {"run": "x"}])

@@ -1,17 +1,21 @@
-"""Many runs at once: error against size, with the parents and the unzipped networks to compare with."""
+"""Many runs at once: error against size, with the parents and the unzipped networks to compare with.
+
+Errors of tasks that count different things (wrong answers here, how far values are off there) have no mean. Each is
+then taken relative to its own parent's error, and the mean over tasks is that of these ratios.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import plotly.graph_objects as go
 
 from mtz_core.figures.palette import Mode, Palette, palette
 from mtz_core.figures.pareto import pareto_front
-from mtz_core.figures.text import count_text, error_text, percent_text, points_text
+from mtz_core.figures.text import count_text, error_text, percent_text, points_text, times_text
 from mtz_core.figures.theme import empty_figure, template
 from mtz_core.spec import ZipSpec
 
@@ -21,12 +25,13 @@ if TYPE_CHECKING:
 
 LABELLED = 12  # so many runs carry their share ratio as text in the picture
 Size = Literal["parameters", "of all parents", "of smallest"]
-Measure = Literal["test error", "increase over the parents"]
+Measure = Literal["test error", "increase over the parents", "relative to the parents"]
+RELATIVE: Measure = "relative to the parents"
 
 
 @dataclass(frozen=True)
 class RunPoint:
-    """One finished run: sizes in stored numbers, errors in % per task (NaN: unknown)."""
+    """One finished run: sizes in stored numbers, errors in % per task (NaN: unknown), and what these count."""
 
     id: str
     title: str
@@ -40,6 +45,13 @@ class RunPoint:
     pairing: str
     retraining: str
     seconds: float
+    units: tuple[str, ...] = ()
+    """What each task's error counts (see `TaskType.error`); empty where nobody wrote it down: then wrong answers."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the tasks' errors count different things, so that they have no mean."""
+        return len(set(self.units)) > 1
 
     def size(self, unit: Size, total: float | None = None) -> float:
         """Return this run's size (or that of `total` numbers) in a unit."""
@@ -49,9 +61,20 @@ class RunPoint:
         return value / max(1, min(self.parent_sizes)) if unit == "of smallest" else float(value)
 
     def value(self, measure: Measure, task: int | None) -> float:
-        """Return the error of a task (`None`: the mean over the tasks that have labels) or its increase."""
+        """Return the error of a task in %, its increase in points, or its ratio to the parent's error (1: the same).
+
+        `None` takes the mean over the tasks that have labels, of ratios over those that have one.
+        """
+        if measure == RELATIVE:
+            return _mean(self.ratios) if task is None else self.ratios[task]
         errors = _mean(self.errors) if task is None else self.errors[task]
         return errors - self.reference(task) if measure == "increase over the parents" else errors
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Each task's error over its parent's; NaN where that is 0 or unknown."""
+        pairs = zip(self.errors, self.parent_errors, strict=True)
+        return tuple(error / parent if parent > 0 else math.nan for error, parent in pairs)
 
     def reference(self, task: int | None) -> float:
         """Return the parents' own error."""
@@ -78,6 +101,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
         pairing=pairing_text(record.spec.zip),
         retraining=retraining_text(record.spec),
         seconds=float(summary.get("seconds") or 0.0),
+        units=tuple(kind.error for kind in record.types),
     )
 
 
@@ -128,45 +152,46 @@ def aligned(point: RunPoint, parents: Sequence[str]) -> RunPoint:
     def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(values[k] for k in order)
 
-    return RunPoint(
-        point.id,
-        point.title,
-        pick(point.tasks),
-        pick(point.parents),
-        point.total,
-        pick(point.parent_sizes),
-        pick(point.errors),
-        pick(point.parent_errors),
-        point.share,
-        point.pairing,
-        point.retraining,
-        point.seconds,
+    return replace(
+        point,
+        tasks=pick(point.tasks),
+        parents=pick(point.parents),
+        parent_sizes=pick(point.parent_sizes),
+        errors=pick(point.errors),
+        parent_errors=pick(point.parent_errors),
+        units=pick(point.units) if point.units else (),
     )
 
 
 def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record per run, for a table or a CSV file: size, errors, and their increase over the parents."""
-    rows = []
+    """Return one record per run, for a table or a CSV file: size, errors, their increase over the parents, and ratios.
+
+    Where the tasks' errors count different things, the mean is that of the ratios alone.
+    """
+    rows, mixed = [], any(p.mixed for p in points)
     for p in points:
         row: dict[str, Any] = {"run": p.id, "title": p.title, "share": p.share, "pairing": p.pairing}
         row |= {"retraining": p.retraining, "parameters": p.total}
         row |= {"of all parents, %": 100 * p.size("of all parents")}
         row |= {"of the smallest parent, %": 100 * p.size("of smallest")}
-        row |= {"mean error, %": p.value("test error", None)}
-        row |= {"mean increase, points": p.value("increase over the parents", None)}
+        if not mixed:
+            row |= {"mean error, %": p.value("test error", None)}
+            row |= {"mean increase, points": p.value("increase over the parents", None)}
+        row |= {"mean error relative to the parents": p.value(RELATIVE, None)}
         for t, label in enumerate(labels):
             row |= {f"{label} error, %": p.errors[t], f"{label} increase, points": p.errors[t] - p.parent_errors[t]}
+            row |= {f"{label} error relative to the parent": p.ratios[t]}
         rows.append(row | {"seconds": p.seconds})
     return rows
 
 
-def coinciding(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
-    """Return, for every point, the indices of all points of its size and its error, itself included.
+def coinciding(points: Sequence[RunPoint], task: int | None, measure: Measure = "test error") -> list[list[int]]:
+    """Return, for every point, the indices of all points of its size and its value of `measure`, itself included.
 
     Runs of equal size and error lie on one another in the picture, and only the last of them can be seen.
     """
     found: dict[tuple[int, float], list[int]] = {}
-    keys = [(point.total, round(point.value("test error", task), 6)) for point in points]
+    keys = [(point.total, round(point.value(measure, task), 6)) for point in points]
     for k, key in enumerate(keys):
         found.setdefault(key, []).append(k)
     return [found[key] for key in keys]
@@ -174,7 +199,7 @@ def coinciding(points: Sequence[RunPoint], task: int | None) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Reference:
-    """Networks as they were before zipping, to compare runs with: stored numbers, error in %, and their symbol."""
+    """Networks as they were before zipping, to compare runs with: stored numbers, value of the measure, symbol."""
 
     name: str
     total: int
@@ -182,9 +207,15 @@ class Reference:
     symbol: str
 
 
-def references(run: RunPoint, labels: Sequence[str], task: int | None) -> list[Reference]:
-    """Return all parents kept side by side and, for one task, its parent alone; none where no error is known."""
-    error = run.reference(task)
+def references(
+    run: RunPoint, labels: Sequence[str], task: int | None, measure: Measure = "test error"
+) -> list[Reference]:
+    """Return all parents kept side by side and, for one task, its parent alone; none where no error is known.
+
+    Their value is their error in %, 0 as an increase over themselves, and 1 relative to themselves.
+    """
+    alike = replace(run, errors=run.parent_errors)
+    error = alike.value(measure, task)
     if math.isnan(error):
         return []
     count = len(run.parents)
@@ -211,6 +242,8 @@ def plane_figure(
         labels: one per task.
         task: whose error; `None` takes the mean.
 
+        measure: "relative to the parents" is each task's error over its parent's.
+
     `customdata` of the trace named `run` holds the run identifiers. References: all parents kept side by side
     and, for one task, its parent alone.
     """
@@ -222,12 +255,14 @@ def plane_figure(
     y = [p.value(measure, task) for p in points]
     figure = go.Figure(layout={"template": template(mode), "height": 480})
     figure.add_trace(_front(x, y, colours))
-    figure.add_trace(_runs(points, x, y, coinciding(points, task), labels, colours))
+    figure.add_trace(_runs(points, x, y, coinciding(points, task, measure), labels, colours))
     figure.add_traces([_key("retrained", "circle", colours), _key("not retrained", "circle-open", colours)])
-    increase = measure == "increase over the parents"
-    for k, unzipped in enumerate(references(points[0], labels, task)):
-        at = (points[0].size(size, unzipped.total), 0.0 if increase else unzipped.error)
-        figure.add_trace(_unzipped(unzipped, at, colours.tasks[2 + k], colours.paper))
+    for k, unzipped in enumerate(references(points[0], labels, task, measure)):
+        at = (points[0].size(size, unzipped.total), unzipped.error)
+        said = f"{count_text(unzipped.total)} parameters"
+        if measure != RELATIVE:
+            said += f", error {error_text(points[0].reference(task))}"
+        figure.add_trace(_unzipped(unzipped, at, said, colours.tasks[2 + k], colours.paper))
     figure.update_xaxes(
         title={"parameters": "parameters", "of all parents": "size relative to all parents"}.get(
             size, "size relative to the smallest parent"
@@ -236,10 +271,16 @@ def plane_figure(
         ticklabelstandoff=6,  # else the zeros of both axes overlap
         rangemode="tozero" if size == "of all parents" else "normal",
     )
-    who = "mean" if task is None else labels[task]
-    figure.update_yaxes(title=f"{who} {measure}, {'points' if increase else '%'}", rangemode="tozero")
+    figure.update_yaxes(title=_axis_title(measure, task, labels), rangemode="tozero")
     figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
     return figure
+
+
+def _axis_title(measure: Measure, task: int | None, labels: Sequence[str]) -> str:
+    who = "mean" if task is None else labels[task]
+    if measure == RELATIVE:
+        return f"{who} error relative to the parent's (1 = parent)"
+    return f"{who} {measure}, {'%' if measure == 'test error' else 'points'}"
 
 
 def _front(x: Sequence[float], y: Sequence[float], colours: Palette) -> go.Scatter:
@@ -294,8 +335,7 @@ def _key(name: str, symbol: str, colours: Palette) -> go.Scatter:
     return go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
 
 
-def _unzipped(networks: Reference, at: tuple[float, float], colour: str, edge: str) -> go.Scatter:
-    said = f"{count_text(networks.total)} parameters, error {error_text(networks.error)}"
+def _unzipped(networks: Reference, at: tuple[float, float], said: str, colour: str, edge: str) -> go.Scatter:
     return go.Scatter(
         x=[at[0]],
         y=[at[1]],
@@ -329,8 +369,9 @@ def _describe_all(points: Sequence[RunPoint], labels: Sequence[str]) -> str:
 def _describe(p: RunPoint, labels: Sequence[str]) -> str:
     lines = [f"<b>{p.title}</b>", f"share {p.share} · {p.pairing} pairing", f"retraining: {p.retraining}"]
     lines.append(f"{count_text(p.total)} parameters, {percent_text(p.size('of all parents'))} of all parents")
-    for label, error, own in zip(labels, p.errors, p.parent_errors, strict=True):
-        lines.append(f"{label}: {error_text(error)} ({points_text(error - own)})")
+    for label, error, own, ratio in zip(labels, p.errors, p.parent_errors, p.ratios, strict=True):
+        times = "" if math.isnan(ratio) else f", {times_text(ratio)} its parent's"
+        lines.append(f"{label}: {error_text(error)} ({points_text(error - own)}{times})")
     return "<br>".join(lines)
 
 
