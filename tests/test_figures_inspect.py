@@ -294,8 +294,8 @@ def test_the_relative_plane_puts_the_parents_at_one() -> None:
 
 def test_runs_of_equal_mean_error_and_unequal_ratios_lie_apart() -> None:
     other = replace(POINT, errors=(3.0, 11.0))
-    assert compare.same_place([POINT, other], None) == [[0, 1], [0, 1]]
-    assert compare.same_place([POINT, other], None, "relative to the parents") == [[0], [1]]
+    assert compare.coinciding([POINT, other], None) == [[0, 1], [0, 1]]
+    assert compare.coinciding([POINT, other], None, "relative to the parents") == [[0], [1]]
 
 
 def test_errors_that_count_different_things_have_no_mean_in_the_table() -> None:
