@@ -80,7 +80,7 @@ def as_labelled(data: Any, where: str, dtype: torch.dtype, tokens: bool = False)
     images, labels = as_images(data[0], where, dtype, tokens), data[1]
     if isinstance(labels, Mapping):
         named = {str(name): given for name, given in labels.items()}
-    elif isinstance(labels, list | tuple):
+    elif isinstance(labels, list | tuple) and all(given is None or isinstance(given, Tensor) for given in labels):
         named = {str(k): given for k, given in enumerate(labels)}
     else:
         return images, _as_labels(labels, images, where, dtype)
