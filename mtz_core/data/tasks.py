@@ -96,7 +96,7 @@ def read_task(
         return TaskData(kind.names, calibration, test, train, own=False, type=kind.type)
     if task.startswith(TORCHVISION):
         return _torchvision_task(task.removeprefix(TORCHVISION), root, download)
-    path, table = _place(task), None if labels is None else _place(labels)
+    path, table = _path_of(task), None if labels is None else _path_of(labels)
     if table is not None and not table.is_file():
         raise DataError(f"labels: {table} is no file; give a table of comma-separated values")
     if path.is_file():
@@ -104,7 +104,7 @@ def read_task(
     return _folder_task(path) if table is None else _held_out(*_listed(path, table))
 
 
-def _place(name: str) -> Path:
+def _path_of(name: str) -> Path:
     return upload_path(name) if name.startswith(PREFIX) else Path(name)
 
 

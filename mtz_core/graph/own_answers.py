@@ -56,10 +56,8 @@ def own_answer(network: nn.Module, example: Tensor) -> Any:
 
 
 def _in_precision(answer: Any, wide: torch.dtype) -> Any:
-    """An answer in another floating type, with the paths that it has."""
-    if isinstance(answer, Tensor):
-        return answer.to(wide) if answer.is_floating_point() else answer
-    return mapped(answer, lambda leaf: _in_precision(leaf, wide) if isinstance(leaf, Tensor) else leaf)
+    """An answer in another floating type, in plain containers."""
+    return mapped(answer, lambda leaf: leaf.to(wide) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf)
 
 
 def alike(output: Any, expected: Any, heads: Sequence[Head]) -> bool:

@@ -50,7 +50,7 @@ class _Sums:
 
 
 def pair_layer(walk: LayerWalk, index: int, seen: Comparison, streams: Sequence[Twin]) -> Iterator[str]:
-    """Give the channels that a zipped layer writes their place, choose its ridge; yield layers looked at.
+    """Give the channels that a zipped layer writes their slots, choose its ridge; yield layers looked at.
 
     Args:
         walk: where the zip stands.
