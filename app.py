@@ -1,55 +1,10 @@
-"""The landing page: what this is, a real result, presets to start from, and the latest runs."""
+"""The server: `streamlit run app.py` serves `Home.py` and the pages beside it, looking right from the first paint."""
 
-from __future__ import annotations
+from pathlib import Path
 
-import streamlit as st
+from starlette.middleware import Middleware
+from streamlit.starlette import App
 
-from mtz_core.errors import MTZError
-from mtz_core.figures.text import error_text, percent_text
-from pages.ui import frame, landing
-from pages.ui.presets import PRESETS
+from pages.ui.first_paint import FirstPaint
 
-frame.page(frame.NAME, heading=False, edge=False)
-
-result = landing.example()
-st.title("Several trained networks, zipped into one", anchor=False)
-st.html(
-    "<p class='lead'>Each of your networks does one task, and all of them must fit one small device. "
-    "Multi-Task Zipping pairs neurons that do nearly the same, stores each pair once, and keeps every task.</p>"
-)
-if result:
-    for column, (drawing, said) in zip(
-        st.columns(2, gap="large"), landing.pictures(result, frame.theme()), strict=True
-    ):
-        column.html(landing.inline(drawing, said))
-    st.caption(result["caption"])
-frame.draw_edge()
-
-st.subheader("Start from an example", anchor=False)
-for row in range(0, len(PRESETS), 3):
-    for column, preset in zip(st.columns(3), PRESETS[row : row + 3], strict=False):
-        with column, st.container(border=True, height="stretch"):
-            st.markdown(f"**{preset.title}**")
-            st.markdown(preset.text)
-            frame.link(frame.ZIP, "Open", icon=":material/arrow_forward:", parents=preset.parents)
-
-with st.container(horizontal=True, gap="medium"):
-    frame.link(frame.NETWORKS, "See all networks", icon=":material/hub:")
-    frame.link(frame.LEARN, "How it works", icon=":material/school:")
-
-st.subheader("Recent runs", anchor=False)
-try:
-    runs = frame.store().list(limit=8)
-except MTZError as error:
-    st.error(str(error), icon=":material/error:")
-    st.stop()
-if not runs:
-    st.caption("None yet. A run appears here as soon as you start one, and stays after a refresh or a restart.")
-for run in runs:
-    counts, errors = run.summary.get("counts"), run.summary.get("errors")
-    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
-        frame.link(frame.ZIP, frame.run_title(run), icon=":material/open_in_new:", run=run.id)
-        frame.status_chip(run.status)
-        size = f"{percent_text(counts['versus_all'])} of the parents" if counts else "size not known yet"
-        error = " / ".join(error_text(e) for e in errors) if errors else "–"
-        st.caption(f"{size} · error {error} · {frame.run_age(run)}", width="content")
+app = App(Path(__file__).with_name("Home.py"), middleware=[Middleware(FirstPaint)])

@@ -11,6 +11,7 @@ from benchmarks import (
     dashboard,
     difference,
     forecast,
+    harm,
     kinds,
     landscape,
     linear,
@@ -37,7 +38,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
     parser.add_argument("--images", type=int, default=256, help="memory: images per task")
     parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
-    parser.add_argument("--store", type=Path, help="quality: file of finished cells, to go on after a break")
+    parser.add_argument(
+        "--store", type=Path, help="quality, forecast: file of what is finished, to go on after a break"
+    )
     parser.add_argument("--architectures", nargs="+", default=zipping.ARCHITECTURES, choices=zipping.ARCHITECTURES)
     parser.add_argument("--calibration", nargs="+", type=int, default=zipping.IMAGES, help="quality: images per task")
     parser.add_argument("--shares", nargs="+", type=float, default=zipping.SHARES, help="quality: share ratios")
@@ -66,7 +69,8 @@ def main() -> None:
         "rivals": lambda: rivals.run(root, options.draws),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
-        "forecast": lambda: forecast.run(options.draws),
+        "forecast": lambda: forecast.run(options.draws, store=options.store),
+        "harm": lambda: harm.run(root, options.draws),
         "planner": lambda: planner.run(root, options.draws, options.architectures),
         "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),

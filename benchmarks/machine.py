@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -44,3 +45,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return "\n".join([line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
+
+
+def fingerprint(*files: Path) -> str:
+    """A hash of everything that decides the figures: the engine's code and these files."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    skipped = {"figures", "runs", "own"}
+    for path in sorted([*(root / "mtz_core").rglob("*.py"), *files]):
+        if not skipped & set(path.parts):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

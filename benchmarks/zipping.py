@@ -6,7 +6,6 @@ where it can, the same size. Finished cells go to a file (`--store`), so that a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.machine import table
+from benchmarks.machine import fingerprint, table
 from benchmarks.planner import Planner
 from benchmarks.quality import Task, calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
@@ -151,7 +150,7 @@ class Store:
     @classmethod
     def open(cls, path: Path | None) -> Store:
         """Read what is there; a file written by other code is left out of account."""
-        store = cls(path, _fingerprint())
+        store = cls(path, fingerprint(Path(__file__)))
         if path is not None and path.is_file():
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.get("code") == store.code:
@@ -171,17 +170,6 @@ class Store:
                 partial.write_text(json.dumps(data), encoding="utf-8")
                 partial.replace(self.path)
         return self.cells[name]
-
-
-def _fingerprint() -> str:
-    """A hash of everything that decides the figures: the engine's code and this file."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    skipped = {"figures", "runs", "own"}
-    for path in sorted([*(root / "mtz_core").rglob("*.py"), Path(__file__)]):
-        if not skipped & set(path.parts):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def run(

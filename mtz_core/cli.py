@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import runpy
 import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,28 @@ from mtz_core.data.bundled import inputs_text
 from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.exports.kinds import EXPORTS
 from mtz_core.own.registered import import_registered, register
+from mtz_core.runs import labels
+from mtz_core.runs.dispatcher import capacity_of, keep_moving
 from mtz_core.runs.example import example_text
-from mtz_core.runs.progress import ProgressLine, duration, percent, result, table
+from mtz_core.runs.place import Place, given_place
+from mtz_core.runs.progress import ProgressLine, duration, percent, result, standing_text, table
+from mtz_core.runs.queue import own_ticket
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.runs.turns import Standing
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
-from mtz_core.system import threads
+from mtz_core.system import memory, threads
+from mtz_core.system.machine import step_back
 from mtz_core.system.paths import APP, runs_folder
+from mtz_core.system.server import LOCAL, ServerSettings, server_settings, variable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; whatever the user can put right is one line or a few on stderr."""
     options = command_parser().parse_args(arguments)
     try:
+        if options.command not in (_app, _worker):
+            memory.watch(memory.given(), memory.end_process)
         if "threads" in options:  # a command that computes
             threads.settle(options.threads)
         if getattr(options, "models", None):
@@ -56,7 +67,10 @@ def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
     """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
 
     def absolute(path: Path) -> Path:
-        return (folder / path.expanduser()).resolve()
+        try:
+            return (folder / path.expanduser()).resolve()
+        except (RuntimeError, OSError, ValueError) as error:
+            raise SpecError(f"{str(path)[:200]!r} is no path ({error}); write it in full") from error
 
     def located(network: NetworkSpec) -> NetworkSpec:
         changed = {}
@@ -82,13 +96,31 @@ def _named(data: str) -> bool:
 def _zip(options: argparse.Namespace) -> int:
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if options.data_root is not None:
-        spec = spec.model_copy(update={"data_root": options.data_root.expanduser().resolve()})
+        spec = absolute_paths(spec.model_copy(update={"data_root": options.data_root}), Path.cwd())
     if options.download:
         spec = spec.model_copy(update={"download": True})
     store = _store(options)
     _check_parents(spec)
+    if options.queue:
+        return _execute_in_turn(options, store, spec)
     record = store.create(spec)
     return _execute(options, store, record.id, resume=False)
+
+
+def _execute_in_turn(options: argparse.Namespace, store: RunStore, spec: RunSpec) -> int:
+    """Execute a run in this process once the queue of the store gives it a place."""
+    said = [""]
+
+    def tell(standing: Standing) -> None:
+        text = standing_text(standing)
+        if not options.quiet and text != said[0]:
+            print(text, file=sys.stderr, flush=True)
+        said[0] = text
+
+    record = store.create(spec, ticket=own_ticket("run", None))
+    with Place(store, record.id) as place:
+        place.hold(capacity_of(server_settings(), None), tell)
+        return _execute(options, store, record.id, resume=False)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -98,9 +130,15 @@ def _resume(options: argparse.Namespace) -> int:
 def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resume: bool) -> int:
     from mtz_core.runs.worker import EXIT_CODES, execute
 
-    record = store.get(run_id)
+    store.get(run_id)  # an error if there is none
     print(run_id, flush=True)
-    line = None if options.quiet else ProgressLine(sys.stderr, inputs_text(record.summary["tasks"]))
+
+    @cache
+    def inputs() -> str:  # asked for with the first event: what a file holds is known then
+        known = store.get(run_id).summary
+        return inputs_text(known["tasks"], known.get("inputs", ()))
+
+    line = None if options.quiet else ProgressLine(sys.stderr, inputs)
     try:
         announce = None if line is None else line.announce
         status = execute(store, run_id, resume=resume, listen=line, announce=announce, own_process=True)
@@ -117,8 +155,17 @@ def _execute(options: argparse.Namespace, store: RunStore, run_id: str, *, resum
 
 
 def _worker(options: argparse.Namespace) -> int:
+    from mtz_core.runs.pulse import leave
     from mtz_core.runs.worker import EXIT_CODES, execute
 
+    def too_large(message: str) -> None:
+        with suppress(RunError):
+            _store(options).set_status(options.run, RunStatus.FAILED, message)
+        leave(EXIT_CODES[RunStatus.FAILED])
+
+    memory.watch(memory.given(), too_large)
+    if options.launcher is not None:
+        step_back()
     with suppress(SpecError):  # a run that needs the module fails by itself, with a message in the store
         import_registered()
     return EXIT_CODES[execute(_store(options), options.run, launcher=options.launcher, own_process=True)]
@@ -146,6 +193,23 @@ def _show(options: argparse.Namespace) -> int:
 
 def _cancel(options: argparse.Namespace) -> int:
     _store(options).request_cancel(options.run)
+    return 0
+
+
+def _rename(options: argparse.Namespace) -> int:
+    labels.rename(_store(options), options.run, options.title)
+    return 0
+
+
+def _tag(options: argparse.Namespace) -> int:
+    labels.tag(_store(options), options.run, options.tags)
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    store = _store(options)
+    for run in options.runs:
+        store.delete(run)
     return 0
 
 
@@ -182,25 +246,32 @@ def _preflight(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from mtz_core.budget.plan import choice_data, plan_data, plan_text
     from mtz_core.runs.inputs import gather
-    from mtz_core.zipping.forecast import Measuring, plan
+    from mtz_core.zipping.forecast import plan
 
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if spec.zip.budget is None:
         raise SpecError("zip.budget: a plan needs one; write share: auto and, e.g., budget: {size: 1.5}")
     _check_parents(spec)
-    inputs = gather(spec)
-    for item in plan(inputs.networks, inputs.calibration, inputs.zipping(spec), inputs.evaluation):
-        if not isinstance(item, Measuring):
-            print(
-                json.dumps({"plan": plan_data(item), **choice_data(item.choice)}) if options.json else plan_text(item)
-            )
-        elif options.json:
-            print(json.dumps({"group": item.group, "done": item.done, "total": item.total}), flush=True)
-        elif sys.stderr.isatty():
-            print(f"\r{item.done + 1} of {item.total}: {item.group}\x1b[K", end="", file=sys.stderr, flush=True)
+    with given_place(capacity_of(server_settings(), None)) as hold:
+        inputs = gather(spec)
+        for item in plan(inputs.networks, inputs.calibration, inputs.zipping(spec), inputs.evaluation):
+            hold()
+            _tell_plan(item, options.json)
     return 0
+
+
+def _tell_plan(item: Any, as_json: bool) -> None:
+    """Print how far a plan is, or the plan."""
+    from mtz_core.budget.plan import choice_data, plan_data, plan_text
+    from mtz_core.zipping.forecast import Measuring
+
+    if not isinstance(item, Measuring):
+        print(json.dumps({"plan": plan_data(item), **choice_data(item.choice)}) if as_json else plan_text(item))
+    elif as_json:
+        print(json.dumps({"group": item.group, "done": item.done, "total": item.total}), flush=True)
+    elif sys.stderr.isatty():
+        print(f"\r{item.done + 1} of {item.total}: {item.group}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _extract(options: argparse.Namespace) -> int:
@@ -224,11 +295,34 @@ def _extract(options: argparse.Namespace) -> int:
     return 0
 
 
+def _harm(options: argparse.Namespace) -> int:
+    from mtz_core.runs.measure import measure
+
+    if options.layer is None and (options.neurons is not None or options.dearest):
+        raise SpecError("--neurons and --dearest are of one layer; say which: --layer NAME")
+    neurons = None if options.neurons is None else [None if n == "-" else int(n) for n in options.neurons]
+    for found in measure(_store(options), options.run, options.layer, neurons, options.dearest):
+        what = ", ".join(found.layers) + ("" if found.neurons is None else f", neurons {list(found.neurons)}")
+        won = ", ".join(f"{points:+.2f}" for points in found.points)
+        print(f"{what}: undoing wins back {won} points, and {found.divergence:.5f} nats per input")
+    return 0
+
+
 def _app(options: argparse.Namespace) -> int:
-    """Become Streamlit, which finds its configuration beside `app.py`, and ends the process itself."""
-    port = [] if options.port is None else [f"--server.port={options.port}"]
-    headless = str(options.no_browser).lower()
-    sys.argv = ["streamlit", "run", str(APP), f"--server.headless={headless}", *port]
+    """Become Streamlit, which finds its configuration beside `app.py`, and ends the process itself.
+
+    The queue moves from the beginning, whether somebody opens a page or not.
+    """
+    if options.paths is not None:
+        os.environ["MTZ_PATHS"] = "on" if options.paths else "off"
+    given = {name: getattr(options, name) for name in ServerSettings.model_fields}
+    os.environ.update({variable(name): value for name, value in given.items() if value is not None})
+    settings, address = server_settings(), options.address or os.environ.get("STREAMLIT_SERVER_ADDRESS", LOCAL[0])
+    keep_moving(RunStore(), settings, address)
+    flags = {"server.headless": str(options.no_browser).lower()}
+    flags |= {"server.port": options.port, "server.address": options.address}
+    wanted = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    sys.argv = ["streamlit", "run", str(APP), *wanted]
     runpy.run_module("streamlit", run_name="__main__")
     return 0
 
@@ -236,6 +330,13 @@ def _app(options: argparse.Namespace) -> int:
 def _example_spec(options: argparse.Namespace) -> int:
     print(example_text(), end="")
     return 0
+
+
+def _neuron(text: str) -> str:
+    """A neuron's number, or a dash."""
+    if text != "-" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no neuron; write its number from 0 on, or - for none")
+    return text
 
 
 def _task_number(record: RunRecord, task: str) -> int:
@@ -292,6 +393,16 @@ def command_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("app", parents=[models], help="open the dashboard in the browser; Ctrl-C ends it")
     command.add_argument("--port", type=int, help="where it listens (default: 8501, or the next that is free)")
     command.add_argument("--no-browser", action="store_true", help="only listen, and print the address")
+    command.add_argument(
+        "--paths",
+        action=argparse.BooleanOptionalAction,
+        help="whether pages take paths of files on this computer (default: $MTZ_PATHS, on or off, else only from a "
+        "browser on this computer)",
+    )
+    command.add_argument("--address", help="address to listen on (default: localhost; 0.0.0.0 for everybody)")
+    for name, field in ServerSettings.model_fields.items():
+        told = f"{field.description} (${variable(name)})".replace("%", "%%")
+        command.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=told)
     command.set_defaults(command=_app)
     _add_zipping(commands, [stored, computing], [run, computing])
     _add_looking(commands, [computing, json_output])
@@ -300,12 +411,18 @@ def command_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_list)
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)
+    _add_keeping(commands, run, stored)
     commands.add_parser("parents", help="list the bundled networks").set_defaults(command=_parents)
     command = commands.add_parser("extract", parents=[run], help="write the network of one task, or all, to a file")
     command.add_argument("--task", help="number (from 0) or name of the task")
     command.add_argument("--form", choices=EXPORTS.names, default="weights", help=EXPORTS.told())
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     command.set_defaults(command=_extract)
+    command = commands.add_parser("harm", parents=[run], help="measure what undoing merges of a run would win back")
+    command.add_argument("--layer", help="this layer's alone (default: every layer's)")
+    command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
+    command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
+    command.set_defaults(command=_harm)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
     return parser
 
@@ -319,6 +436,9 @@ def _add_zipping(commands: Any, new: Parsers, known: Parsers) -> None:
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     command.add_argument("--data-root", type=Path, metavar="DIR", help="full data sets (default: $MTZ_DATA)")
     command.add_argument("--download", action="store_true", help="let torchvision fetch its data sets into DIR")
+    command.add_argument(
+        "--queue", action="store_true", help="wait for a place in the queue instead of starting at once"
+    )
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=_zip)
     command = commands.add_parser("resume", parents=known, help="continue a lost, cancelled or failed run")
@@ -327,6 +447,19 @@ def _add_zipping(commands: Any, new: Parsers, known: Parsers) -> None:
     command = commands.add_parser("worker", parents=known)  # the dashboard starts it; no help text hides it
     command.add_argument("--launcher", type=int)
     command.set_defaults(command=_worker)
+
+
+def _add_keeping(commands: Any, run: argparse.ArgumentParser, stored: argparse.ArgumentParser) -> None:
+    """Commands that change what is kept of runs."""
+    command = commands.add_parser("rename", parents=[run], help="give a run another title")
+    command.add_argument("title", metavar="TITLE", help='"" lets it be called by what it zips')
+    command.set_defaults(command=_rename)
+    command = commands.add_parser("tag", parents=[run], help="replace a run's tags")
+    command.add_argument("tags", nargs="*", metavar="TAG")
+    command.set_defaults(command=_tag)
+    command = commands.add_parser("delete", parents=[stored], help="delete runs and their files")
+    command.add_argument("runs", nargs="+", metavar="RUN")
+    command.set_defaults(command=_delete)
 
 
 def _add_looking(commands: Any, common: Parsers) -> None:

@@ -29,3 +29,11 @@ class NumericalError(MTZError, ArithmeticError):
 
 class RunError(MTZError):
     """A run is unknown, unreadable, or not in the state that the request needs."""
+
+
+class AccessError(RunError):
+    """A run belongs to somebody else, who alone may change it."""
+
+
+class LimitError(MTZError):
+    """More was asked for than the owner of the server allows; the message names the limit."""

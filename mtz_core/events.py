@@ -64,6 +64,7 @@ class Planned(Event):
     `shares` are channels per group; `parameters` and `error` (`changed` that are predicted to change, in %,
     see `TaskType.changed`) say what to expect. `curves[group]` holds `counts`, `errors` (of this group alone)
     and the `measured` counts; `frontier` the best predicted points at other sizes, as (parameters, error), by size.
+    All was measured by so many `inputs` (0: nobody knows), which says how far it may be off (`budget.spread`).
     """
 
     shares: Mapping[str, int]
@@ -72,6 +73,7 @@ class Planned(Event):
     curves: Mapping[str, Mapping[str, tuple[float, ...]]]
     frontier: tuple[tuple[float, ...], ...]
     changed: str = "answers"
+    inputs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +222,37 @@ class Evaluated(Event):
     intersection over union of places, mean absolute error of values.
 
     `stage` says of what: the parents themselves, the network after zipping `layer`, during its retraining (at
-    `step`), after it, or the finished network on all test images.
+    `step`), after it, the finished network on the images of the stages before (`ended`), or on all test images.
     """
 
-    stage: Literal["parents", "zipped", "retraining", "retrained", "final"]
+    stage: Literal["parents", "zipped", "retraining", "retrained", "ended", "final"]
     layer: str | None
     step: int
     errors: tuple[float, ...]
     images: tuple[int, ...]
     counts: ParameterCounts
     scores: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmMeasured(Event):
+    """What undoing the merge of channel group `group` alone wins back (see `mtz_core.zipping.undoing`).
+
+    `layers` write its channels and are undone together. `before` is the same merges done again from `calibration`
+    images of each task, without retraining steps, `after` that without this merge: `errors_…[t]` are task t's errors
+    in % on `images[t]` images that judge (of labels where `labelled[t]`, else answers that are not the parent's), and
+    `divergences_…[t]` the mean divergence of its answers from the parent's, in nats per image.
+    """
+
+    group: str
+    layers: tuple[str, ...]
+    errors_before: tuple[float, ...]
+    errors_after: tuple[float, ...]
+    divergences_before: tuple[float, ...]
+    divergences_after: tuple[float, ...]
+    images: tuple[int, ...]
+    labelled: tuple[bool, ...]
+    calibration: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,18 +19,22 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from mtz_core.errors import SpecError
 from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.outputs.types import KINDS, Kind
+from mtz_core.system.document import read_yaml
 from mtz_core.system.registry import Registry
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 MAX_SPEC_BYTES = 256 * 1024
 
 
@@ -101,7 +105,9 @@ class RetrainSpec(_Strict):
     batch_size: int = Field(default=64, ge=1, le=65_536, description="images per task and step")
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="of the optimiser")
     temperature: float = Field(default=2.0, gt=0.0, le=100.0, description="of distillation")
-    evaluate_every: int = Field(default=50, ge=1, description="steps between two evaluations")
+    evaluate_every: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="steps between two evaluations. null: so many that there are twenty after every layer"
+    )
 
     @model_validator(mode="after")
     def _labels_have_no_temperature(self) -> RetrainSpec:
@@ -236,6 +242,28 @@ class TypeSpec(_Strict):
         return self
 
 
+Neurons = Annotated[tuple[Annotated[int, Field(ge=0)] | None, ...], Field(max_length=32)]
+"""One neuron for each network, by its number in the layer; null: none."""
+
+
+class PairRules(_Strict):
+    """Pairs of one layer that are decided beforehand; each names one neuron for each network, or null."""
+
+    pin: tuple[Neurons, ...] = Field(default=(), max_length=10_000, description="neurons that become one")
+    forbid: tuple[Neurons, ...] = Field(default=(), max_length=10_000, description="neurons that do not become one")
+    apart: tuple[Neurons, ...] = Field(
+        default=(), max_length=10_000, description="neurons that stay with their own tasks; the layer shares one fewer"
+    )
+
+    @model_validator(mode="after")
+    def _two_neurons_or_more(self) -> PairRules:
+        for kind, least in (("pin", 2), ("forbid", 2), ("apart", 1)):
+            for neurons in getattr(self, kind):
+                if sum(neuron is not None for neuron in neurons) < least:
+                    raise ValueError(f"{kind} needs {least} neurons or more, one for each network; got {[*neurons]}")
+        return self
+
+
 class ZipSpec(_Strict):
     """How two or more networks are zipped.
 
@@ -265,6 +293,11 @@ class ZipSpec(_Strict):
     )
     pairing: Pairing = Field(default="optimal", description=f"which neurons become one. {PAIRING.told()}")
     metric: Metric = Field(default="functional", description=f"what pairing compares. {METRICS.told()}")
+    constraints: dict[str, PairRules] | None = Field(
+        default=None,
+        description="pairs that are decided beforehand, by layer (of the first network) and neuron: {fc1: {pin: [[3, "
+        "7]], forbid: [[4, 4]], apart: [[0, 5]]}}. null: none",
+    )
     sharing: Literal["subsets", "all"] = Field(
         default="subsets",
         description="with three or more tasks, whether a neuron may be shared by any subsets of them, or by all or "
@@ -394,6 +427,14 @@ class ZipSpec(_Strict):
             raise ValueError("budget: macs chooses the trunk; leave out one of both")
         return self
 
+    @model_validator(mode="after")
+    def _chance_knows_no_rules(self) -> ZipSpec:
+        if self.constraints and PAIRING.find(self.pairing).random:
+            raise ValueError(
+                f"constraints decide pairs, and pairing {self.pairing!r} draws all of them anew; choose another pairing"
+            )
+        return self
+
     @property
     def own_bias(self) -> bool:
         """Whether shared neurons have a bias for each task."""
@@ -451,38 +492,80 @@ class ZipSpec(_Strict):
         return tuple(a / total for a in self.alpha)
 
 
-class TransformSpec(_Strict):
-    """How stored images become a network's input: see `mtz_core.data.transform`.
+Side = Annotated[int, Field(ge=1, le=2**16)]
+MOST_PIXELS, MOST_NUMBERS = 2**20, 2**24
+"""Of one prepared picture: height times width, and that times its channels."""
 
-    The central square, `crop` times the shorter side wide, is resized to `size` × `size` with 1 (grey) or 3 (RGB)
-    `channels`; then `mean` is subtracted and divided by `std`, one number for all channels or one for each.
+
+class TransformSpec(_Strict):
+    """How stored pictures become a network's input: see `mtz_core.data.transform`.
+
+    The central part, `crop` times the largest that has the form of `size`, is resized to `size` with so many
+    `channels`; then `mean` is subtracted and divided by `std`, one number for all channels or one for each. Of what is
+    no picture only `mean` and `std` can be said (see `mtz_core.data.reading`); what was not said is not written down.
     """
 
-    size: int = Field(default=28, ge=4, le=1024, description="width and height of the network's input")
-    channels: Literal[1, 3] = Field(default=1, description="1: grey, 3: RGB")
+    size: Side | tuple[Side, Side] = Field(
+        default=28, description="width and height of the network's input, or [height, width] where they differ"
+    )
+    channels: int = Field(
+        default=1, ge=1, le=65_536, description="1: grey, 3: RGB; another number: channels of an array, as they are"
+    )
     crop: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="part of an image's shorter side that is kept, as a central square"
+        default=1.0, gt=0.0, le=1.0, description="part of an image that is kept, in the middle: of its shorter side"
     )
-    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = Field(
-        default=(0.0,), description="subtracted from values between 0 and 1; one number, or one per channel"
+    mean: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = Field(
+        default=(0.0,),
+        min_length=1,
+        description="subtracted from values between 0 and 1, or as they are stored; one number, or one per channel or "
+        "feature",
     )
-    std: tuple[Annotated[float, Field(gt=0.0, le=1000)], ...] = Field(
-        default=(1.0,), description="then divides them; one number, or one per channel"
+    std: tuple[Annotated[float, Field(gt=0.0, le=1e9)], ...] = Field(
+        default=(1.0,), min_length=1, description="then divides them; one number, or one per channel or feature"
+    )
+    values: Literal["unit", "any"] = Field(
+        default="unit",
+        description="numbers with a point in an array of pictures. unit: go from 0 to 1, others are refused; any: are "
+        "taken as they are, e.g. decibels. Bytes are divided by 255 in both cases",
     )
 
     @model_validator(mode="after")
-    def _one_number_per_channel(self) -> TransformSpec:
+    def _a_picture_fits_memory(self) -> TransformSpec:
+        pixels = math.prod(self.shape[1:])
+        if pixels > MOST_PIXELS or pixels * self.channels > MOST_NUMBERS:
+            raise ValueError(
+                f"size and channels make {self.shape}; at most {MOST_PIXELS:,} pixels, and {MOST_NUMBERS:,} numbers"
+            )
+        if self.model_fields_set & PICTURES:
+            self.check_counts()
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was left out, so that a specification that is read again says as much."""
+        given: dict[str, Any] = handler(self)
+        return {name: value for name, value in given.items() if name not in PICTURES or name in self.model_fields_set}
+
+    def check_counts(self) -> None:
+        """Raise `ValueError` unless mean and standard deviation have one number, or one for each channel."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
                 raise ValueError(f"{name} has {len(values)} numbers; give one, or one for each of {self.channels}")
-        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a prepared picture."""
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return self.channels, height, width
 
     @property
     def plain(self) -> bool:
-        """Whether values from 0 to 1 stay as they are."""
+        """Whether values stay as they are."""
         return not any(self.mean) and set(self.std) == {1.0}
 
 
+PICTURES = frozenset(["size", "channels", "crop", "values"])
+"""Fields of a transform that only pictures have."""
 UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
 """A file that was uploaded, named by the SHA-256 of its content: such a name can't lead anywhere else."""
 PUBLISHED = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -518,8 +601,8 @@ class NetworkSpec(_Strict):
     data: str | None = Field(
         default=None,
         max_length=4096,
-        description="mnist, fashion, letters, a folder of images, an .npz file, upload:HASH, or torchvision:NAME. "
-        "null: a bundled parent knows its own",
+        description="mnist, fashion, letters, a folder of images, or a .zip of one, an .npz file, upload:HASH, or "
+        "torchvision:NAME. null: a bundled parent knows its own",
     )
     labels: str | None = Field(
         default=None,
@@ -528,17 +611,18 @@ class NetworkSpec(_Strict):
         "a file, in their order, or with the names of a folder's images. null: data has its labels, or there are none",
     )
     transform: TransformSpec | None = Field(
-        default=None, description="how images are prepared. null: as the architecture expects them"
+        default=None, description="how inputs are prepared. null: as the network expects them"
     )
     type: TypeSpec | None = Field(
         default=None,
         description="what its answers are: multiclass, binary, multilabel or regression, or a mapping as in zip.types. "
         "null: found, where labels or the network leave no doubt",
     )
-    labels_for: str | None = Field(
+    labels_for: Name | tuple[Name, ...] | dict[Name, Name] | None = Field(
         default=None,
-        max_length=200,
-        description="of a network with several outputs: the name of the one that the labels of its data belong to",
+        description="of a network with several outputs: the name of the one that the labels of its data belong to; or "
+        "a list of names of outputs, each with labels of its own (arrays labels.NAME, columns NAME or NAME.*); or a "
+        "mapping from outputs to the names that labels have in the data. null: as arrays labels.NAME say",
     )
 
     @field_validator("weights", mode="before")
@@ -569,6 +653,25 @@ class NetworkSpec(_Strict):
             if value is not None and value.startswith("upload:") and not UPLOAD.fullmatch(value):
                 raise ValueError(f"{name}: an upload is named upload: and 64 hexadecimal digits")
         return self
+
+    @field_validator("labels_for")
+    @classmethod
+    def _different_names(cls, given: Any) -> Any:
+        names = list(given.values()) if isinstance(given, dict) else given
+        if isinstance(names, list | tuple) and not 0 < len(names) == len(set(names)):
+            raise ValueError("give one name or more, each once")
+        return given
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @property
+    def label_names(self) -> Mapping[str, str]:
+        """Of several outputs with labels of their own: output → the name that its labels have in the data."""
+        if self.labels_for is None or isinstance(self.labels_for, str):
+            return {}
+        given = self.labels_for
+        return dict(given) if isinstance(given, Mapping) else {name: name for name in given}
 
     @property
     def published(self) -> bool:
@@ -602,6 +705,9 @@ class EvaluationSpec(_Strict):
         default=None, ge=0, description="labelled test images per task, only to report errors. null: all, 0: none"
     )
     live_images: int = Field(default=1000, ge=1, description="how many of them are used before the final report")
+    harm: bool = Field(
+        default=True, description="measure what undoing each merge alone would win back; false: a run ends sooner"
+    )
 
 
 class RunSpec(_Strict):
@@ -618,6 +724,11 @@ class RunSpec(_Strict):
         default=None, description="folder of full data sets. null: $MTZ_DATA, else the bundled images"
     )
     download: bool = Field(default=False, description="let torchvision fetch its data sets into data_root")
+    origin: str | None = Field(
+        default=None,
+        pattern=r"^[0-9A-Za-z-]{1,64}$",
+        description="the run that this one varies. null: none",
+    )
 
     @model_validator(mode="after")
     def _one_alpha_per_network(self) -> RunSpec:
@@ -656,9 +767,20 @@ def parse_run_spec(data: object) -> RunSpec:
     """Validate a mapping as a `RunSpec`. Raises `SpecError` that names every invalid field."""
     if not isinstance(data, Mapping):
         raise SpecError(f"a specification is a mapping of fields, got {type(data).__name__}")
-    if not all(isinstance(name, str) for name in data):
-        raise SpecError("the names of fields must be text")
+    _check_names(data)
     return RunSpec(**data)
+
+
+def _check_names(data: object, where: str = "") -> None:
+    """Raise `SpecError` if a field, however deep, has a name that is no text."""
+    if isinstance(data, Mapping):
+        for name, value in data.items():
+            if not isinstance(name, str):
+                raise SpecError(f"{where or '(top level)'}: the names of fields must be text, got {str(name)[:40]!r}")
+            _check_names(value, f"{where}.{name}".lstrip("."))
+    elif isinstance(data, list | tuple):
+        for number, value in enumerate(data):
+            _check_names(value, f"{where}.{number}".lstrip("."))
 
 
 def load_run_spec(path: Path) -> RunSpec:
@@ -666,10 +788,10 @@ def load_run_spec(path: Path) -> RunSpec:
     try:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8") if size <= MAX_SPEC_BYTES else ""
-        data = yaml.safe_load(text)
+        data = read_yaml(text)
     except OSError as error:
         raise SpecError(f"cannot read the specification {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates, endless numbers, nesting
+    except ValueError as error:  # also dates, endless numbers, nesting, a path or a file that is no text
         raise SpecError(f"{path} is not valid YAML: {error}") from error
     if size > MAX_SPEC_BYTES:
         raise SpecError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB; a specification is a short YAML file")

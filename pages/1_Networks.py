@@ -5,14 +5,15 @@ from __future__ import annotations
 import streamlit as st
 
 from mtz_core.data.bundled import bundled_inputs, bundled_set, inputs_text
-from mtz_core.figures.network import layer_label, network_drawing
+from mtz_core.figures.drawing import layer_label, planned_drawing
 from mtz_core.figures.text import bytes_text, count_text, error_text
 from mtz_core.outputs.types import WORDS
 from mtz_core.own.registry import own_networks
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
-from pages.ui import bring, frame, preflight, query, samples, setup
+from pages.ui import address, bring, frame, preflight, query, samples, setup
+from pages.ui.diagram import details, diagram
 
 TASKS = {
     "mnist": "handwritten digits",
@@ -36,6 +37,11 @@ frame.page(
 
 with frame.problems():
     known, infos, own = query.known_networks(), catalog(), own_networks()
+    address.vet(
+        dict.fromkeys(("preflight", "bring", "file", "images-file", "labels-file"), address.anything)
+        | {"wrong": address.truth, "draw": address.between(0, 999, whole=True)}
+        | setup.check_parents(known)
+    )
     parents = setup.choose_parents(known)
     bring.area(parents)
 if not parents:
@@ -43,11 +49,10 @@ if not parents:
     st.stop()
 networks = [known[name] for name in parents]
 tasks = setup.task_labels(parents)
-mode = frame.theme()
 
 if len(parents) >= 2:
     if problem := why_not_zippable(networks, parents):
-        st.warning(f"They cannot be zipped together. {problem}", icon=":material/block:")
+        st.warning(f"They cannot be zipped together. {frame.plain(problem)}", icon=":material/block:")
     else:
         with st.container(horizontal=True, vertical_alignment="center"):
             private = sum(layer.alone for network in joined(networks).networks for layer in network.layers)
@@ -55,16 +60,32 @@ if len(parents) >= 2:
             st.success(f"They can be zipped together: their layers correspond{rest}", icon=":material/check_circle:")
             frame.link(frame.ZIP, "Zip them", icon=":material/compress:", parents=parents)
 
+joint = joined(networks)
+full = {group.name: min(group.widths) for group in joint.groups if group.sharing}
+drawing = planned_drawing(joint, tasks, full, True, True, state="possible")
+st.subheader("Layers" if len(parents) == 1 else "Which layers correspond", anchor=False)
+looked_at = drawing.column(address.asked("layer") or "")
+diagram(
+    drawing,
+    key="drawing",
+    on_layer=lambda layer: st.query_params.update(layer=layer),
+    selected=None if looked_at is None else drawing.columns[looked_at].name,
+)
+if looked_at is not None:
+    details(drawing.columns[looked_at], drawing)
+elif asked := address.asked("layer"):
+    st.caption(f":material/link_off: These networks have no layer “{frame.plain(asked[:40])}”.")
+
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
     with column, st.container(border=True):
-        st.subheader(task, anchor=False)
+        st.subheader(frame.plain(task), anchor=False)
         if name in own:
             brought = own[name]
             st.caption(frame.plain(f"{brought.title} · {brought.spec.architecture or brought.spec.model}"))
             test_error, images, counted, errors = (
                 brought.error,
                 brought.images,
-                inputs_text([str(brought.spec.data)]),
+                inputs_text([str(brought.spec.data)], [brought.inputs]),
                 None,
             )
         else:
@@ -120,25 +141,17 @@ if any(name not in own for name in parents):
         wrong = samples.wrong_answers(about.type, labels, answers)
         chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
         st.markdown(
-            f"**{task}** · {int(wrong.sum()):,} of {len(labels):,} bundled test {about.inputs} {WRONG[about.type]}"
+            f"**{frame.plain(task)}** · {int(wrong.sum()):,} of {len(labels):,} bundled test {about.inputs} "
+            f"{WRONG[about.type]}"
         )
         st.html(samples.sample_grid(inputs[chosen], labels[chosen], answers[chosen], wrong[chosen], about))
     st.caption("✓ right, ✗ wrong with what is true below it.")
 
 above = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
 
-st.subheader("Layers", anchor=False)
-frame.show(
-    network_drawing(networks, tasks=tasks, mode=mode),
-    "layers",
-    alt="; ".join(
-        f"{t}: " + ", ".join(f"{x.name} {x.width}" for x in n.layers) for t, n in zip(tasks, networks, strict=True)
-    ),
-)
-st.caption("One bar per layer, in order; the number is its width, the height grows with the square root of it.")
 with st.expander("The same as a table", icon=":material/table:"):
     for task, network in zip(tasks, networks, strict=True):
-        st.markdown(f"**{task}**")
+        st.markdown(f"**{frame.plain(task)}**")
         st.dataframe(
             {
                 "layer": [layer.name for layer in network.layers],

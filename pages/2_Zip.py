@@ -7,41 +7,47 @@ from pydantic import ValidationError
 
 from mtz_core.budget.plan import multiplications_text
 from mtz_core.errors import RunError
-from mtz_core.figures.network import network_drawing
+from mtz_core.figures.drawing import planned_drawing
 from mtz_core.figures.size import size_bars
-from mtz_core.figures.text import bytes_text, count_text, percent_text, sentence, times_text
+from mtz_core.figures.text import count_text, percent_text, sentence
 from mtz_core.spec import explain
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import effective_shares, plan_counts, plan_range, shared_count, why_not_zippable
-from pages.ui import frame, jobs, plan, query, running, setup
+from pages.ui import address, frame, jobs, measuring, plan, query, running, setup, shares
+from pages.ui.diagram import diagram
 
 run_id = st.query_params.get("run")
 frame.page(
     "Zip",
     lead="Choose networks and how much of each layer they share. The size follows the sliders; Start does the rest.",
     heading=run_id is None,
+    follow=run_id is None,
 )
 
 if run_id is not None:
     try:
         running.show_run(run_id)
     except RunError as error:
-        st.error(str(error), icon=":material/search_off:")
+        st.error(frame.plain(str(error)), icon=":material/search_off:")
         frame.link(frame.ZIP, "Start a new zip", icon=":material/add:")
     st.stop()
 
 with frame.problems():
     known = query.known_networks()
+    address.vet({"*": address.anything} | setup.check_parents(known))
     parents = setup.choose_parents(known)
 
 networks = [known[name] for name in parents]
 if problem := why_not_zippable(networks, parents):
-    st.warning(problem, icon=":material/block:")
+    st.warning(frame.plain(problem), icon=":material/block:")
     frame.link(frame.NETWORKS, "See the networks side by side", icon=":material/hub:", parents=list(parents) or None)
     st.stop()
 
 tasks, things = setup.task_labels(parents), setup.inputs_of(parents)
 joint = joined(networks)
+shares.forget_others(joint)
+address.vet(setup.check_inputs(joint))
 numbers = st.container(key="plan-numbers")
 inputs, picture = st.columns([2, 3], gap="large")
 
@@ -64,41 +70,48 @@ with inputs:
     with st.expander("Advanced", icon=":material/settings:"):
         advanced = setup.choose_advanced(retrain, things) | setup.choose_types(parents, tasks)
     advanced |= {} if trunk is None else {"zip.trunk": trunk.name}
-    title = st.text_input("Title (optional)", max_chars=200, key="title", bind="query-params")
+    title = st.text_input("Title (optional)", max_chars=setup.MOST_TITLE, key="title", bind="query-params")
 
 wish = plan.specification(parents, weights, method, advanced)
-choice = None if wish is None else plan.known(wish, joint)
-with sliders:
-    fixed = {} if trunk is None else trunk.groups
-    shares = setup.choose_shares(joint, tasks, plan.curves(choice), fixed)
+measuring.follow(wish)
 with planning:
     plan.area(wish, joint, things)
 
-shared = {group.name: shared_count(shares[group.name], group.widths) for group in joint.groups if group.sharing}
+choice, changed = None if wish is None else measuring.known(wish, joint), measuring.what_changes(wish)
+fixed = {} if trunk is None else trunk.groups
+asked = shares.asked_shares(joint, fixed)
+shared = {group.name: shared_count(asked[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(joint, shared)
 own = (method["compensate"], method["compensate"], () if trunk is None else trunk.common)
+predicted = None if choice is None else choice.error(choice.divergence(effective))
 counts = plan_counts(joint, shared, *own)
-low, high = plan_range(joint, shared, *own) if method["sharing"] == "subsets" else (counts.total, counts.total)
-about = "≈ " if low < high else ""
+subsets = method["sharing"] == "subsets"
+low, high = plan_range(joint, shared, *own) if subsets else (counts.total, counts.total)
+about = low < high
+
+with sliders:
+    keeping = Keeping(*own)
+    shares.sliders(joint, tasks, asked, keeping, fixed=fixed, subsets=subsets, choice=choice, changed=changed)
+    measuring.watch()
 
 with numbers:
-    size, memory, one, go = st.columns([2, 2, 2, 2], vertical_alignment="bottom")
-    size.metric("Size against all parents", about + percent_text(counts.versus_all))
-    memory.metric("Parameters", f"{about}{count_text(counts.total)} · {bytes_text(4 * counts.total)}")
-    one.metric("Against the smallest parent", about + times_text(counts.versus_smallest))
+    said, go = st.columns([7, 2], vertical_alignment="center")
+    with said:
+        shares.totals(counts, about=about, error=predicted, changed=changed)
     start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
     if start:
         try:
-            spec = setup.run_spec(parents, shares, weights, method, retrain, title, advanced)
+            spec = setup.run_spec(parents, asked, weights, method, retrain, title, advanced)
         except ValidationError as error:
-            st.error(explain(error), icon=":material/error:")
+            st.error(frame.plain(explain(error)), icon=":material/error:")
             st.stop()
+        measuring.quieten()
         with frame.problems():
             started = jobs.start(spec)
         st.query_params["run"] = started
         st.rerun()
     if trunk is not None:
-        st.caption(sentence(multiplications_text(trunk, networks)))
+        st.caption(frame.plain(sentence(multiplications_text(trunk, networks))))
     if about:
         everything = sum(counts.parents)
         st.caption(
@@ -115,21 +128,13 @@ with picture:
         alt=f"Planned size: {count_text(counts.shared)} parameters shared, "
         f"{count_text(sum(counts.private))} private, of {count_text(sum(counts.parents))}",
     )
-    frame.show(
-        network_drawing(
-            joint.networks,
-            tasks=tasks,
-            shared=[joint.own_shares(t, effective) for t in range(len(tasks))],
-            positions=joint.positions,
-            mode=mode,
-            row_height=150,
-        ),
-        "plan-layers",
-        alt="Layers of each network; " + ", ".join(f"{name}: {count} shared" for name, count in effective.items()),
+    diagram(
+        planned_drawing(joint, tasks, shared, *own),
+        key="plan-drawing",
+        on_layer=None,
+        sliders={
+            column: f"share-{group}" for column, group in setup.groups_of_columns(joint).items() if group not in fixed
+        },
     )
-    st.caption(
-        "Bars: layers in order, height by the square root of their width. "
-        "Layers that correspond stand in one column. The last layer stays with its task."
-    )
-    if choice is not None:
-        plan.picture(choice, shared, counts.total)
+    if choice is not None and predicted is not None:
+        plan.picture(choice, counts.total, predicted)

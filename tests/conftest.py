@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("MTZ_CURVES", "off")  # pages that are opened start no processes unless a test asks
 
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     """An empty store that the pages read, beside an empty folder of uploads."""
     monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
+    monkeypatch.setenv("MTZ_PATHS", "on")  # these visitors have no address
     monkeypatch.delenv("MTZ_MODELS", raising=False)
     return RunStore(tmp_path / "runs")
 

@@ -20,6 +20,7 @@ from mtz_core.events import (
     Event,
     Failed,
     Finished,
+    HarmMeasured,
     LayerCalibrated,
     LayerFinished,
     LayerZipped,
@@ -138,6 +139,13 @@ def synthetic_events(
         )  # fmt: skip
         yield evaluated("retrained", layer.name, step, rest, counts)
         yield LayerFinished(**clock(), layer=layer.name)
+    for number, layer in enumerate(layers, start=1):
+        yield HarmMeasured(
+            **clock(), group=layer.name, layers=(layer.name,), calibration=images, images=(1000,) * tasks,
+            errors_before=tuple(error + 2.0 for error in parent_errors), labelled=(True,) * tasks,
+            errors_after=tuple(error + 2.0 - 0.25 / number - 0.05 * t for t, error in enumerate(parent_errors)),
+            divergences_before=(0.02,) * tasks, divergences_after=(0.02 - 0.005 / number,) * tasks,
+        )  # fmt: skip
     final = evaluated("final", None, step, rest, counts, 2000)
     yield final
     seconds = clock()["seconds"]
@@ -155,8 +163,10 @@ def synthetic_run(
     share: float = 0.8,
     images: int = 200,
     bias: bool = True,
+    origin: str | None = None,
+    **zip_fields: Any,
 ) -> RunRecord:
-    """Write a made-up run and return its record.
+    """Write a made-up run and return its record; further fields are those of its `ZipSpec`.
 
     `status` is any `RunStatus`: `"running"`, `"failed"`, `"cancelled"`, `"lost"` stop in the middle (a running one is
     this process's, for as long as it lives), `"queued"` has no events. `layers` defaults to LeNet-300-100; `LENET5` has
@@ -164,7 +174,8 @@ def synthetic_run(
     """
     wanted, layers = RunStatus(status), tuple(layers or LENET300)
     architecture = "lenet5" if any(layer.kernel for layer in layers) else "lenet300"
-    record = store.create(synthetic_spec(tasks, title=title, architecture=architecture, share=share))
+    spec = synthetic_spec(tasks, title=title, architecture=architecture, share=share, **zip_fields)
+    record = store.create(spec.model_copy(update={"origin": origin}))
     store.update_summary(record.id, tasks=[TASKS[t % 3] for t in range(tasks)])
     if wanted is RunStatus.QUEUED:
         return store.get(record.id)
@@ -174,6 +185,7 @@ def synthetic_run(
         store.save_images(record.id, task, _images(rng, images))
     events = list(synthetic_events(tasks=tasks, layers=layers, share=share, images=images, seed=seed, bias=bias))
     if wanted is not RunStatus.FINISHED:
+        events = [event for event in events if not isinstance(event, HarmMeasured)]
         events = events[: 2 + (len(events) - 2) * 2 // 3]
     for event in events:
         store.append(record.id, event)

@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import difference, forecast, kinds, landscape, linear, memory, steps, streams, subsets, trunk, zipping
+from benchmarks import (
+    difference,
+    forecast,
+    harm,
+    kinds,
+    landscape,
+    linear,
+    memory,
+    steps,
+    streams,
+    subsets,
+    trunk,
+    zipping,
+)
 from benchmarks.machine import describe, table
 from mtz_core import RetrainSpec, ZipSpec
 from mtz_core.zoo.catalog import parent_info
@@ -98,6 +111,16 @@ def test_streams_benchmark_prints_its_table(
     streams.run(None, 1, images=40, architecture="lenet300")
     rows = _header(capsys.readouterr().out)
     assert [row[1:3] for row in rows[2:]] == [["1.0", "first"], ["1.0", "all"], ["0.5", "first"], ["0.5", "all"]]
+
+
+def test_harm_benchmark_undoes_pairs_of_every_layer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harm, "PAIRS", 2)
+    harm.run(None, 1, sets=[("lenet300", "mnist-0", "fashion-0")], images=40)
+    printed = capsys.readouterr().out
+    assert [row[2:5:2] for row in _header(printed)[2:4]] == [["fc1", "300"], ["fc2", "100"]]
+    assert "of 2 layers" in printed
 
 
 def test_trunk_benchmark_counts_down_from_two_networks_to_one(

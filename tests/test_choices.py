@@ -14,7 +14,15 @@ import pytest
 from mtz_core.budget.choice import Choice, Curve, Point
 from mtz_core.budget.curves import COARSE, GRID, changed_per_root, curve, halving_power, rising
 from mtz_core.budget.plan import EVEN, Plan, choice_data, multiplications_text, plan_data, plan_text, read_choice
-from mtz_core.budget.search import even_share, frontier, resolve, smallest_error, smallest_size, undominated
+from mtz_core.budget.search import (
+    even_share,
+    frontier,
+    resolve,
+    smallest_error,
+    smallest_size,
+    undominated,
+)
+from mtz_core.budget.spread import likely_range
 from mtz_core.errors import SpecError
 from mtz_core.spec import BudgetSpec
 from tests.test_guards import CLASSES, INPUTS, WIDTHS, random_choice, stored_size
@@ -107,7 +115,7 @@ def test_a_point_says_size_divergence_and_error_of_its_shares() -> None:
 def test_nothing_else_is_assumed_of_a_choice_than_what_is_said() -> None:
     choice = Choice(random_choice(2, 0, False).joint, ())
     assert (choice.own_bias, choice.own_scale, choice.rate, choice.trunk, choice.base) == (False, False, 1.0, None, 0.0)
-    assert choice.together == ()
+    assert (choice.together, choice.inputs) == ((), 0)
     assert Point(1, 0.0, 0.0, {}).even is False
     line = Curve("a", (0, 2, 6), (0.0, 1.0, 5.0))
     assert (line.measured, line.gate, line.power) == ((), None, 0.0)
@@ -120,11 +128,11 @@ def test_a_choice_comes_back_from_its_data(trunk: int, own_scale: bool) -> None:
     choice = replace(choice, curves=(replace(choice.curves[0], measured=(3, 6)), *choice.curves[1:]), rate=7.0)
     choice = replace(choice, curves=(*choice.curves[:2], replace(choice.curves[2], gate="fc1", power=0.3)))
     data = choice_data(choice)
-    assert set(data) == {"curves", "own_bias", "own_scale", "rate", "trunk", "base", "together"}
+    assert set(data) == {"curves", "own_bias", "own_scale", "rate", "trunk", "base", "together", "inputs"}
     assert read_choice(json.loads(json.dumps(data)), choice.joint) == choice
-    seen = replace(choice, together=((0.5, 0.25), (2.0, 1.5)))
+    seen = replace(choice, together=((0.5, 0.25), (2.0, 1.5)), inputs=2000)
     assert read_choice(json.loads(json.dumps(choice_data(seen))), choice.joint) == seen
-    del data["together"]  # as plans were stored before
+    del data["together"], data["inputs"]  # as plans were stored before
     assert read_choice(json.loads(json.dumps(data)), choice.joint) == choice
 
 
@@ -181,6 +189,7 @@ def test_the_data_of_a_plan_are_its_shares_its_curves_and_its_frontier() -> None
         "parameters": point.parameters,
         "error": point.error,
         "changed": "answers",
+        "inputs": 0,
         "curves": {
             c.group: {"counts": c.counts, "errors": tuple(map(choice.error, c.divergences)), "measured": c.measured}
             for c in choice.curves
@@ -212,9 +221,40 @@ def test_a_plan_in_words_names_what_is_shared_alone_and_in_common() -> None:
         "best at other sizes (parameters, answers that change)",
         f"  {point.parameters:,}: {point.error:.1f} %",
     ]
+    few = plan_text(Plan(replace(choice, inputs=400), point, (point,))).splitlines()
+    assert few[0] == lines[0].replace(" %", f" % ({_between(point.error, 400)} %)", 1)
+    assert few[-1] == lines[-1] + f" ({_between(point.error, 400)} %)"
+    assert few[1:-1] == lines[1:-1]
     assert multiplications_text(None, choice.joint.networks) == (
         "all answers to one input take 2.00 times the multiplications of one network"
     )
+
+
+def _between(error: float, inputs: int) -> str:
+    """The two roots of (√n - √m)² = (1.645 / 2)² (1 + (0.2 √m)²) for the predicted count m."""
+    m = error * inputs / 100
+    steps = math.sqrt(1.645**2 / 4 * (1 + 0.04 * m))
+    return " to ".join(f"{100 * (math.sqrt(m) + sign * steps) ** 2 / inputs:.1f}" for sign in (-1, 1))
+
+
+@pytest.mark.parametrize("expected", [6, 20, 100, 1000])
+def test_nine_of_ten_counts_lie_in_the_range_of_a_prediction(expected: int) -> None:
+    """Counts whose mean is off by a factor with a standard deviation of a fifth."""
+    rng, inputs = np.random.default_rng(expected), 10_000
+    counts = rng.poisson(expected * np.exp(0.2 * rng.standard_normal(40_000)))
+    low, high = likely_range(100 * expected / inputs, inputs)
+    inside = float(np.mean((counts >= low * inputs / 100) & (counts <= high * inputs / 100)))
+    assert 0.85 < inside < 0.94
+
+
+def test_the_range_of_a_prediction_contains_it_and_is_none_where_nothing_is_known() -> None:
+    assert likely_range(0.0, 500) == (0.0, 0.0)
+    assert likely_range(3.0, 0) == (3.0, 3.0)
+    assert likely_range(99.0, 50)[1] == 100.0
+    for error in (0.001, 0.02, 1.0, 30.0):
+        few, many = likely_range(error, 200), likely_range(error, 20_000)
+        assert 0.0 <= few[0] <= many[0] < error < many[1] < few[1]
+    assert replace(random_choice(2, 0, False), inputs=200).likely(1.0) == likely_range(1.0, 200)
 
 
 def test_a_single_group_that_can_be_chosen_is_never_said_to_be_even() -> None:

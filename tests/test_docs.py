@@ -21,12 +21,14 @@ from mtz_core.spec import (
     CalibrationSpec,
     EvaluationSpec,
     NetworkSpec,
+    PairRules,
     RetrainSpec,
     RunSpec,
     TransformSpec,
     TypeSpec,
     ZipSpec,
 )
+from mtz_core.system.server import ServerSettings
 from scripts import build_tables
 from scripts.build_package_map import PAGE, written
 
@@ -38,7 +40,7 @@ PAGES = [
 CODE = [path for top in ("mtz_core", "pages", "tests", "scripts", "benchmarks") for path in (ROOT / top).rglob("*.py")]
 NOW = [page for page in (*PAGES, *CODE) if page.name != "CHANGELOG.md"]
 """Where nothing is spoken of that is gone."""
-PICTURE = "docs/images/inspect.png"
+PICTURE = "docs/images/tour.gif"
 
 
 def _prose(page: Path) -> str:
@@ -164,6 +166,7 @@ def test_the_readme_shows_a_picture_that_exists() -> None:
         (ZipSpec, "### `zip`"),
         (RetrainSpec, "### `zip.retrain`"),
         (TypeSpec, "### `zip.types`"),
+        (PairRules, "### `zip.constraints`"),
     ],
 )
 def test_every_field_of_the_specification_is_described_with_its_default(model: type[BaseModel], heading: str) -> None:
@@ -178,6 +181,14 @@ def test_every_field_of_the_specification_is_described_with_its_default(model: t
         else:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             assert (yaml.safe_load(said.strip("`")) if said != "empty" else "") == default, name
+
+
+def test_every_setting_of_a_server_is_described_with_its_default() -> None:
+    described = {row[0].strip("`"): row[1] for row in _rows(_section(ROOT / "docs" / "class.md", "## Settings"))}
+    assert set(described) == set(ServerSettings.model_fields)
+    for name, field in ServerSettings.model_fields.items():
+        if name != "jobs":  # depends on the machine
+            assert yaml.safe_load(described[name].strip("`")) == field.default, name
 
 
 def test_tables_of_what_is_registered_are_up_to_date() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from mtz_core.figures.curves import Measurement, curve_points, error_curves, loss_curves, positions
-from mtz_core.figures.network import bar_heights, network_drawing, shared_neurons
 from mtz_core.figures.palette import PALETTES, palette
 from mtz_core.figures.size import counts_from_event, size_bars, size_by_layer
 from mtz_core.structure.joint import joined
@@ -76,21 +76,40 @@ def test_parents_are_dashed_at_their_own_error() -> None:
     assert [set(trace.y) for trace in dashed] == [{1.0}, {2.0}]
 
 
-def test_the_finished_network_stands_apart_beside_its_own_parents() -> None:
-    figure = error_curves(run(0), layers=LAYERS, tasks=("a", "b"), final_parents=(1.5, 2.5))
-    dashed = [trace.y[0] for trace in figure.data if trace.line.dash == "dash"]
-    assert dashed == [1.0, 1.5, 2.0, 2.5]
-    curve = next(trace for trace in figure.data if trace.name == "a")
-    assert list(curve.y) == [1.0, 5.0, 6.0, None, 3.0]
+def test_curves_end_on_the_inputs_on_which_they_began() -> None:
+    seen = [replace(m, images=(100, 100)) for m in run(0)[:-1]]
+    final = Measurement("final", None, 0, (3.0, 4.0), (900, 900))
+    ended = Measurement("ended", None, 0, (3.5, 4.5), (100, 100))
+    for measurements, end in (([*seen, ended, final], [3.5]), ([*seen, final], [])):
+        figure = error_curves(measurements, layers=LAYERS, tasks=("a", "b"))
+        curve = next(trace for trace in figure.data if trace.name == "a")
+        assert list(curve.y) == [1.0, 5.0, 6.0, *end]
+        dashed = [trace for trace in figure.data if trace.line.dash == "dash"]
+        assert [list(trace.y) for trace in dashed] == [[1.0, 1.0], [2.0, 2.0]]
+        assert all(trace.x[-1] >= 2.0 for trace in dashed)
 
 
-def test_a_curve_has_a_gap_before_the_finished_network_only_where_that_stands_apart() -> None:
+def test_curves_show_accuracy_or_points_over_the_parent() -> None:
+    accuracy = error_curves(run(0), layers=LAYERS, tasks=("a", "b"), shown="accuracy")
+    over = error_curves(run(0), layers=LAYERS, tasks=("a", "b"), shown="points over the parent")
+    curves = [next(trace for trace in figure.data if trace.name == "b") for figure in (accuracy, over)]
+    assert [list(curve.y) for curve in curves] == [[98.0, 93.0, 92.0, 96.0], [0.0, 5.0, 6.0, 2.0]]
+    lines = [next(trace for trace in figure.data if trace.line.dash == "dash") for figure in (accuracy, over)]
+    assert [set(line.y) for line in lines] == [{99.0}, {0.0}]
+
+
+def test_the_state_that_is_kept_is_ringed_at_its_step() -> None:
+    measurements = run(50)
+    kept = [(m, part) for m, part in zip([m for m in measurements if m.stage == "retrained"], (0.5, 0.0), strict=True)]
+    figure = error_curves(measurements, layers=LAYERS, tasks=("a", "b"), retrain_steps=100, kept=kept)
+    rings = [trace for trace in figure.data if trace.name == "state that is kept"]
+    assert [(list(ring.x), list(ring.y)) for ring in rings] == [([0.4, 1.0], [3.5, 4.5]), ([0.4, 1.0], [5.5, 6.5])]
+
+
+def test_a_point_without_an_error_is_left_out() -> None:
     measurements = [*run(0), Measurement("zipped", "fc2", 0, (math.nan, 1.0))]
-    xs = [float(k) for k in range(len(measurements))]
-    together = curve_points(measurements, xs, 0, apart=False)
-    assert [(point.x, point.error) for point in together] == [(0.0, 1.0), (1.0, 5.0), (2.0, 6.0), (3.0, 3.0)]
-    parted = curve_points(measurements, xs, 0, apart=True)
-    assert [(point.x, point.error) for point in parted[-2:]] == [(3.0, None), (3.0, 3.0)]
+    points = curve_points(measurements, [float(k) for k in range(len(measurements))], 0)
+    assert [(point.x, point.error) for point in points] == [(0.0, 1.0), (1.0, 5.0), (2.0, 6.0), (3.0, 3.0)]
 
 
 def test_tasks_differ_in_colour_and_marker() -> None:
@@ -135,25 +154,6 @@ def test_bars_by_layer_add_up() -> None:
 def test_counts_survive_the_store() -> None:
     counts = ParameterCounts(3, (4, 5), (6, 7))
     assert counts_from_event({"shared": 3, "private": [4, 5], "parents": [6, 7]}) == counts
-
-
-def test_drawing_shares_in_proportion() -> None:
-    figure = network_drawing([NET, NET], tasks=("a", "b"), shared=[{"fc1": 150, "fc2": 100}] * 2)
-    shared, own = figure.data[0], figure.data[1]
-    assert shared.y[0] == pytest.approx(own.y[0])
-    assert own.y[1] == pytest.approx(0)
-    assert shared.y[2] == 0
-
-
-def test_a_bar_is_as_high_as_the_root_of_its_layers_width() -> None:
-    for layer in NET.layers:
-        common, own = bar_heights(layer, {"fc1": 30, "fc2": 30})
-        assert (common + own) ** 2 == pytest.approx(layer.width)
-        assert common / (common + own) == pytest.approx({"fc1": 0.1, "fc2": 0.3, "fc3": 0.0}[layer.name])
-
-
-def test_heads_are_never_shared() -> None:
-    assert shared_neurons(NET.layers[-1], {"fc1": 300, "fc2": 100}) == 0
 
 
 def _luminance(colour: str) -> float:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from torch import nn
 
-from mtz_core.figures import compare, inspect, pooling
+from mtz_core.errors import RunError
+from mtz_core.figures import compare, inspect, plane, pooling, settings
+from mtz_core.figures.harm import harm_by_layer, harm_figure, worst_first
 from mtz_core.figures.inspect import Tiling
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.pareto import pareto_front
 from mtz_core.runs.store import RunStore
-from mtz_core.spec import parse_run_spec
+from mtz_core.runs.undone import Undone, keep, of_layers, of_pair, undone
+from mtz_core.spec import ZipSpec, parse_run_spec
 from tests.synthetic import synthetic_run
 
 
@@ -155,10 +158,10 @@ def test_table_of_pairs_is_sorted_and_adds_up() -> None:
     costs = np.array([0.3, 0.1, 0.2])
     difference = np.diag(costs) + 1 - np.eye(3)
     rows = inspect.pair_rows(difference, np.array([[0, 0], [1, 1], [2, 2]]), costs, ["a", "b"])
-    assert [row["a neuron"] for row in rows] == [1, 2, 0]
+    assert [row["a neuron"] for row in rows] == [0, 2, 1]
     assert rows[-1]["sum of costs"] == pytest.approx(0.6)
     assert {row["rank in row"] for row in rows} == {1}
-    assert [inspect.cost_rank(costs, k) for k in range(3)] == [3, 1, 2]
+    assert [inspect.cost_rank(costs, k) for k in range(3)] == [1, 3, 2]
 
 
 def test_three_tasks_have_three_neurons_a_row_and_no_rank() -> None:
@@ -180,12 +183,38 @@ def test_weight_figure_uses_one_scale_and_says_what_is_missing() -> None:
     np.testing.assert_array_equal(bars.data[2].y, b)
 
 
-def test_losses_are_relative_to_a_layer_of_zeros() -> None:
-    figure = inspect.error_bars(["fc1", "fc2"], [1.0, 2.0], [2.0, 4.0], [10.0, 0.0])
-    assert figure.data[0].y[0] == pytest.approx(10.0)
-    assert figure.data[1].y[0] == pytest.approx(20.0)
-    assert math.isnan(figure.data[0].y[1])
-    assert inspect.error_bars([], [], [], []).layout.annotations[0].text.startswith("No layer")
+def _undone(layers: tuple[str, ...], before: tuple[float, ...], after: tuple[float, ...]) -> Undone:
+    judged = {"images": (10, 10), "labelled": (True, True), "calibration": 50}
+    return Undone(layers[0], layers, before, after, (0.2, 0.2), (0.1, 0.2), **judged)
+
+
+def test_the_layer_that_does_most_harm_comes_first_and_losses_are_relative_to_a_layer_of_zeros() -> None:
+    harm = {"a": _undone(("a",), (2.0, 9.0), (1.9, 8.9)), "c": _undone(("c", "d"), (2.0, 9.0), (2.0, 8.0))}
+    assert worst_first(["a", "b", "c"], harm, {"a": 1.0, "b": 2.0, "c": 0.0}) == ["c", "a", "b"]
+    losses = {"c": (1.0, 2.0, 10.0), "a": (2.0, 4.0, 0.0)}
+    figure = harm_figure(["c", "a"], harm, ["x", "y"], losses)
+    x, y, predicted, measured = (list(trace.y) for trace in figure.data)
+    assert x == pytest.approx([0.0, 0.1])
+    assert y == pytest.approx([1.0, 0.1])
+    assert (predicted[0], measured[0]) == pytest.approx((10.0, 20.0))
+    assert math.isnan(predicted[1])
+    assert figure.data[0].customdata[0] == "<br>together with d"
+    assert harm_figure([], {}, [], {}).layout.annotations[0].text.startswith("No layer")
+
+
+def test_harm_by_layer_reads_the_run_and_what_was_measured_later(store: RunStore) -> None:
+    run = synthetic_run(store)
+    found = harm_by_layer(run)
+    assert found["fc1"] == pytest.approx({"digits": 0.25, "clothes": 0.3})
+    keep(run, [replace(of_layers(undone(store, run.id))["fc2"], errors_after=(0.0, 0.0))])
+    assert harm_by_layer(run)["fc2"]["digits"] > 1.0
+    pair = replace(of_layers(undone(store, run.id))["fc1"], neurons=(3, None))
+    keep(run, [pair])
+    assert of_pair(undone(store, run.id), "fc1", (3, None)) == pair
+    assert harm_by_layer(run)["fc1"] == found["fc1"]
+    (run.path / "undone.json").write_text("[{}]")
+    with pytest.raises(RunError, match=r"undone.json.*measure again"):
+        harm_by_layer(run)
 
 
 def test_cost_curve_is_sorted_cumulated_and_marks_the_chosen_pair() -> None:
@@ -279,14 +308,14 @@ def test_relative_errors_are_each_tasks_own_and_their_mean_is_that_of_ratios() -
 
 
 def test_the_relative_plane_puts_the_parents_at_one() -> None:
-    figure = compare.plane_figure([MIXED], labels=["mnist", "pose"], measure="relative to the parents")
+    figure = plane.plane_figure([MIXED], labels=["mnist", "pose"], measure="relative to the parents")
     named = {trace.name: trace for trace in figure.data}
     assert named["run"].y[0] == 1.6
     assert named["both parents, unzipped"].y[0] == 1.0
     assert figure.layout.yaxis.title.text == "mean error relative to the parent's (1 = parent)"
     assert "pose: 12.00\xa0% (+2.00, 1.20× its parent's)" in named["run"].hovertext[0]
     assert "%" not in named["both parents, unzipped"].hovertemplate.replace("%{", "")
-    one = compare.plane_figure([MIXED], labels=["mnist", "pose"], task=1, measure="relative to the parents")
+    one = plane.plane_figure([MIXED], labels=["mnist", "pose"], task=1, measure="relative to the parents")
     named = {trace.name: trace for trace in one.data}
     assert (named["run"].y[0], named["parent of pose alone"].y[0]) == (1.2, 1.0)
     assert one.layout.yaxis.title.text == "pose error relative to the parent's (1 = parent)"
@@ -338,28 +367,28 @@ def test_networks_in_another_order_are_compared_task_by_task() -> None:
 
 def test_plane_marks_front_references_and_identifiers() -> None:
     worse = replace(POINT, id="w", total=160, errors=(3.0, 13.0))
-    figure = compare.plane_figure([POINT, worse], labels=["mnist", "fashion"], task=0)
+    figure = plane.plane_figure([POINT, worse], labels=["mnist", "fashion"], task=0)
     named = {trace.name: trace for trace in figure.data}
     assert [row[0] for row in named["run"].customdata] == ["r", "w"]
     assert list(named["best trade-offs"].x) == [0.5]
     assert (named["both parents, unzipped"].x[0], named["both parents, unzipped"].y[0]) == (1.0, 1.0)
     assert named["parent of mnist alone"].x[0] == pytest.approx(1 / 3)
-    increase = compare.plane_figure([POINT], labels=["a", "b"], measure="increase over the parents")
+    increase = plane.plane_figure([POINT], labels=["a", "b"], measure="increase over the parents")
     assert {trace.name: trace for trace in increase.data}["both parents, unzipped"].y[0] == 0.0
 
 
 def test_unzipped_networks_stand_beside_the_runs_where_their_error_is_known() -> None:
-    every, alone = compare.references(POINT, ["mnist", "fashion"], 1)
+    every, alone = plane.references(POINT, ["mnist", "fashion"], 1)
     assert (every.name, every.total, every.error) == ("both parents, unzipped", 300, 10.0)
     assert (alone.name, alone.total, alone.error) == ("parent of fashion alone", 200, 10.0)
-    assert [found.error for found in compare.references(POINT, ["a", "b"], None)] == [5.5]
-    assert compare.references(replace(POINT, parent_errors=(1.0, math.nan)), ["a", "b"], 1) == []
+    assert [found.error for found in plane.references(POINT, ["a", "b"], None)] == [5.5]
+    assert plane.references(replace(POINT, parent_errors=(1.0, math.nan)), ["a", "b"], 1) == []
 
 
 def test_runs_that_coincide_are_listed_together() -> None:
-    twin, other = replace(POINT, id="t", title="two"), replace(POINT, id="o", title="three", total=160)
+    twin, other = replace(POINT, id="t", title="two"), replace(POINT, id="o", title="three", total=280)
     assert compare.coinciding([POINT, other, twin], None) == [[0, 2], [1], [0, 2]]
-    figure = compare.plane_figure([POINT, other, twin], labels=["a", "b"])
+    figure = plane.plane_figure([POINT, other, twin], labels=["a", "b"])
     run = next(trace for trace in figure.data if trace.name == "run")
     assert list(run.text) == ["80 %, 2 runs", "80 %", ""]
     for k in (0, 2):
@@ -369,7 +398,7 @@ def test_runs_that_coincide_are_listed_together() -> None:
 
 
 def test_plane_without_errors_says_so() -> None:
-    figure = compare.plane_figure([replace(POINT, errors=(math.nan, math.nan))], labels=["a", "b"])
+    figure = plane.plane_figure([replace(POINT, errors=(math.nan, math.nan))], labels=["a", "b"])
     assert figure.layout.annotations[0].text.startswith("No run")
 
 
@@ -379,9 +408,52 @@ def test_table_has_sizes_in_percent_and_errors_per_task() -> None:
     assert row["fashion increase, points"] == 2.0
 
 
+def test_every_method_has_a_mark_of_its_own() -> None:
+    specs = [ZipSpec(), ZipSpec(share=0.5, seed=3), ZipSpec(pairing="greedy", compensate=False), ZipSpec(ridge=0.5)]
+    points = [replace(POINT, id=str(k), total=150 + k, method=settings.method_text(s)) for k, s in enumerate(specs)]
+    figure = plane.plane_figure(points, labels=["a", "b"], chosen="2")
+    methods = [trace for trace in figure.data if trace.customdata is not None]
+    found = [(trace.name, [row[0] for row in trace.customdata]) for trace in methods]
+    ours = "optimal pairs, compensated"
+    assert found == [(ours, ["0", "1"]), ("greedy pairs (the paper)", ["2"]), (f"{ours}, ridge 0.5", ["3"])]
+    assert len({trace.marker.symbol[0] for trace in methods}) == len({trace.marker.color for trace in methods}) == 3
+    (ring,) = [trace for trace in figure.data if trace.name == "chosen"]
+    assert (ring.x[0], ring.y[0]) == (methods[1].x[0], methods[1].y[0])
+
+
+@pytest.mark.parametrize("field", [name for name in ZipSpec.model_fields if name in settings.METHOD])
+def test_a_method_says_every_setting_that_is_not_the_usual_one(field: str) -> None:
+    other = {"sharing": "all", "streams": "all", "ridge": 0.5, "bias": "shared", "scale": "shared", "normalise": False,
+             "weighting": "equal", "trunk": "fc1", "relu_rounds": 1, "positions": 3, "calibration": "enough",
+             "sparse": "no", "alpha": (2.0, 1.0)}[field]  # fmt: skip
+    spec = ZipSpec.model_validate({field: other})
+    assert settings.method_text(spec) != settings.method_text(ZipSpec())
+
+
+def test_two_runs_differ_where_a_reader_of_their_files_sees_it() -> None:
+    networks = [{"parent": "p"}, {"parent": "q"}]
+    left = parse_run_spec({"title": "a", "networks": networks, "zip": {"alpha": [2, 1], "retrain": {"steps": 90}}})
+    right = parse_run_spec({"title": "b", "networks": [{"parent": "p"}, {"parent": "r"}], "zip": {"compensate": False}})
+    found = settings.differences(left, right)
+    assert settings.differences(left, left) == []
+    assert ("networks 2.parent", "q", "r") in found
+    assert ("zip.compensate", "yes", "no") in found
+    assert ("zip.alpha", "2, 1", "none") in found
+    assert ("zip.retrain.steps", "90", "–") in found
+    assert not [row for row in found if "title" in row[0]]
+
+
+def test_the_second_of_two_runs_is_told_less_the_first() -> None:
+    other = replace(POINT, total=120, errors=(2.5, math.nan))
+    rows = {name: rest for name, *rest in compare.beside(POINT, other, ["a", "b"])}
+    assert rows["parameters"] == ["150", "120", "−30"]
+    assert rows["error, a"] == ["2.00\xa0%", "2.50\xa0%", "+0.50"]
+    assert rows["error, b"] == ["12.00\xa0%", "–", "–"]
+
+
 def test_retraining_and_share_in_words() -> None:
     networks = [{"parent": "p"}, {"parent": "q"}]
     spec = parse_run_spec({"networks": networks, "zip": {"retrain": {"steps": 90, "schedule": "final"}}})
-    assert compare.retraining_text(spec) == "90 steps, final, distill"
-    assert compare.retraining_text(parse_run_spec({"networks": networks})) == "none"
-    assert compare.share_text({}) == "none"
+    assert settings.retraining_text(spec) == "90 steps, final, distill"
+    assert settings.retraining_text(parse_run_spec({"networks": networks})) == "none"
+    assert settings.share_text({}) == "none"

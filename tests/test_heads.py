@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from mtz_core import RunSpec, TypeSpec, ZippedNetwork, ZipSpec, preflight, zip_networks
 from mtz_core.checking.checks import identity_check
 from mtz_core.data.imageset import array_set
 from mtz_core.data.tasks import TaskData
-from mtz_core.errors import CheckpointError, DataError, GraphError, SpecError
+from mtz_core.errors import CheckpointError, DataError, GraphError, MTZError, SpecError
 from mtz_core.graph.heads import Head, joined, leaves, scales
 from mtz_core.graph.propagation import channel_graph
 from mtz_core.outputs.kinds import output_of
 from mtz_core.outputs.several import Several
 from mtz_core.outputs.types import TaskType, errors_text
 from mtz_core.own.exported import read_exported
-from mtz_core.own.heads import asked_of, of_output
+from mtz_core.own.heads import asked_of, of_outputs
+from mtz_core.own.inputs import declared
 from mtz_core.runs.inputs import gather
+from mtz_core.spec import NetworkSpec, TransformSpec
 
 
 class Pair(NamedTuple):
@@ -210,6 +215,40 @@ def test_labels_of_some_heads_count_alone() -> None:
     assert not any(name.startswith("map") for name in found.more)
     nothing = output.joined_labels({"map": torch.ones(7, 2, 2, 2, dtype=torch.int64)}, "data")
     assert [given is None for given in output.split_labels(nothing)] == [True, True, False]
+
+
+def test_errors_are_counted_batch_by_batch_and_no_outputs_are_held() -> None:
+    output, parent, other = several()
+    labels = output.joined_labels(
+        {"class": other[:, :5].argmax(1), "at": other[:, 5:7], "map": (other[:, 7:] > 0).long().reshape(7, 2, 2, 2)},
+        "data",
+    )
+    alive: list[weakref.ref[torch.UntypedStorage]] = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for k in range(7):
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) <= 1  # the one that was counted last
+            given = parent[k : k + 1].clone()
+            alive.append(weakref.ref(given.untyped_storage()))
+            yield given, labels[k : k + 1]
+            del given
+
+    found = output.scores(batches())
+    whole = output.scores([(parent, labels)])
+    assert found.error == pytest.approx(whole.error, abs=1e-12)
+    assert found.more == pytest.approx(whole.more, abs=1e-12)
+    parts = zip(output.parts, output.split(parent), output.split_labels(labels), strict=True)
+    alone = [part.scores([(own, wanted)]) for part, own, wanted in parts if wanted is not None]
+    assert whole.error == sum(each.error for each in alone) / 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["named tuple", "data class"])
+def test_outputs_are_called_by_field_in_any_precision(name: str, dtype: torch.dtype) -> None:
+    parent, x = detectors(name)[0].to(dtype), images().to(dtype)
+    network = zip_networks([parent, parent], [x, x], ZipSpec(share=0.0), types=[{"box": "regression"}] * 2).network
+    assert [head.name for head in network.graphs[0].network.heads] == ["classes", "box"]
 
 
 def labels_of(parent: Detector, x: Tensor) -> dict[str, Tensor]:
@@ -405,6 +444,127 @@ def test_a_run_names_the_output_that_its_labels_belong_to(tmp_path: Path) -> Non
     assert result.parent_errors[0] == pytest.approx(100.0 * float(wrong), abs=1e-4)
 
 
+def two_outputs(folder: Path) -> tuple[dict[str, Any], list[nn.Module], np.ndarray[Any, Any], dict[str, Any]]:
+    """Two exported networks with a class and two values each, 60 images, and labels of both outputs."""
+    torch.manual_seed(5)
+    networks: list[nn.Module] = []
+    for k in range(2):
+        networks.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), _Two()).eval())
+        example, batch = torch.randn(3, 1, 8, 8), torch.export.Dim("batch")
+        made = torch.export.export(networks[k], (example,), dynamic_shapes=({0: batch},))
+        torch.export.save(made, folder / f"net{k}.pt2")
+    x = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
+    with torch.no_grad():
+        answers = networks[0](torch.from_numpy(x))
+    size = (answers["size"] + 0.1 * torch.randn(60, 2)).double().numpy().round(4).astype(np.float32)
+    labels = {"digit": answers["digit"].argmax(1).numpy() % 10, "size": size}
+    about: dict[str, Any] = {
+        "networks": [{"weights": str(folder / f"net{k}.pt2"), "architecture": "exported"} for k in range(2)],
+        "calibration": {"images": 40},
+        "zip": {"share": 0.5, "retrain": {"steps": 10, "targets": "labels", "schedule": "final"}},
+    }
+    return about, networks, x, labels
+
+
+def table_of(path: Path, labels: dict[str, Any], digit: str, size: str) -> str:
+    rows = [f"{int(d)},{a:.4f},{b:.4f}" for d, (a, b) in zip(labels["digit"], labels["size"], strict=True)]
+    path.write_text("\n".join([f"{digit},{size}.w,{size}.h", *rows]))
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["npz", "table", "mapping", "folder"])
+def test_a_run_with_labels_of_several_outputs_in_files_is_that_with_labels_in_python(form: str, tmp_path: Path) -> None:
+    about, networks, x, labels = two_outputs(tmp_path)
+    file, more = tmp_path / "set.npz", dict[str, Any]()
+    if form == "npz":
+        np.savez(file, images=x, **{f"labels.{name}": each for name, each in labels.items()})
+    else:
+        np.savez(file, images=x)
+        names = ("kind", "corner") if form == "mapping" else ("digit", "size")
+        more["labels"] = table_of(tmp_path / "labels.csv", labels, *names)
+        more["labels_for"] = dict(zip(("digit", "size"), names, strict=True)) if form == "mapping" else list(names)
+    if form == "folder":
+        (tmp_path / "data").mkdir()
+        x = (x * 255).astype(np.uint8)
+        lines = Path(more.pop("labels")).read_text().splitlines()
+        for k, image in enumerate(x):
+            Image.fromarray(image[0]).save(tmp_path / "data" / f"{k:02}.png")
+            lines[k + 1] = f"{k:02}.png,{lines[k + 1]}"
+        (tmp_path / "data" / "labels.csv").write_text("\n".join([f"file,{lines[0]}", *lines[1:]]))
+        file, x = tmp_path / "data", x.astype(np.float32) / 255
+    about["networks"] = [{**each, "data": str(file), **more} for each in about["networks"]]
+    spec = RunSpec(**about)
+    inputs = gather(spec)
+    assert inputs.evaluation is not None
+    assert inputs.retraining is not None
+    for pair in (inputs.evaluation[0], inputs.retraining[0]):
+        assert pair is not None
+        given, named = cast(Any, pair)
+        assert set(named) == {"digit", "size"}
+        for image, digit, size in zip(given, named["digit"], named["size"], strict=True):
+            (k,) = np.flatnonzero(np.isclose(x * 1.0, transformed(image), atol=1e-6).all((1, 2, 3)))
+            assert int(digit) == labels["digit"][k]
+            assert np.allclose(size, labels["size"][k])
+    by_file = zip_networks(
+        inputs.networks, inputs.calibration, spec=inputs.zipping(spec), evaluation=inputs.evaluation,
+        retraining=inputs.retraining,
+    )  # fmt: skip
+    by_hand = zip_networks(
+        networks, inputs.calibration, spec=spec.zip, evaluation=inputs.evaluation, retraining=inputs.retraining
+    )
+    assert by_file.errors == by_hand.errors
+    assert by_file.scores == by_hand.scores
+    assert {name: kind.kind for name, kind in by_file.types[0].heads} == {"digit": "multiclass", "size": "regression"}
+    assert set(by_file.scores[0]) >= {"digit: wrong answers, %", "size: mean absolute error"}
+
+
+def transformed(image: Tensor) -> Any:
+    """An image as it was before it was normalised."""
+    spec = declared((1, 8, 8), "float32")
+    assert isinstance(spec, TransformSpec)
+    return image.numpy() * spec.std[0] + spec.mean[0]
+
+
+@pytest.mark.parametrize(
+    ("labels_for", "named", "said"),
+    [
+        (["digit", "sise"], "table", "sise"),
+        (["digit", "corner"], "npz", "'digit', 'size'"),
+        (["digit", "size"], "plain", "without names"),
+        (None, "strange", "'digit', 'size'"),
+    ],
+)
+def test_labels_in_files_that_do_not_fit_are_told_with_the_names(
+    labels_for: Any, named: str, said: str, tmp_path: Path
+) -> None:
+    about, _, x, labels = two_outputs(tmp_path)
+    arrays = {"npz": {"labels.digit": labels["digit"], "labels.size": labels["size"]}, "table": {},
+              "plain": {"labels": labels["digit"]}, "strange": {"labels.digits": labels["digit"]}}[named]  # fmt: skip
+    np.savez(tmp_path / "set.npz", images=x, **arrays)
+    more = {"labels": table_of(tmp_path / "labels.csv", labels, "digit", "size")} if named == "table" else {}
+    more = {**more, "data": str(tmp_path / "set.npz"), "labels_for": labels_for}
+    spec = RunSpec(**{**about, "zip": {}, "networks": [{**each, **more} for each in about["networks"]]})
+
+    def zipped() -> None:
+        inputs = gather(spec)
+        zip_networks(inputs.networks, inputs.calibration, spec=inputs.zipping(spec), evaluation=inputs.evaluation)
+
+    with pytest.raises(MTZError, match=said):
+        zipped()
+
+
+def test_labels_for_is_a_name_different_names_or_a_mapping() -> None:
+    about = {"weights": "a.pt2", "architecture": "exported", "data": "x.npz"}
+    assert NetworkSpec(**about, labels_for=["a", "b"]).label_names == {"a": "a", "b": "b"}
+    mapped = NetworkSpec(**about, labels_for={"0": "kind", "1": "corner"})
+    assert mapped.label_names == {"0": "kind", "1": "corner"}
+    assert NetworkSpec(**json.loads(mapped.model_dump_json())) == mapped
+    assert len({mapped, NetworkSpec(**about, labels_for="a"), NetworkSpec(**mapped.model_dump())}) == 2
+    for wrong in ([], ["a", "a"], "", {"a": "c", "b": "c"}, {}, [""]):
+        with pytest.raises(SpecError, match="labels_for"):
+            NetworkSpec(**about, labels_for=wrong)
+
+
 class _Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -417,13 +577,17 @@ class _Two(nn.Module):
 def test_what_data_asks_for_is_asked_of_the_labelled_output() -> None:
     told = TypeSpec(kind="multilabel")
     data = TaskData(None, array_set(np.zeros((2, 1, 4, 4), np.uint8)), None, type="multilabel")
-    assert asked_of(data, None, 0, "a") == TypeSpec(heads={"a": told})
-    assert asked_of(data, None, 3, None) == told
+    mine: dict[str, str | None] = {"a": None}
+    assert asked_of(data, None, 0, mine) == TypeSpec(heads={"a": told})
+    assert asked_of(data, None, 3, {}) == told
     other = TypeSpec(kind="regression")
-    assert asked_of(data, TypeSpec(heads={"b": other}), 0, "a") == TypeSpec(heads={"b": other, "a": told})
-    assert asked_of(data, TypeSpec(heads={"a": other}), 0, "a") == TypeSpec(heads={"a": other})
-    assert asked_of(data, other, 0, "a") == other
+    assert asked_of(data, TypeSpec(heads={"b": other}), 0, mine) == TypeSpec(heads={"b": other, "a": told})
+    assert asked_of(data, TypeSpec(heads={"a": other}), 0, mine) == TypeSpec(heads={"a": other})
+    assert asked_of(data, other, 0, mine) == other
+    named = {"y": np.eye(2, dtype=np.int64), "z": np.zeros((2, 3), np.float32), "w": np.arange(2)}
+    several = TaskData(None, array_set(np.zeros((2, 1, 4, 4), np.uint8), named=named), None)
+    assert asked_of(several, None, 0, {"a": "y", "b": "z", "c": "w"}) == TypeSpec(heads={"a": told, "b": other})
     pair = (torch.zeros(2, 1), torch.zeros(2))
-    assert of_output(pair, "a") == (pair[0], {"a": pair[1]})
-    assert of_output(pair, None) is pair
-    assert of_output(pair[0], "a") is pair[0]
+    assert of_outputs(pair, mine) == (pair[0], {"a": pair[1]})
+    assert of_outputs(pair, {}) is pair
+    assert of_outputs(pair[0], mine) is pair[0]

@@ -23,8 +23,9 @@ TORCH_FREE = ("errors", "system", "methods", "spec", "structure", "events", "bud
 """Packages of which no module imports torch, not even by another one."""
 TORCH_FREE_MODULES = (
     *("runs.store", "runs.reader", "runs.records", "runs.progress", "runs.launch", "runs.worker"),
+    *("runs.queue", "runs.place", "runs.people", "runs.access", "runs.dispatcher"),
     *("zoo.catalog", "zoo.structures", "own.registry", "own.ask", "own.job", "data.uploads", "checking.text"),
-    "outputs.types",
+    *("outputs.types", "outputs.flips", "runs.answers", "runs.live_answers"),
 )
 MOST_LEVELS = 12
 MOST_IN_ROOT = 8

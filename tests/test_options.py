@@ -25,6 +25,7 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "alpha": ("unequal",),
     "pairing": tuple(name for name in PAIRING.names if name != "optimal"),
     "metric": tuple(name for name in METRICS.names if name != "functional"),
+    "constraints": ("apart",),
     "sharing": ("all",),
     "streams": ("all",),
     "ridge": (0.3,),
@@ -60,6 +61,7 @@ SETTLED = {
 REFUSED = (
     *({"pairing=random", f"metric={name}"} for name in ALTERNATIVES["metric"]),
     {"pairing=random", "streams"},
+    {"pairing=random", "constraints"},
     {"compensate", "relu_rounds"},
 )
 """Pairs of which one would have no effect."""
@@ -115,6 +117,8 @@ def outcome(tasks: int, *chosen: str) -> str:
     fields: dict[str, Any] = dict(CHOICES[name] for name in chosen)
     if "alpha" in fields:
         fields["alpha"] = tuple(range(1, tasks + 1))
+    if "constraints" in fields:
+        fields["constraints"] = {"dense": {"apart": [tuple(range(tasks))]}}
     quick = {"share": 0.5, "positions": 6} | ({} if fields.get("compensate") is False else {"relu_rounds": 1})
     digest = hashlib.sha256()
 

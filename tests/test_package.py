@@ -89,7 +89,7 @@ def test_an_installed_program_carries_every_file_of_the_app(installed: Path) -> 
         "print(json.dumps({str(p.relative_to(paths.PROGRAM)): p.stat().st_size\n"
         "    for p in paths.PROGRAM.rglob('*') if p.is_file() and p.suffix != '.pyc'}))"
     )
-    files = [ROOT / "app.py", ROOT / ".streamlit" / "config.toml"]
+    files = [ROOT / "app.py", ROOT / "Home.py", ROOT / ".streamlit" / "config.toml"]
     files += [p for folder in ("pages", "assets") for p in (ROOT / folder).rglob("*") if p.is_file()]
     expected = {str(p.relative_to(ROOT)): p.stat().st_size for p in files if p.suffix != ".pyc"}
     assert _run(installed, code) == expected
@@ -113,12 +113,12 @@ def test_an_installed_program_keeps_nothing_among_its_own_files(installed: Path)
 
 def test_an_installed_program_opens_its_pages(installed: Path) -> None:
     code = (
-        "import json; from streamlit.testing.v1 import AppTest; from mtz_core.system.paths import APP\n"
+        "import json; from streamlit.testing.v1 import AppTest; from mtz_core.system.paths import PROGRAM\n"
         "found = []\n"
-        "for page in ('app.py', 'pages/1_Networks.py', 'pages/5_Learn.py'):\n"
-        "    app = AppTest.from_file(str(APP), default_timeout=120)\n"
-        "    app = app.run() if page == 'app.py' else app.switch_page(page).run()\n"
-        "    found.append([len(app.exception), len(app.error), len(app.caption) > 0])\n"
+        "for page in ('Home.py', 'pages/1_Networks.py', 'pages/5_Learn.py'):\n"
+        "    app = AppTest.from_file(str(PROGRAM / 'Home.py'), default_timeout=120)\n"
+        "    app = app.run() if page == 'Home.py' else app.switch_page(page).run()\n"
+        "    found.append([len(app.exception), len(app.error), len(app.main.children) > 0])\n"
         "import mtz_core, pages\n"
         "print(json.dumps([found, mtz_core.__file__, pages.__path__[0]]))"
     )

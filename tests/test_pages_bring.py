@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from mtz_core.data.bundled import bundled_inputs
 from mtz_core.data.uploads import keep
@@ -87,11 +88,43 @@ def test_labels_come_in_a_table_of_their_own(visit: Open, tmp_path: Path) -> Non
     assert "labels-file" not in app.query_params
 
 
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.digit, self.size = nn.Linear(784, 8), nn.Linear(8, 10), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.body(x.flatten(1)).relu()
+        return {"digit": self.digit(features), "size": self.size(features)}
+
+
+def test_labels_of_several_outputs_come_by_their_names(visit: Open, tmp_path: Path) -> None:
+    network, images = Two().eval(), bundled_inputs("mnist", "test")[0][:40]
+    example, batch = torch.randn(3, 1, 28, 28), torch.export.Dim("batch")
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), tmp_path / "two.pt2")
+    digits = np.arange(40) % 10
+    sizes = np.random.default_rng(0).random((40, 2), dtype=np.float32)
+    np.savez(tmp_path / "set.npz", images=images, **{"labels.digit": digits, "labels.size": sizes})
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(tmp_path / "two.pt2")).run()
+    assert app.multiselect(key="own-labels-for").value == ["digit"]
+    app.multiselect(key="own-labels-for").set_value(["digit", "size"]).run()
+    app.button(key="own-add").click().run()  # of MNIST, whose labels are digits alone
+    assert "labels without names" in shown(app)
+    app.selectbox(key="own-data").set_value("upload").run()
+    app.text_input(key="images-path").set_value(str(tmp_path / "set.npz")).run()
+    app.button(key="own-add").click().run()
+    (added,) = own_networks().values()
+    assert added.spec.label_names == {"digit": "digit", "size": "size"}
+    assert added.images == 8
+    assert added.error is not None
+
+
 def test_an_added_network_zips_like_a_bundled_one(
     visit: Open, store: RunStore, brought: OwnNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = SimpleNamespace(poll=lambda: 0)
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: ended)
+    monkeypatch.setattr("mtz_core.runs.launch.start_worker", lambda store, run_id, resume=False: ended)
     parents = [brought.name, "lenet5-fashion-0"]
     app = visit("pages/1_Networks.py", parents=parents)
     assert "can be zipped together" in app.success[0].value
@@ -122,7 +155,7 @@ def test_no_more_calibration_images_can_be_asked_for_than_there_are(
     visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch, count: int, asked: str | None
 ) -> None:
     ended = SimpleNamespace(poll=lambda: 0)
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: ended)
+    monkeypatch.setattr("mtz_core.runs.launch.start_worker", lambda store, run_id, resume=False: ended)
     names = few(count)
     app = visit("pages/2_Zip.py", parents=names, **({"images": asked} if asked else {}))
     chosen = min(int(asked or 500), count)
@@ -179,7 +212,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_own_name(visit: Open, tmp_pa
 
 
 def test_paths_are_taken_on_ones_own_computer_only(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pages.ui.bring.LOCAL", ())
+    monkeypatch.delenv("MTZ_PATHS")
     app = visit("pages/1_Networks.py", bring="file")
     assert "weights-path" not in [field.key for field in app.text_input]
 
@@ -202,3 +235,26 @@ def test_the_server_registers_modules_from_its_command_line(visit: Open, monkeyp
     monkeypatch.setattr(sys, "argv", ["streamlit", "--models", "no_such_module:trained"])
     app = visit("pages/1_Networks.py", bring="registered")
     assert "no module 'no\\_such\\_module'" in app.error[0].value
+
+
+def test_a_network_that_reads_vectors_is_asked_for_no_size(visit: Open, tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3)).eval()
+    sizes = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(module, (torch.zeros(2, 7),), dynamic_shapes=sizes), tmp_path / "net.pt2")
+    inputs = np.random.default_rng(0).normal(size=(10, 7))
+    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(10) % 3)
+    app = visit("pages/1_Networks.py", bring="file")
+    app.text_input(key="weights-path").set_value(str(tmp_path / "net.pt2")).run()
+    assert "3 classes, reads vectors of 7." in shown(app)
+    assert app.selectbox(key="own-data").value == "upload"
+    assert "size-fileexported" not in [field.key for field in app.number_input]
+    app.text_input(key="images-path").set_value(str(tmp_path / "data.npz")).run()
+    app.text_input(key="mean-fileexported").set_value("1, 2").run()
+    app.button(key="own-add").click().run()
+    assert "2 numbers for inputs of shape" in shown(app)
+    app.text_input(key="mean-fileexported").set_value("1, 2, 3, 4, 5, 6, 7").run()
+    app.button(key="own-add").click().run()
+    (added,) = own_networks().values()
+    assert (added.inputs, added.input_shape, added.images) == ("vectors", (7,), 2)
+    assert added.spec.transform == TransformSpec(mean=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
+    assert "2 vectors" in shown(app)

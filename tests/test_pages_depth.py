@@ -19,7 +19,7 @@ from mtz_core.structure.sizes import plan_counts, plan_range
 from mtz_core.zoo.structures import structures
 from pages.ui import query
 from tests.networks import towers
-from tests.pages import Open, shown
+from tests.pages import Open, shares, shown, totals
 
 ZIP = "pages/2_Zip.py"
 THREE = ["lenet300-mnist-0", "lenet300-mnist-1", "lenet300-letters-0"]
@@ -34,7 +34,7 @@ class _Started:
 def pair(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two towers that were brought; a run is only stored when it is started."""
     monkeypatch.setenv("MTZ_MODELS", "tests.networks:towers")
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Started())
+    monkeypatch.setattr("mtz_core.runs.launch.start_worker", lambda store, run_id, resume=False: _Started())
     for name, module in towers().items():
         structure = channel_graph(module, torch.zeros(2, 1, 28, 28)).structure()
         spec = NetworkSpec(model=name, data="mnist")
@@ -47,7 +47,7 @@ def test_a_run_of_different_depths_has_the_size_that_the_page_showed(
     visit: Open, store: RunStore, pair: list[str], order: int
 ) -> None:
     app = visit(ZIP, parents=pair[::order], images="20", **{"share-stem": "0.5"})
-    size = app.metric[0].value
+    size = totals(app)["size"]
     assert not app.warning
     assert not size.startswith("≈")
     app.button(key="start").click().run()
@@ -66,9 +66,7 @@ def test_a_run_of_different_depths_has_the_size_that_the_page_showed(
 
 def test_layers_without_partner_are_listed_as_private(visit: Open, pair: list[str]) -> None:
     app = visit(ZIP, parents=pair)
-    assert [s.key for s in app.slider if str(s.key).startswith("share-")] == [
-        *("share-all", "share-stem", "share-first.0")
-    ]
+    assert list(shares(app)) == ["stem", "first.0"]
     text = shown(app)
     assert "no other network has layers that correspond: first.1, second.1, first.2, second.2" in text
     networks = visit("pages/1_Networks.py", parents=pair)
@@ -81,20 +79,20 @@ def test_the_size_of_subsets_is_an_estimate_with_its_bounds(visit: Open) -> None
     app = visit(ZIP, parents=THREE, share__fc1="0.5", share__fc2="0.5")
     low, high = plan_range(joined(networks), {"fc1": 150, "fc2": 50}, own_bias=True, own_scale=True)
     assert low < high
-    assert app.metric[0].value.startswith("≈ ")
+    assert totals(app)["size"].startswith("≈ ")
     assert f"between {percent_text(low / everything)} and {percent_text(high / everything)} of all parents" in shown(
         app
     )
     for parameters in ({"sharing": "all", "share__fc1": "0.5"}, {}):
         exact: Any = visit(ZIP, parents=THREE, **parameters)
-        assert not exact.metric[0].value.startswith("≈")
+        assert not totals(exact)["size"].startswith("≈")
         assert "An estimate" not in shown(exact)
 
 
 def test_who_shares_is_asked_of_three_tasks_and_kept(
     visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pages.ui.jobs.start_worker", lambda store, run_id, resume=False: _Started())
+    monkeypatch.setattr("mtz_core.runs.launch.start_worker", lambda store, run_id, resume=False: _Started())
     assert "sharing" not in [c.key for c in visit(ZIP, parents=THREE[:2]).get("button_group")]
     visit(ZIP, parents=THREE, sharing="all").button(key="start").click().run()
     (record,) = store.list()

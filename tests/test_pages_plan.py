@@ -16,8 +16,9 @@ from mtz_core.spec import BudgetSpec, NetworkSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.zoo.structures import structures
-from pages.ui import plan
+from pages.ui import measuring
 from pages.ui.query import query_of
+from tests.pages import component, shares, totals
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = ["lenet300-mnist-0", "lenet300-fashion-0"]
@@ -28,11 +29,12 @@ Open = Callable[..., AppTest]
 def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     monkeypatch.setenv("MTZ_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MTZ_UPLOADS", str(tmp_path / "uploads"))
-    plan._measured().clear()
-    plan._jobs().clear()
+    measuring.measured().clear()
+    measuring.all_jobs().clear()
+    measuring.failed().clear()
 
     def opened(**parameters: Any) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+        app = AppTest.from_file(str(ROOT / "Home.py"), default_timeout=120)
         app.switch_page("pages/2_Zip.py")
         for name, value in parameters.items():
             app.query_params[name] = value
@@ -45,7 +47,8 @@ def visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 
 def counted(app: AppTest) -> float:
     """Size that the sliders ask for, as a multiple of the smallest parent."""
-    shared = {n: round(app.slider(key=f"share-{n}").value * w) for n, w in (("fc1", 300), ("fc2", 100))}
+    said = shares(app)
+    shared = {n: round(said[n] * w) for n, w in (("fc1", 300), ("fc2", 100))}
     return plan_counts(joined([structures()[name] for name in PAIR]), shared, own_bias=True).versus_smallest
 
 
@@ -67,7 +70,8 @@ def test_a_plan_sets_the_sliders_within_the_budget_and_draws_curves(visit: Open)
     assert not app.exception
     assert not app.error
     assert 1.35 < counted(app) <= 1.4
-    assert len(app.get("plotly_chart")) == charts + 3  # two layers and the frontier
+    assert len(app.get("plotly_chart")) == charts + 1  # the frontier
+    assert [len(each["counts"]) > 5 for each in component(app, "mtz_shares")["choice"]["curves"]] == [True, True]
 
     app.number_input(key="size").set_value(1.2).run()
     app.button(key="plan").click().run()
@@ -87,13 +91,12 @@ def test_a_budget_of_computation_chooses_the_layers_that_are_computed_once(visit
     finished(app)
     assert not app.error
     assert app.selectbox(key="trunk").value == "fc1"
-    assert app.slider(key="share-fc2").value == 0.0
-    assert "share-fc1" not in [slider.key for slider in app.slider]
+    assert shares(app) == {"fc2": 0.0}
     said = " ".join(caption.value for caption in app.caption)
     assert "take 1.12 times the multiplications of one network instead of 2.00" in said
     networks = [structures()[name] for name in PAIR]
     expected = plan_counts(joined(networks), {"fc1": 300, "fc2": 0}, True, True)
-    assert percent_text(expected.versus_all) in [metric.value for metric in app.metric]
+    assert percent_text(expected.versus_all) in totals(app).values()
 
     app.number_input(key="macs").set_value(1.0).run()
     assert "too few" in app.error[0].value
@@ -119,7 +122,7 @@ def test_the_trunk_lives_in_the_address_and_goes_into_the_run(visit: Open) -> No
 def test_stop_ends_the_process(visit: Open) -> None:
     app = visit(parents=PAIR, images="1000")
     app.button(key="plan").click().run()
-    process: subprocess.Popen[bytes] = plan._jobs()[app.session_state["plan-job"]].process
+    process: subprocess.Popen[bytes] = measuring.all_jobs()[app.session_state["plan-job"]].process
     assert process.poll() is None
     app.button(key="plan-stop").click().run()
     assert not app.exception
@@ -132,9 +135,9 @@ def test_a_reloaded_page_finds_its_process_again(visit: Open) -> None:
     asked = {"parents": PAIR, "images": "100", "size": "1.4"}
     app = visit(**asked)
     app.button(key="plan").click().run()
-    process = plan._jobs()[app.session_state["plan-job"]].process
+    process = measuring.all_jobs()[app.session_state["plan-job"]].process
     again = visit(**asked)
-    assert plan._jobs()[again.session_state["plan-job"]].process is process
+    assert measuring.all_jobs()[again.session_state["plan-job"]].process is process
     assert again.button(key="plan-stop")
     assert visit(parents=PAIR, images="200").session_state["plan-job"] is None
     finished(again)
@@ -142,11 +145,11 @@ def test_a_reloaded_page_finds_its_process_again(visit: Open) -> None:
     app.run()
     assert not app.exception
     assert app.session_state["plan-job"] is None
-    assert not plan._jobs()
+    assert not measuring.all_jobs()
 
 
 def test_a_process_that_fails_says_why(visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan.sys, "executable", "/bin/false")
+    monkeypatch.setattr(measuring.sys, "executable", "/bin/false")
     app = visit(parents=PAIR, images="100")
     app.button(key="plan").click().run()
     finished(app)

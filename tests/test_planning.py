@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from mtz_core.budget.curves import MEASURED, curve
 from mtz_core.budget.plan import Plan, choice_data, multiplications_text, plan_text, read_choice
 from mtz_core.budget.search import CLEAR, frontier, resolve, smallest_error, smallest_size
 from mtz_core.errors import SpecError
+from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.structure.trunks import trunks
+from mtz_core.zipping import forecast as forecast_module
 from mtz_core.zipping.damage import Bench
 from mtz_core.zipping.forecast import Forecast, plan
 from mtz_core.zipping.rehearsal import rehearsed, with_images
@@ -268,6 +271,28 @@ def test_planning_changes_no_weight() -> None:
         torch.testing.assert_close(network(images(9, 5), task=t), before[t], rtol=1e-12, atol=1e-12)
     assert network.counts().shared == 0
     assert not any(network.merged)
+
+
+def test_what_was_zipped_for_trial_is_predicted_as_it_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[tuple[dict[str, int], float]] = []
+
+    def trial(walk: LayerWalk, bench: Bench, shares: dict[str, int], *rest: Any) -> float:
+        tried.append((shares, rehearsed(walk, bench, shares, *rest)))
+        return tried[-1][1]
+
+    monkeypatch.setattr(forecast_module, "rehearsed", trial)
+    spec = ZipSpec(share="auto", budget={"size": 1.5}, positions=4)
+    parents = [randomised(FAMILIES["convolutional"](), seed) for seed in (0, 1)]
+    job = Zipper(parents, [images(), images(60, 1)], spec).job
+    forecast = Forecast.of(job, job.sample)
+    *_, choice = forecast.choice()
+    assert isinstance(choice, Choice)
+    assert [shares for shares, _ in tried] == [choice.uniform(0.5), choice.uniform(1.0)]
+    sums = [choice.divergence(shares) for shares, _ in tried]
+    assert [choice.expected(total) for total in sums] == pytest.approx([found for _, found in tried])
+    assert choice.inputs == sum(map(len, job.sample.images))
 
 
 @pytest.mark.parametrize("family", ["perceptron", "residual"])

@@ -12,9 +12,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from mtz_core import zip_networks
 from mtz_core.checking.report import preflight
 from mtz_core.checking.text import report_data, report_text
 from mtz_core.cli import main
+from mtz_core.errors import GraphError
 from mtz_core.own.networks import BuiltNetwork, build_network
 from mtz_core.spec import NetworkSpec
 from mtz_core.structure.networks import structure_from_json
@@ -100,3 +102,25 @@ def test_a_failed_check_is_not_green_and_a_deviation_that_is_no_number_survives_
     text = report_text(data)
     assert text.startswith("Not green: 1 of 2 self-checks failed.")
     assert "FAILED  not a number" in text
+
+
+def test_a_part_that_no_file_can_name_is_told_before_the_zip(tmp_path: Path) -> None:
+    class Gate(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.detach().abs().max()) > 1e9 else super().forward(x)
+
+    networks = [nn.Sequential(nn.Linear(8, 12), nn.ReLU(), Gate(12, 12), nn.ReLU(), nn.Linear(12, 5)) for _ in range(2)]
+    x = torch.randn(60, 8)
+    report = preflight(networks, x)
+    assert report.green
+    assert all("torch.where" in (network.unsaved or "") for network in report.networks)
+    assert report_text(report_data(report, ["a", "b"])).count("cannot be saved: 2 is a") == 2
+    result = zip_networks(networks, [x, x])
+    assert sum("cannot be saved" in warning for warning in result.warnings) == 2
+    with pytest.raises(GraphError, match=r"torch\.export"):
+        result.network.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+    with torch.no_grad():
+        assert torch.allclose(result.network.extract(1)(x), result.network(x, task=1), atol=1e-6)
+    plain = preflight([nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 5))] * 2, x)
+    assert not any(network.unsaved for network in plain.networks)

@@ -220,7 +220,7 @@ def test_cancelling_asks_a_worker_and_ends_a_run_without_one(store: RunStore) ->
         store.request_cancel(lost.id)
 
 
-def test_a_worker_counts_as_dead_when_gone_a_zombie_another_process_or_silent(
+def test_a_worker_counts_as_dead_when_gone_a_zombie_or_another_process_and_as_paused_when_silent(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = store.claim(store.create(synthetic_spec()).id)
@@ -238,7 +238,7 @@ def test_a_worker_counts_as_dead_when_gone_a_zombie_another_process_or_silent(
     _execute(store, "UPDATE runs SET pid_created = ? WHERE id = ?", alive.process_created(os.getpid()), run.id)
     assert store.get(run.id).status is RunStatus.RUNNING
     monkeypatch.setattr(alive, "HEARTBEAT_LIMIT", 0.0)
-    assert store.get(run.id).status is RunStatus.LOST
+    assert store.get(run.id).status is RunStatus.PAUSED
 
 
 def test_only_one_worker_claims_a_run(store: RunStore) -> None:

@@ -46,6 +46,19 @@ def test_events_come_in_order_and_progress_never_falls() -> None:
     assert first.errors == (0.0, 0.0)
 
 
+def test_every_layers_retraining_is_seen_twenty_times_and_ends_on_the_inputs_it_began_with() -> None:
+    parents = _twins()
+    spec = ZipSpec(retrain=RetrainSpec(steps=100))
+    zipper = Zipper(parents, [images()] * 2, spec, evaluation=_labelled(parents), live_images=15)
+    seen = [event for event in zipper.run() if isinstance(event, ev.Evaluated)]
+    layers = [event.layer for event in seen if event.stage == "zipped"]
+    for layer in layers:
+        assert sum(e.layer == layer and e.stage in ("retraining", "retrained") for e in seen) >= 20
+    counts = {event.stage: event.images for event in seen}
+    assert counts["parents"] == counts["retrained"] == counts["ended"] == (15, 15)
+    assert counts["final"] == (40, 40)
+
+
 @pytest.mark.parametrize("family", ["convolutional", "residual"])
 def test_the_same_seed_gives_the_same_network_to_the_bit(family: str) -> None:
     spec = ZipSpec(share=0.7, positions=3, retrain=RetrainSpec(steps=6))

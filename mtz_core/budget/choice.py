@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtz_core.budget.spread import likely_range
 from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
@@ -82,6 +83,8 @@ class Choice:
     """Divergence of the trunk alone."""
     together: tuple[tuple[float, float], ...] = ()
     """Sums of groups' divergences, and what zips of all these groups together showed; both rising."""
+    inputs: int = 0
+    """Inputs of all tasks by which all this was measured; 0 where nobody knows."""
 
     @property
     def tasks(self) -> int:
@@ -122,6 +125,10 @@ class Choice:
     def error(self, divergence: float) -> float:
         """Answers that are predicted to change, in %, where groups' divergences add up to this."""
         return min(100.0, self.rate * math.sqrt(self.expected(divergence)))
+
+    def likely(self, error: float) -> tuple[float, float]:
+        """Between what nine of ten counts on as many inputs lie, in %, where `error` % are predicted to change."""
+        return likely_range(error, self.inputs)
 
     def allowed(self, error: float) -> float:
         """What divergences of groups may add up to where so many answers may change, in %."""

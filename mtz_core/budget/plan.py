@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtz_core.budget.choice import Choice, Curve, Point
+from mtz_core.budget.spread import range_text
 from mtz_core.structure.joint import JointStructure
 from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.trunks import Trunk, trunk_of
@@ -44,6 +45,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "curves": curves,
         "frontier": points,
         "changed": plan.changed,
+        "inputs": plan.choice.inputs,
     }
 
 
@@ -62,8 +64,27 @@ def choice_data(choice: Choice) -> dict[str, Any]:
     ]
     trunk = None if choice.trunk is None else choice.trunk.name
     own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale}
-    together = [list(pair) for pair in choice.together]
-    return {"curves": curves, **own, "rate": choice.rate, "trunk": trunk, "base": choice.base, "together": together}
+    together, seen = [list(pair) for pair in choice.together], {"rate": choice.rate, "inputs": choice.inputs}
+    return {"curves": curves, **own, **seen, "trunk": trunk, "base": choice.base, "together": together}
+
+
+def choice_tables(choice: Choice) -> dict[str, Any]:
+    """Return what predictions depend on as JSON-able data, groups as their numbers in `choice.joint`.
+
+    `pages/ui/counts.js` does with it what `Choice.error` does.
+    """
+    numbers = {group.name: g for g, group in enumerate(choice.joint.groups)}
+    curves = [
+        {
+            "group": numbers[c.group],
+            "counts": list(c.counts),
+            "divergences": list(c.divergences),
+            "gate": None if c.gate is None else numbers[c.gate],
+            "power": c.power,
+        }
+        for c in choice.curves
+    ]
+    return {"curves": curves, "rate": choice.rate, "base": choice.base, "together": [list(p) for p in choice.together]}
 
 
 def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
@@ -82,7 +103,7 @@ def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
     own = (data["own_bias"], data["own_scale"])
     trunk = trunk_of(joint, data["trunk"])
     together = tuple((float(x), float(y)) for x, y in data.get("together", ()))  # plans of before have none
-    return Choice(joint, curves, *own, data["rate"], trunk, data["base"], together)
+    return Choice(joint, curves, *own, data["rate"], trunk, data["base"], together, int(data.get("inputs", 0)))
 
 
 def multiplications_text(trunk: Trunk | None, structures: Sequence[NetworkStructure]) -> str:
@@ -112,9 +133,9 @@ def plan_text(plan: Plan) -> str:
     best at other sizes (parameters, answers that change)
       76: 6.3 %
     """
-    lines = [
-        f"{plan.point.parameters:,} parameters, {plan.point.error:.1f} % of the {plan.changed} predicted to change"
-    ]
+    inputs = plan.choice.inputs
+    predicted = f"{range_text(plan.point.error, inputs)} of the {plan.changed} predicted to change"
+    lines = [f"{plan.point.parameters:,} parameters, {predicted}"]
     if plan.point.even:
         lines.append(EVEN)
     if plan.choice.trunk is not None:
@@ -124,5 +145,5 @@ def plan_text(plan: Plan) -> str:
         alone = plan.choice.error(curve.divergence(count))
         lines.append(f"  {curve.group}: {count} of {curve.width} shared; alone {alone:.1f} %")
     lines.append(f"best at other sizes (parameters, {plan.changed} that change)")
-    lines += [f"  {point.parameters:,}: {point.error:.1f} %" for point in plan.frontier]
+    lines += [f"  {point.parameters:,}: {range_text(point.error, inputs)}" for point in plan.frontier]
     return "\n".join(lines)

@@ -30,8 +30,10 @@ def network_dtype(network: nn.Module) -> torch.dtype:
 
 
 def reads_tokens(network: nn.Module) -> bool:
-    """Whether a network may read numbers of tokens: it has a table to look them up in."""
-    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules())
+    """Whether a network may read numbers of tokens: it has a table to look them up in, or says so (`reads_tokens`)."""
+    return bool(getattr(network, "reads_tokens", False)) or any(
+        isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()
+    )
 
 
 def as_images(data: Any, where: str, dtype: torch.dtype, tokens: bool = False) -> Tensor:

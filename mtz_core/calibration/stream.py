@@ -61,6 +61,18 @@ class Stream:
         self, node: str, matrices: Matrices, summand: fx.Node | None = None
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor | None]]]:
         """Yield for every batch which images it holds, what the layer called at `node` reads, and `summand`'s value."""
+        for where, state in self._reached(node, matrices):
+            other = None if summand is None else cast(Tensor, state.values.get(summand))
+            yield where, (layer_input(self.program, state), other)
+
+    def answers(self, node: str, matrices: Matrices, changed: Matrices) -> Iterator[tuple[slice, Tensor]]:
+        """Yield for every batch which images it holds, and the outputs if weights are `changed` from `node` on."""
+        for where, state in self._reached(node, matrices):
+            with torch.no_grad():
+                yield where, self.program.outputs(advance(self.program, state.copy(), changed)).contiguous()
+
+    def _reached(self, node: str, matrices: Matrices) -> Iterator[tuple[slice, State]]:
+        """Yield every batch stopped before the layer called at `node`; its state is kept where there is room."""
         position = self.program.position(node)
         for first in self.starts:
             where = slice(first, min(first + self.batch_size, len(self.images)))
@@ -71,8 +83,7 @@ class Stream:
                 state = earlier.copy()
             with torch.no_grad():
                 advance(self.program, state, matrices, stop=position)
-            other = None if summand is None else cast(Tensor, state.values.get(summand))
-            yield where, (layer_input(self.program, state), other)
+            yield where, state
             free = self.budget - sum(kept.bytes() for kept in self.states.values())
             if state.bytes() <= free:
                 self.states[first] = state

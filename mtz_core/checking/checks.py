@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from mtz_core.checking.parameters import channels_of
+from mtz_core.checking.orders import drawn_orders, moved
+from mtz_core.checking.parameters import Met, channels_met, met_beside
 from mtz_core.errors import GraphError
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.execution import Program, execute
 from mtz_core.graph.heads import Head, joined, scales
-from mtz_core.graph.layout import Layout, expand
+from mtz_core.graph.layout import Layout
 from mtz_core.graph.own_answers import own_answer
 from mtz_core.graph.record import Carries, Operation, call_of, operation_of
 from mtz_core.graph.sources import fresh_name
@@ -107,31 +108,28 @@ def identity_check(network: nn.Module, graph: ChannelGraph, number: int = 0) -> 
 
 def permutation_check(graph: ChannelGraph, number: int = 0, seed: int = 0) -> Check:
     """Permute the channels of every group; the outputs must stay the same."""
-    rng = np.random.default_rng(seed)
-    orders = []
-    for group in graph.groups:
-        order = np.arange(group.width)
-        if group.frozen is None:
-            for cell in np.unique(group.cells) if group.cells is not None else (None,):
-                inside = order if cell is None else np.flatnonzero(group.cells == cell)
-                order[inside] = rng.permutation(inside)
-        orders.append(order)
+    body = _apart(graph)
+    parameters = _parameters(graph, body)
+    orders = drawn_orders(graph, [met for _, met in parameters], np.random.default_rng(seed))
     flat = np.concatenate([offset + order for offset, order in zip(graph.offsets, orders, strict=True)])
     matrices = {layer.name: _permuted_matrix(graph, layer, orders) for layer in graph.layers}
-    body = _apart(graph)
-    _permute_body(graph, body, flat)
+    for tensor, met in parameters:
+        _rearrange(tensor, moved(met, flat))
     x = graph.network.example
     with torch.no_grad():
         got = execute(Program(body, graph.layers, graph.network.heads), x, matrices.__getitem__)
         expected = graph.network.outputs(x)
-    moved = int((flat != np.arange(len(flat))).sum())
+    away = int((flat != np.arange(len(flat))).sum())
     return _verdict(
-        "channels permuted", number, got, expected, graph.network.heads, f"{moved} of {len(flat)} channels moved"
+        "channels permuted", number, got, expected, graph.network.heads, f"{away} of {len(flat)} channels moved"
     )
 
 
 def _apart(graph: ChannelGraph) -> fx.GraphModule:
-    """A copy in which every call of a module with numbers of its own, weight layers aside, has a module of its own."""
+    """A copy in which every call of a module with numbers of its own, weight layers aside, has a module of its own.
+
+    And every use of a parameter has a parameter of its own.
+    """
     body, called = copy.deepcopy(graph.network.module), set[str]()
     managed = {node for layer in graph.layers for node in layer.nodes}
     for node in body.graph.nodes:
@@ -141,6 +139,15 @@ def _apart(graph: ChannelGraph) -> fx.GraphModule:
                 node.target = fresh_name(body, f"{str(node.target).replace('.', '_')}_again")
                 body.add_submodule(node.target, module)
             called.add(str(node.target))
+    for node in [node for node in body.graph.nodes if node.op == "get_attr"]:
+        prefix, _, name = str(node.target).rpartition(".")
+        tensor = getattr(body.get_submodule(prefix), name)
+        if isinstance(tensor, Tensor) and prefix not in {layer.name for layer in graph.layers}:
+            for user in list(node.users)[1:]:
+                again = fresh_name(body, f"{str(node.target).replace('.', '_')}_again")
+                body.register_buffer(again, tensor.clone())
+                with body.graph.inserting_after(node):
+                    user.replace_input_with(node, body.graph.get_attr(again))
     return body
 
 
@@ -187,33 +194,40 @@ def _permuted_matrix(graph: ChannelGraph, layer: WeightLayer, orders: Sequence[L
     return matrix[torch.as_tensor(rows, device=matrix.device)].gather(1, index)
 
 
-def _permute_body(graph: ChannelGraph, body: fx.GraphModule, flat: Layout) -> None:
-    """Let parameters outside weight layers (normalisation, PReLU, tokens) follow their channels."""
+def _parameters(graph: ChannelGraph, body: fx.GraphModule) -> list[tuple[Tensor, Met]]:
+    """Parameters outside weight layers (normalisation, PReLU, tokens), with the channels that their numbers follow."""
+    found: list[tuple[Tensor, Met]] = []
     done: set[str] = set()
     weighty = {node for layer in graph.layers for node in layer.nodes}
     for node in body.graph.nodes:
-        if node.op == "call_module" and node.name not in weighty and str(node.target) not in done:
-            done.add(str(node.target))
-            layout, shape = graph.layouts.get(node.name), graph.network.shapes.get(node.name)
-            module = body.get_submodule(str(node.target))
-            if layout is not None and shape is not None:
-                for tensor in (*module.parameters(), *module.buffers()):
-                    if tensor.numel() > 1:
-                        each = _per_channel(operation_of(module))
-                        _permute_tensor(tensor, layout, shape[1:], flat, 0 if each else tensor.ndim)
-        elif node.op == "get_attr" and str(node.target) not in done:
-            done.add(str(node.target))
-            user = _first_activation(graph, node)
+        if node.op not in ("call_module", "get_attr") or node.name in weighty or str(node.target) in done:
+            continue
+        done.add(str(node.target))
+        if node.op == "call_module":
+            module, layout = body.get_submodule(str(node.target)), graph.layouts.get(node.name)
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.numel() > 1 and layout is not None and node.name in graph.network.shapes:
+                    met = _met_in(tensor, layout, _per_channel(operation_of(module)))
+                    found += [] if met is None else [(tensor, met)]
+        else:
             prefix, _, name = str(node.target).rpartition(".")
             tensor = getattr(body.get_submodule(prefix), name)
-            if user is not None and isinstance(tensor, Tensor) and tensor.numel() > 1:
-                shape, operation = graph.network.shapes[user.name], call_of(user, body).operation
-                if _per_channel(operation):
-                    _permute_tensor(tensor, graph.layouts[user.name], shape[1:], flat, 0)
-                elif operation is None or operation.carries not in (Carries.ATTENTION, Carries.PRODUCT):
-                    owners = channels_of(graph, node, user, tensor)
-                    if owners is not None:
-                        _rearrange(tensor, _sources(owners, flat))
+            met = _met_by(graph, body, node, tensor) if isinstance(tensor, Tensor) and tensor.numel() > 1 else None
+            found += [] if met is None else [(tensor, met)]
+    return found
+
+
+def _met_by(graph: ChannelGraph, body: fx.GraphModule, node: fx.Node, tensor: Tensor) -> Met | None:
+    """What a parameter meets where it is first used beside an activation; `None`: it is used in another way."""
+    user = _first_activation(graph, node)
+    if user is None:
+        return None
+    operation = call_of(user, body).operation
+    if _per_channel(operation):
+        return _met_in(tensor, graph.layouts[user.name], each=True)
+    if operation is not None and operation.carries in (Carries.ATTENTION, Carries.PRODUCT):
+        return None
+    return channels_met(graph, node, user, tensor)
 
 
 def _per_channel(operation: Operation | None) -> bool:
@@ -232,21 +246,16 @@ def _first_activation(graph: ChannelGraph, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _permute_tensor(tensor: Tensor, layout: Layout, shape: Sequence[int], flat: Layout, trailing: int) -> None:
-    """Permute a parameter in place: its last `trailing` axes are the activation's, or (0) it has one per channel."""
-    if trailing == 0:
-        if tensor.ndim != 1 or layout.shape[0] != len(tensor):
-            return
-        ids = layout.reshape(layout.shape[0], -1)[:, 0]
-    else:
-        own = tensor.shape[tensor.ndim - trailing :]
-        tail = layout[(0,) * (layout.ndim - trailing)] if layout.ndim > trailing else layout
-        cut = tail[tuple(slice(0, 1) if size == 1 else slice(None) for size in own)]
-        fits = all(a in (1, b) for a, b in zip(cut.shape, own, strict=True))
-        if not fits or tensor.numel() != int(np.prod(own)):
-            return
-        ids = expand(cut, own)
-    _rearrange(tensor, _sources(ids, flat))
+def _met_in(tensor: Tensor, layout: Layout, each: bool) -> Met | None:
+    """What a parameter meets that has the last axes of an activation (..., ·), or one number for `each` channel.
+
+    Layouts have an axis less than activations, that of the inputs, where they are kept.
+    """
+    if not each:
+        return met_beside(layout, tuple(tensor.shape))
+    if tensor.ndim != 1 or layout.shape[0] != len(tensor):
+        return None
+    return met_beside(layout.reshape(len(layout), -1)[:, 0], tuple(tensor.shape))
 
 
 def _rearrange(tensor: Tensor, source: Layout) -> None:

@@ -1,8 +1,14 @@
-"""Which channel each number of a parameter goes with: it is followed to where it meets an activation."""
+"""Which channels each number of a parameter goes with: it is followed to where it meets an activation.
+
+A number may go with one channel (a scale of LayerNorm), with none (a bias of attention), or with several (a scale that
+all attention heads share). A zipped network keeps every task's numbers where they are, so nothing is tied by them; but
+a network whose channels are permuted is only there if those that share numbers keep together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +18,36 @@ from torch import Tensor, fx
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.layout import Layout
 
+Met = Sequence[frozenset[int]]
+"""For every number of a parameter the channels that it meets; below 0: what is no channel."""
 
-def channels_of(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, tensor: Tensor) -> Layout | None:
-    """For every number of a parameter the channel of `user`'s result that it meets, (numel,), -1: none or several.
+
+def met_beside(layout: Layout, own: Sequence[int]) -> Met | None:
+    """What the numbers of a parameter of shape `own` meet in an activation whose last axes it has.
+
+    `None` where these axes are others.
+
+    >>> heads = np.arange(4).reshape(1, 2, 1, 2)  # of two channels each
+    >>> [sorted(channels) for channels in met_beside(heads, (2,))]
+    [[0, 2], [1, 3]]
+    """
+    tail = layout.shape[layout.ndim - len(own) :]
+    if len(own) > layout.ndim or not all(1 in (a, b) or a == b for a, b in zip(tail, own, strict=True)):
+        return None
+    return _met(np.arange(int(np.prod(own))).reshape(own), layout)
+
+
+def _met(index: Layout, layout: Layout) -> Met:
+    """Channels by the number of the parameter's entry that meets them."""
+    count = int(index.max()) + 1
+    index, layout = np.broadcast_arrays(index, layout)
+    pairs = np.unique(np.stack([index.reshape(-1), layout.reshape(-1)], axis=1), axis=0)
+    starts = np.searchsorted(pairs[:, 0], np.arange(count + 1))
+    return [frozenset(pairs[a:b, 1].tolist()) for a, b in itertools.pairwise(starts)]
+
+
+def channels_met(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, tensor: Tensor) -> Met | None:
+    """What every number of a parameter meets in `user`'s result.
 
     `None` where the parameter's numbers are not moved about on their way, but computed with.
     """
@@ -25,13 +58,10 @@ def channels_of(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, tensor: 
     if index.ndim > layout.ndim:
         index = index[0]
     try:
-        index, layout = np.broadcast_arrays(index, layout)
+        found = _met(index, layout)
     except ValueError:
         return None
-    least, most = np.full(tensor.numel(), np.iinfo(np.int64).max), np.full(tensor.numel(), -1)
-    np.minimum.at(least, index.reshape(-1), layout.reshape(-1))
-    np.maximum.at(most, index.reshape(-1), layout.reshape(-1))
-    return np.where(least == most, most, -1)
+    return [*found, *[frozenset[int]()] * (tensor.numel() - len(found))]
 
 
 def _moved(graph: ChannelGraph, parameter: fx.Node, user: fx.Node, numbers: Tensor) -> Tensor | None:

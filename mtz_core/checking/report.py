@@ -21,6 +21,7 @@ from mtz_core.graph.channels import PRIVATE, ChannelGraph
 from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.graph.record import Carries, call_of
+from mtz_core.graph.stored_program import why_not_written
 from mtz_core.structure.networks import HEAD, NetworkStructure
 
 
@@ -28,7 +29,8 @@ from mtz_core.structure.networks import HEAD, NetworkStructure
 class NetworkReport:
     """What one network consists of. `private` gives numbers that cannot be shared, by reason.
 
-    Task heads are not among them, nor the tables of embeddings: a task's tokens are its own, as its outputs are.
+    `unsaved` says why a zipped network of it cannot be written to a file, if so. Task heads are not among the private
+    numbers, nor the tables of embeddings: a task's tokens are its own, as its outputs are.
     """
 
     architecture: str
@@ -43,6 +45,7 @@ class NetworkReport:
     private: Mapping[str, int]
     frozen: Mapping[str, str]
     structure: NetworkStructure = field(repr=False)
+    unsaved: str | None = None
 
     @property
     def share(self) -> float:
@@ -162,6 +165,7 @@ def network_report(name: str, graph: ChannelGraph) -> NetworkReport:
         private,
         {g.name: g.frozen for g in graph.groups if g.frozen is not None and g.frozen != HEAD},
         structure,
+        why_not_written(graph.network.module),
     )
 
 

@@ -30,6 +30,7 @@ def report_data(report: Preflight, names: Sequence[str]) -> dict[str, Any]:
             "share": network.share,
             "private": dict(network.private),
             "frozen": dict(network.frozen),
+            "unsaved": network.unsaved,
             "structure": structure_to_json(network.structure),
         }
         for name, network in zip(names, report.networks, strict=True)
@@ -133,6 +134,8 @@ def _network_lines(report: Mapping[str, Any], network: Mapping[str, Any], number
     yield f"sharable: {network['share']:.1%} of the hidden layers' parameters; the task head has {network['head']:,}"
     for reason, size in network["private"].items():
         yield f"private: {size:,} parameters, {reason}"
+    if network.get("unsaved"):
+        yield f"cannot be saved: {network['unsaved']}"
     structure = network["structure"]
     layers = [
         [layer["name"], layer["kind"], str(layer["width"]), f"group {layer['group'] or 'none: task head'}"]

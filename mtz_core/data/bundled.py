@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mtz_core.data.kinds import INPUTS
 from mtz_core.errors import DataError, SpecError
 from mtz_core.outputs.types import Kind
 from mtz_core.system.paths import ASSETS
@@ -76,14 +77,22 @@ def class_names(task: str) -> tuple[str, ...]:
     return bundled_set(task).names
 
 
-def inputs_text(tasks: Sequence[str]) -> str:
+def inputs_text(tasks: Sequence[str], kinds: Sequence[str] = ()) -> str:
     """What the inputs of tasks are, in a word; tasks are named as data is in a specification.
+
+    `kinds` (see `mtz_core.data.kinds`) are those of each task's inputs, if they are known: else they are images.
 
     >>> inputs_text(["words-romance"]), inputs_text(["mnist", "photos/birds"]), inputs_text(["mnist", "words-romance"])
     ('words', 'images', 'inputs')
+    >>> inputs_text(["sensors.npz"], ["vectors"])
+    'vectors'
     """
-    kinds = {SETS[task].inputs if task in SETS else "images" for task in tasks}
-    return kinds.pop() if len(kinds) == 1 else "inputs"
+    known = kinds if len(kinds) == len(tasks) else ("images",) * len(tasks)
+    found = {
+        SETS[task].inputs if task in SETS else INPUTS.get(kind, "inputs")
+        for task, kind in zip(tasks, known, strict=True)
+    }
+    return found.pop() if len(found) == 1 else "inputs"
 
 
 def bundled_inputs(task: str, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:

@@ -4,14 +4,18 @@ The file lies beside images, or is given apart from an array of them; its rows a
 
 One column of words or whole numbers is a class; columns of 0 and 1 (or -1 and 1, as CelebA has them) are attributes,
 each yes or no; any other numbers are values.
+
+Where several outputs of a network have labels, each has columns of its own, read in the same way: the one that is
+called as the output, or those whose names are the output's, a point and more (`box.left`, `box.top`).
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.errors import DataError
+from mtz_core.system.memory import check_room
 
 NAMES = ("labels.csv", "list_attr.csv", "attributes.csv", "targets.csv")
 """File names that are looked for beside images."""
@@ -27,6 +32,8 @@ FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "path", "n
 ROW_COLUMNS = ("", "index", "row", "number", "id", "unnamed: 0")
 """What a column that counts the rows may be called; where rows are in order it must count them, and is no label."""
 MOST_BYTES = 256 * 2**20
+CELL = 100
+"""Bytes that a cell takes, as text and as a number."""
 MOST_COLUMNS = 1000
 MOST_CLASSES = 100_000
 ENCODING = "utf-8-sig"
@@ -36,12 +43,14 @@ ENCODING = "utf-8-sig"
 class LabelTable:
     """Labels by file name: classes int64 (N,), attributes int64 (N, K) of 0 and 1, or values float32 (N, K).
 
-    `names` are those of classes, attributes or values, by number of the output.
+    `names` are those of classes, attributes or values, by number of the output. Where labels of several outputs were
+    asked for, `named` has those of each, and `labels` is `None`.
     """
 
     files: tuple[str, ...]
-    labels: NDArray[Any]
-    names: tuple[str, ...]
+    labels: NDArray[Any] | None
+    names: tuple[str, ...] | None
+    named: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def label_file(folder: Path) -> Path | None:
@@ -49,8 +58,8 @@ def label_file(folder: Path) -> Path | None:
     return next((folder / name for name in NAMES if (folder / name).is_file()), None)
 
 
-def read_label_table(path: Path) -> LabelTable:
-    """Read a table of labels.
+def read_label_table(path: Path, outputs: Sequence[str] = ()) -> LabelTable:
+    """Read a table of labels, or of labels of several `outputs`.
 
     Raises:
         DataError: it is too large, no CSV, has no labels, a cell that is empty or no number, or one file twice; the
@@ -62,12 +71,12 @@ def read_label_table(path: Path) -> LabelTable:
     if len(header) == 1:
         raise DataError(f"{path} has one column; expected a column of file names and one or more of labels")
     if len(set(files)) < len(files):
-        twice = next(name for k, name in enumerate(files) if name in files[:k])
+        twice = next(name for name, count in Counter(files).items() if count > 1)
         raise DataError(f"{path} names {twice[:80]!r} twice; keep one row for each image")
-    return LabelTable(files, *_labels(path, header, rows, [column]))
+    return _table(path, files, header, rows, [column], outputs)
 
 
-def read_label_rows(path: Path, count: int) -> LabelTable:
+def read_label_rows(path: Path, count: int, outputs: Sequence[str] = ()) -> LabelTable:
     """Read a table whose rows are in the order of `count` images, with or without a column of names or row numbers.
 
     Raises:
@@ -88,7 +97,37 @@ def read_label_rows(path: Path, count: int) -> LabelTable:
     if len(names) + len(counts) == len(header):
         raise DataError(f"{path} has no column of labels, only {', '.join(header)[:80]!r}; add one or more")
     files = tuple(row[names[0]].strip() for row in rows) if names else ()
-    return LabelTable(files, *_labels(path, header, rows, [*names, *counts]))
+    return _table(path, files, header, rows, [*names, *counts], outputs)
+
+
+def _table(
+    path: Path,
+    files: tuple[str, ...],
+    header: list[str],
+    rows: list[list[str]],
+    others: Collection[int],
+    outputs: Sequence[str],
+) -> LabelTable:
+    """Labels in all columns but the `others`; of each of the outputs in its own columns."""
+    if not outputs:
+        return LabelTable(files, *_labels(path, header, rows, others))
+    owners = [None if k in others else _owner(name.strip(), outputs) for k, name in enumerate(header)]
+    for output in outputs:
+        if output not in owners:
+            listed = ", ".join(name.strip() for k, name in enumerate(header) if k not in others)
+            raise DataError(
+                f"{path} has no labels for {output[:80]!r}: its columns are {listed[:400]}. Call the column "
+                f"{output[:80]!r}, or several {output[:80]}.1, {output[:80]}.2 …"
+            )
+    every = range(len(header))
+    named = {o: _labels(path, header, rows, [k for k in every if owners[k] != o])[0] for o in outputs}
+    return LabelTable(files, None, None, named)
+
+
+def _owner(column: str, outputs: Sequence[str]) -> str | None:
+    """The output that a column belongs to: of those whose name it has or begins with, the longest."""
+    fitting = [output for output in outputs if column == output or column.startswith(f"{output}.")]
+    return max(fitting, key=len, default=None)
 
 
 def _labels(
@@ -131,7 +170,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
             stream.seek(0)
             first = start.partition("\n")[0]
             lines = csv.reader(stream, delimiter=max(",;\t", key=first.count))
-            rows = [row for row in lines if any(cell.strip() for cell in row)]
+            rows = list(_counted(path, lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no table of comma-separated values ({error}); save it as CSV in UTF-8") from error
     if len(rows) < 3 or not 1 <= len(rows[0]) <= MOST_COLUMNS:
@@ -140,6 +179,16 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
         if len(row) != len(rows[0]):
             raise DataError(f"{path}: row {number} has {len(row)} cells, the header {len(rows[0])}; complete it")
     return rows[0], rows[1:]
+
+
+def _counted(path: Path, lines: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Rows that are not empty, as long as there is memory for all of them."""
+    cells = 0
+    for row in lines:
+        if any(cell.strip() for cell in row):
+            cells += len(row)
+            check_room(CELL * cells, f"{path}: {cells:,} cells or more", "keep the columns that are needed")
+            yield row
 
 
 def _number(cell: str) -> float | None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mtz_core.data.reading import Preparation
 from mtz_core.data.sources import (
     MOST_IMAGES,
     SUFFIXES,
@@ -43,17 +44,19 @@ class MaskedImages(ImageFiles):
 
     masks: tuple[Path, ...]
 
-    def read_masks(self, indices: NDArray[np.int64], transform: TransformSpec) -> NDArray[np.int64]:
-        """Decode some masks, (n, size, size): cropped as their images are, and resized to the nearest pixel.
+    def read_masks(self, indices: NDArray[np.int64], how: Preparation) -> NDArray[np.int64]:
+        """Decode some masks, (n, height, width): cropped as their images are, and resized to the nearest pixel.
 
         Raises `DataError` for a mask that is no PNG with one channel of 8 bits, or is not of its image's size.
         """
-        size = transform.size
-        found = np.empty((len(indices), size, size), np.int64)
+        self.fits(how)
+        assert isinstance(how, TransformSpec)  # as `fits` has it
+        _, height, width = how.shape
+        found = np.empty((len(indices), height, width), np.int64)
         for k, index in enumerate(indices):
             mask = self.mask(int(index))
-            bleed = (1.0 - transform.crop) / 2
-            found[k] = np.asarray(ImageOps.fit(mask, (size, size), Image.Resampling.NEAREST, bleed=bleed))
+            bleed = (1.0 - how.crop) / 2
+            found[k] = np.asarray(ImageOps.fit(mask, (width, height), Image.Resampling.NEAREST, bleed=bleed))
         return found
 
     def mask(self, index: int) -> Image.Image:

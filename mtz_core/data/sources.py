@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,22 @@ from torch import Tensor
 
 from mtz_core.data.fullsets import without_bundled
 from mtz_core.data.label_table import read_label_table
+from mtz_core.data.reading import Preparation, Reading
 from mtz_core.data.records import RECORDS, read_records
 from mtz_core.data.torchvision import import_torchvision
-from mtz_core.data.transform import normalised
+from mtz_core.data.transform import check_prepared, normalised
 from mtz_core.errors import DataError, SpecError
 from mtz_core.spec import TransformSpec
+from mtz_core.system.memory import check_room
 
 Labelled = tuple[Tensor, Tensor, tuple[str, ...]]
 
 MOST_IMAGES = 200_000
 MOST_PIXELS = 50_000_000  # of one image, checked in its header before anything is decoded
+MOST_SIDE = 65_535
+"""Pixels of width or height: every row takes memory of its own, however short it is."""
+OPAQUE, PIXEL = ("1", "L", "RGB"), 20
+"""Modes of images without transparency, and the bytes that a pixel of any other takes while it is laid on black."""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, OverflowError, struct.error),
@@ -107,23 +114,36 @@ class ImageFiles:
     folder: Path
     files: tuple[Path, ...]
 
-    def read(self, indices: NDArray[np.int64], transform: TransformSpec) -> Tensor:
-        """Decode some images, crop each to a square, resize and normalise it."""
-        size, channels = transform.size, transform.channels
-        images = np.empty((len(indices), channels, size, size), np.uint8)
+    def fits(self, how: Preparation) -> None:
+        """Raise `DataError` unless a network reads grey or coloured pictures."""
+        if isinstance(how, Reading) or how.channels not in (1, 3):
+            told = how.told if isinstance(how, Reading) else f"{how.shape} of float32"
+            raise DataError(
+                f"{self.folder} holds image files, pictures with 1 or 3 channels; the network reads {told} each. Store "
+                "inputs in this shape in an .npz file, numpy.savez(path, inputs=…, labels=…)"
+            )
+
+    def read(self, indices: NDArray[np.int64], how: Preparation) -> Tensor:
+        """Decode some images, crop and resize each, and normalise it."""
+        self.fits(how)
+        assert isinstance(how, TransformSpec)  # as `fits` has it
+        check_prepared(len(indices), how)
+        images = np.empty((len(indices), *how.shape), np.uint8)
         for k, index in enumerate(indices):
             check_inside(self.files[index], self.folder)
-            images[k] = _read_image(self.files[index], size, channels, transform.crop)
-        return normalised(_scaled(images), transform)
+            images[k] = _read_image(self.files[index], how)
+        return normalised(_scaled(images), how)
 
 
 @dataclass(frozen=True)
 class FolderImages(ImageFiles):
     """Image files of a folder with one subfolder per class, or with a table of labels."""
 
-    labels: NDArray[Any]
+    labels: NDArray[Any] | None
     """Classes (N,), attributes (N, K) or values (N, K), of which `classes` has the names."""
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    named: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Labels of several outputs by their names, instead."""
 
 
 def list_images(path: Path) -> FolderImages:
@@ -151,13 +171,13 @@ def list_images(path: Path) -> FolderImages:
     return FolderImages(folder, tuple(f for f, _ in files), labels, tuple(entry.name for entry in classes))
 
 
-def list_by_table(path: Path, table: Path) -> FolderImages:
-    """List the images in `path` that a table of labels names, in its order.
+def list_by_table(path: Path, table: Path, outputs: Sequence[str] = ()) -> FolderImages:
+    """List the images in `path` that a table of labels, or of labels of several outputs, names, in its order.
 
     Names are paths within the folder, or within its subfolder `images`. Raises DataError for a name that leads outside
     or to nothing.
     """
-    found, folder = read_label_table(table), path.resolve()
+    found, folder = read_label_table(table, outputs), path.resolve()
     homes = [home for home in (folder, folder / "images") if home.is_dir()]
     files = []
     for name in found.files:
@@ -169,7 +189,7 @@ def list_by_table(path: Path, table: Path) -> FolderImages:
         files.append(file)
     if len(files) > MOST_IMAGES:
         raise DataError(f"{path} holds {len(files):,} images; at most {MOST_IMAGES:,} fit, so keep fewer")
-    return FolderImages(folder, tuple(files), found.labels, found.names)
+    return FolderImages(folder, tuple(files), found.labels, found.names, found.named)
 
 
 def check_inside(entry: Path, folder: Path) -> None:
@@ -181,8 +201,12 @@ def check_inside(entry: Path, folder: Path) -> None:
 
 def check_pixels(image: Image.Image, file: Path) -> None:
     """Raise `DataError` for an opened image that would take too much memory; its header tells, nothing is decoded."""
-    if image.width * image.height > MOST_PIXELS:
-        raise DataError(f"{file}: {image.width} × {image.height} pixels are too many; make it smaller")
+    what = f"{file}: {image.width:,} × {image.height:,} pixels"
+    if image.width * image.height > MOST_PIXELS or max(image.size) > MOST_SIDE:
+        raise DataError(
+            f"{what} are too many, at most {MOST_PIXELS:,} in all and {MOST_SIDE:,} on a side are read; make it smaller"
+        )
+    check_room((PIXEL // 2 if image.mode in OPAQUE else PIXEL) * image.width * image.height, what, "make it smaller")
 
 
 def upright_size(file: Path) -> tuple[int, int]:
@@ -200,7 +224,8 @@ def upright_size(file: Path) -> tuple[int, int]:
         raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
 
 
-def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDArray[np.uint8]:
+def _read_image(file: Path, transform: TransformSpec) -> NDArray[np.uint8]:
+    channels, height, width = transform.shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the check below is stricter
@@ -208,14 +233,21 @@ def _read_image(file: Path, size: int, channels: int, crop: float = 1.0) -> NDAr
                 check_pixels(image, file)
                 if image.mode[0] in "IF":
                     raise DataError(f"{file}: pixels of more than 8 bits ({image.mode}); convert it to 8 bits")
-                upright = ImageOps.exif_transpose(image).convert("RGBA")
+                ImageOps.exif_transpose(image, in_place=True)
+                shown = _on_black(image).convert("L" if channels == 1 else "RGB")
     except UNREADABLE as error:
         raise DataError(f"{file}: damaged, or no image ({error}); replace or remove it") from error
-    flat = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
-    shown = flat.convert("L" if channels == 1 else "RGB")
-    fitted = ImageOps.fit(shown, (size, size), Image.Resampling.BILINEAR, bleed=(1.0 - crop) / 2)
+    fitted = ImageOps.fit(shown, (width, height), Image.Resampling.BILINEAR, bleed=(1.0 - transform.crop) / 2)
     pixels: NDArray[np.uint8] = np.asarray(fitted)
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """An image without transparency: what shows through is black."""
+    if image.mode in OPAQUE and "transparency" not in image.info:
+        return image
+    solid = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", solid.size, "black"), solid)
 
 
 def _scaled(images: NDArray[np.uint8]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A task's images, or words, by name: bundled ones, torchvision's data sets, folders, NumPy files, uploads."""
+"""A task's images, or other inputs, by name: bundled ones, torchvision's data sets, folders, NumPy files, uploads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from mtz_core.data.imageset import ImageSet, array_set, shuffled, word_set
 from mtz_core.data.label_table import label_file, read_label_rows
 from mtz_core.data.loading import load_data
 from mtz_core.data.masks import IGNORED, IMAGES, list_by_masks, mask_folder
+from mtz_core.data.reading import Preparation
 from mtz_core.data.records import RECORDS, read_records
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.sources import list_by_table, list_images, torchvision_dataset
 from mtz_core.data.uploads import PREFIX, upload_path
+from mtz_core.data.zipped_folder import is_zipped_folder, unzipped_folder
 from mtz_core.errors import DataError, SpecError
 from mtz_core.outputs.types import Kind
 from mtz_core.spec import TypeSpec
@@ -51,8 +53,20 @@ class TaskData:
     ignored: int | None = None
     """The number of a pixel that does not count, where labels are masks."""
 
-    def asked(self, wanted: TypeSpec | None, outputs: int) -> TypeSpec | None:
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the outputs that have labels of their own, if data has labels of several."""
+        return tuple(self.calibration.named)
+
+    def check(self, how: Preparation) -> None:
+        """Raise `DataError` if a network that is given its inputs in this way can't read them."""
+        for part in {id(each): each for each in (self.calibration, self.test, self.train) if each is not None}.values():
+            part.fits(how)
+
+    def asked(self, wanted: TypeSpec | None, outputs: int, output: str | None = None) -> TypeSpec | None:
         """Return the type of a task, as far as it was `wanted` or only its data can tell it.
+
+        Of several outputs that have labels, `output` says whose are meant.
 
         Attributes and values are told by data; one class of several shows itself. Masks tell which number does not
         count, and are of a yes or no where a network has one of `outputs` at every place.
@@ -65,7 +79,9 @@ class TaskData:
             kind = wanted or TypeSpec(kind="binary" if outputs == 1 else "multiclass")
             counts = kind.ignore_index is not None or kind.kind == "regression"
             return kind if counts else kind.model_copy(update={"ignore_index": self.ignored})
-        return wanted or (None if self.type in (None, "multiclass") else TypeSpec(kind=self.type))
+        kinds = [] if self.test is None or output is None else [self.test.named[output]]
+        told = self.type if output is None else _told([self.calibration.named[output], *kinds])[1]
+        return wanted or (None if told in (None, "multiclass") else TypeSpec(kind=told))
 
 
 def read_task(
@@ -73,10 +89,11 @@ def read_task(
     root: Path | None = None,
     *,
     labels: str | None = None,
+    outputs: Sequence[str] = (),
     download: bool = False,
     training: bool = False,
 ) -> TaskData:
-    """Read a bundled task, `torchvision:NAME`, an image folder, a NumPy file or an upload.
+    """Read a bundled task, `torchvision:NAME`, an image folder or a `.zip` of one, a NumPy file or an upload.
 
     Bundled tasks stand in `mtz_core.data.bundled.TASKS`; `training` asks for the full training set of one, which lies
     below `root`. A folder has a subfolder for each class, or images and a table of labels (see
@@ -84,7 +101,8 @@ def read_task(
     `train`) and `test` (or `val`). Where there is no test half, every `HELD_OUT`-th image is for evaluation.
 
     `labels` names a CSV file, or an upload of one, with labels for the images of a file that has none, in their order
-    (test images after the others), or for a folder. Raises `DataError`, or `SpecError` for an unknown name.
+    (test images after the others), or for a folder. `outputs` are names of outputs of a network that a table has
+    columns for (see `mtz_core.data.label_table`). Raises `DataError`, or `SpecError` for an unknown name.
     """
     if labels is not None and (task in TASKS or task.startswith(TORCHVISION)):
         raise SpecError(f"labels: {task} has labels of its own; leave them out")
@@ -97,11 +115,13 @@ def read_task(
     if task.startswith(TORCHVISION):
         return _torchvision_task(task.removeprefix(TORCHVISION), root, download)
     path, table = _path_of(task), None if labels is None else _path_of(labels)
+    if is_zipped_folder(path):
+        path = unzipped_folder(path)
     if table is not None and not table.is_file():
         raise DataError(f"labels: {table} is no file; give a table of comma-separated values")
     if path.is_file():
-        return _file_task(path) if table is None else _file_with_table(path, table)
-    return _folder_task(path) if table is None else _held_out(*_listed(path, table))
+        return _file_task(path) if table is None else _file_with_table(path, table, outputs)
+    return _folder_task(path, outputs) if table is None else _held_out(*_listed(path, table, outputs))
 
 
 def _path_of(name: str) -> Path:
@@ -125,7 +145,9 @@ def _torchvision_task(name: str, root: Path | None, download: bool) -> TaskData:
 
 def _file_task(path: Path) -> TaskData:
     first, test = read_arrays(path)
-    whole, rest = _array_part(first), None if test is None else _array_part(test)
+    whole, rest = _array_part(first, path), None if test is None else _array_part(test, path)
+    if first.named:
+        return _held_out(None, whole) if rest is None else TaskData(None, whole, rest)
     if first.labels is None:
         return TaskData(None, whole, None)
     classes, kind = _told([first.labels] + ([] if test is None or test.labels is None else [test.labels]))
@@ -134,22 +156,35 @@ def _file_task(path: Path) -> TaskData:
     return _held_out(classes, whole, kind)
 
 
-def _file_with_table(path: Path, table: Path) -> TaskData:
+def _file_with_table(path: Path, table: Path, outputs: Sequence[str]) -> TaskData:
     """Images of a file, and labels of a table in their order; test images come after the others."""
     first, test = read_arrays(path)
-    if first.labels is not None or (test is not None and test.labels is not None):
+    if first.labels is not None or first.named or (test is not None and test.labels is not None):
         raise DataError(f"{path} has labels of its own, and {table} has others; leave one of both out")
     count = len(first.images)
-    found = read_label_rows(table, count + (0 if test is None else len(test.images)))
-    kind = _kind(found.labels)
-    whole = array_set(first.images, found.labels[:count])
+    found = read_label_rows(table, count + (0 if test is None else len(test.images)), outputs)
+    kind, labels = _kind(found.labels), found.labels
+    parts = [
+        array_set(
+            images,
+            None if labels is None else labels[rows],
+            str(path),
+            {name: each[rows] for name, each in found.named.items()},
+        )
+        for images, rows in (
+            (first.images, slice(count)),
+            *([] if test is None else [(test.images, slice(count, None))]),
+        )
+    ]
     if test is None:
-        return _held_out(found.names, whole, kind)
-    return TaskData(found.names, whole, array_set(test.images, found.labels[count:]), type=kind)
+        return _held_out(found.names, parts[0], kind)
+    return TaskData(found.names, parts[0], parts[1], type=kind)
 
 
-def _kind(labels: NDArray[Any]) -> Kind:
-    """What labels of a table say."""
+def _kind(labels: NDArray[Any] | None) -> Kind | None:
+    """What labels of a table say; those of several outputs say it each (see `TaskData.asked`)."""
+    if labels is None:
+        return None
     if labels.dtype.kind == "f":
         return "regression"
     return "multiclass" if labels.ndim == 1 else "multilabel"
@@ -167,17 +202,17 @@ def _told(labels: Sequence[NDArray[Any]]) -> tuple[tuple[str, ...], Kind | None]
     return tuple(str(k) for k in range(largest + 1)), "multiclass" if first.ndim == 1 else None
 
 
-def _array_part(arrays: Arrays) -> ImageSet:
-    return array_set(arrays.images, arrays.labels)
+def _array_part(arrays: Arrays, path: Path) -> ImageSet:
+    return array_set(arrays.images, arrays.labels, str(path), arrays.named)
 
 
-def _folder_task(folder: Path) -> TaskData:
+def _folder_task(folder: Path, outputs: Sequence[str]) -> TaskData:
     if label_file(folder) is None:
         if (masks := mask_folder(folder)) is not None:
             return _masked_task(folder, masks)
         if halves := _halves(folder):
-            return _two_parts(*halves)
-    return _held_out(*_listed(folder))
+            return _two_parts(*halves, outputs)
+    return _held_out(*_listed(folder, None, outputs))
 
 
 def _halves(folder: Path) -> tuple[Path, Path] | None:
@@ -186,15 +221,15 @@ def _halves(folder: Path) -> tuple[Path, Path] | None:
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
-def _two_parts(first: Path, second: Path) -> TaskData:
-    classes, images, kind = _listed(first)
-    test_classes, test, _ = _listed(second)
+def _two_parts(first: Path, second: Path, outputs: Sequence[str]) -> TaskData:
+    classes, images, kind = _listed(first, None, outputs)
+    test_classes, test, _ = _listed(second, None, outputs)
     if classes != test_classes:
         one, other = (", ".join(each or ("masks",)) for each in (classes, test_classes))
         raise DataError(
             f"{first.parent}: {first.name} has the classes {one}, {second.name} {other}; make them the same, in both"
         )
-    return _masked(images, test) if images.masks is not None else TaskData(classes, images, test, type=kind)
+    return _masked(images, test) if _only_masks(images) else TaskData(classes, images, test, type=kind)
 
 
 def _masked_task(folder: Path, masks: Path) -> TaskData:
@@ -209,19 +244,26 @@ def _masked_task(folder: Path, masks: Path) -> TaskData:
 
 def _mask_set(folder: Path, images: Path, masks: Path) -> ImageSet:
     found = list_by_masks(folder, images, masks)
-    return ImageSet(len(found.files), None, found.read, found.read_masks)
+    return ImageSet(len(found.files), None, found.read, found.read_masks, fits=found.fits)
 
 
 def _masked(first: ImageSet, test: ImageSet) -> TaskData:
     return TaskData(None, first, test, ignored=IGNORED)
 
 
-def _listed(folder: Path, table: Path | None = None) -> tuple[tuple[str, ...] | None, ImageSet, Kind | None]:
+def _only_masks(images: ImageSet) -> bool:
+    return images.masks is not None and images.labels is None
+
+
+def _listed(
+    folder: Path, table: Path | None, outputs: Sequence[str]
+) -> tuple[tuple[str, ...] | None, ImageSet, Kind | None]:
     table = table or label_file(folder)
     if table is None and (masks := mask_folder(folder)) is not None:
         return None, _mask_set(folder, folder / IMAGES, masks), None
-    found = list_images(folder) if table is None else list_by_table(folder, table)
-    return found.classes, ImageSet(len(found.files), found.labels, found.read), _kind(found.labels)
+    found = list_images(folder) if table is None else list_by_table(folder, table, outputs)
+    images = ImageSet(len(found.files), found.labels, found.read, named=found.named, fits=found.fits)
+    return found.classes, images, _kind(found.labels)
 
 
 def _held_out(classes: tuple[str, ...] | None, images: ImageSet, kind: Kind | None = None) -> TaskData:
@@ -234,7 +276,7 @@ def _held_out(classes: tuple[str, ...] | None, images: ImageSet, kind: Kind | No
     kept: NDArray[np.int64] = shuffled(len(images), 0)
     kept = kept[~np.isin(kept, held)]
     first, test = images.part(kept), images.part(held)
-    return TaskData(classes, first, test, type=kind) if images.masks is None else _masked(first, test)
+    return _masked(first, test) if _only_masks(images) else TaskData(classes, first, test, type=kind)
 
 
 def _full_training_set(task: str, root: Path | None) -> ImageSet | None:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ MOST_UPLOAD = 256 * 2**20
 """Bytes of a file that comes through the browser; `.streamlit/config.toml` says the same."""
 MOST_PATH = 4 * 2**30
 CHUNK = 2**20
+LEFT = 2**29
+"""Bytes of the disk that no upload takes."""
 
 
 def keep(chunks: bytes | memoryview | Iterable[bytes], most: int = MOST_UPLOAD) -> str:
@@ -31,6 +34,7 @@ def keep(chunks: bytes | memoryview | Iterable[bytes], most: int = MOST_UPLOAD) 
         whole = memoryview(chunks)
         chunks = (bytes(whole[k : k + CHUNK]) for k in range(0, len(whole), CHUNK))
     folder = uploads_folder()
+    _check_disk(folder, most)
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     digest, size = hashlib.sha256(), 0
     try:
@@ -53,6 +57,14 @@ def keep(chunks: bytes | memoryview | Iterable[bytes], most: int = MOST_UPLOAD) 
     finally:
         temporary.unlink(missing_ok=True)
     return PREFIX + digest.hexdigest()
+
+
+def _check_disk(folder: Path, most: int) -> None:
+    """Raise `CheckpointError` if uploads would fill the disk."""
+    there = next((each for each in (folder, *folder.parents) if each.is_dir()), None)
+    free = None if there is None else shutil.disk_usage(there).free
+    if free is not None and free < min(most, MOST_UPLOAD) + LEFT:
+        raise CheckpointError(f"only {free >> 20} MiB are free in {there}; have uploads that no run needs removed")
 
 
 def keep_path(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Many runs at once: error against size, with the parents and the unzipped networks to compare with.
+"""Many runs at once: sizes, errors beside the parents', methods, and two runs beside one another.
 
 Errors of tasks that count different things (wrong answers here, how far values are off there) have no mean. Each is
 then taken relative to its own parent's error, and the mean over tasks is that of these ratios.
@@ -7,23 +7,17 @@ then taken relative to its own parent's error, and the mean over tasks is that o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import plotly.graph_objects as go
-
-from mtz_core.figures.palette import Mode, Palette, palette
-from mtz_core.figures.pareto import pareto_front
-from mtz_core.figures.text import count_text, error_text, percent_text, points_text, times_text
-from mtz_core.figures.theme import empty_figure, template
-from mtz_core.spec import ZipSpec
+from mtz_core.figures.names import run_name
+from mtz_core.figures.settings import method_text, pairing_text, retraining_text, share_text
+from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
-    from mtz_core.spec import RunSpec
 
-LABELLED = 12  # so many runs carry their share ratio as text in the picture
 Size = Literal["parameters", "of all parents", "of smallest"]
 Measure = Literal["test error", "increase over the parents", "relative to the parents"]
 RELATIVE: Measure = "relative to the parents"
@@ -47,6 +41,13 @@ class RunPoint:
     seconds: float
     units: tuple[str, ...] = ()
     """What each task's error counts (see `TaskType.error`); empty where nobody wrote it down: then wrong answers."""
+    method: str = ""
+    """How networks were merged, in words: see `method_text`."""
+    metric: str = ""
+    compensated: bool = True
+    images: int = 0
+    """Inputs of each task on which networks were compared (at most: a task may have fewer)."""
+    seed: int = 0
 
     @property
     def mixed(self) -> bool:
@@ -90,7 +91,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
     parents = tuple(str(name) for name in summary["parents"])
     return RunPoint(
         id=record.id,
-        title=record.spec.title or " + ".join(parents),
+        title=run_name(record),
         tasks=tuple(str(name) for name in summary["tasks"]),
         parents=parents,
         total=int(counts["shared"]) + sum(int(n) for n in counts["private"]),
@@ -102,34 +103,12 @@ def run_point(record: RunRecord) -> RunPoint | None:
         retraining=retraining_text(record.spec),
         seconds=float(summary.get("seconds") or 0.0),
         units=tuple(kind.error for kind in record.types),
+        method=method_text(record.spec.zip),
+        metric=record.spec.zip.metric,
+        compensated=record.spec.zip.compensate,
+        images=record.spec.calibration.images,
+        seed=record.spec.zip.seed,
     )
-
-
-def share_text(share: float | Mapping[str, float | int] | Literal["auto"]) -> str:
-    """Say a share in words: `80 %`, or layer by layer.
-
-    >>> share_text({"fc1": 0.5, "fc2": 30})
-    'fc1 50\\xa0%, fc2 30'
-    """
-    if isinstance(share, Mapping):
-        parts = [f"{name} {s if isinstance(s, int) else percent_text(s)}" for name, s in share.items()]
-        return ", ".join(parts) or "none"
-    return "planned" if isinstance(share, str) else percent_text(share)
-
-
-def pairing_text(spec: ZipSpec) -> str:
-    """Say how neurons were paired, and by which metric unless it is the usual one.
-
-    >>> pairing_text(ZipSpec(metric="euclidean"))
-    'optimal, euclidean'
-    """
-    return spec.pairing if spec.metric == ZipSpec().metric else f"{spec.pairing}, {spec.metric}"
-
-
-def retraining_text(spec: RunSpec) -> str:
-    """Say in words how a run was retrained."""
-    retrain = spec.zip.retrain
-    return "none" if retrain is None else f"{retrain.steps} steps, {retrain.schedule}, {retrain.targets}"
 
 
 def same_parents(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
@@ -164,14 +143,16 @@ def aligned(point: RunPoint, parents: Sequence[str]) -> RunPoint:
 
 
 def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record per run, for a table or a CSV file: size, errors, their increase over the parents, and ratios.
+    """Return one record per run, for a table or a CSV file: settings, size, errors, their increase, and ratios.
 
-    Where the tasks' errors count different things, the mean is that of the ratios alone.
+    Numbers are rounded as they are shown: two digits behind the point. Where the tasks' errors count different things,
+    the mean is that of the ratios alone.
     """
     rows, mixed = [], any(p.mixed for p in points)
     for p in points:
-        row: dict[str, Any] = {"run": p.id, "title": p.title, "share": p.share, "pairing": p.pairing}
-        row |= {"retraining": p.retraining, "parameters": p.total}
+        row: dict[str, Any] = {"run": p.id, "title": p.title, "method": p.method, "share": p.share}
+        row |= {"retraining": p.retraining, "pairing": p.pairing, "metric": p.metric}
+        row |= {"compensated": p.compensated, "images": p.images, "seed": p.seed, "parameters": p.total}
         row |= {"of all parents, %": 100 * p.size("of all parents")}
         row |= {"of the smallest parent, %": 100 * p.size("of smallest")}
         if not mixed:
@@ -181,7 +162,28 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
         for t, label in enumerate(labels):
             row |= {f"{label} error, %": p.errors[t], f"{label} increase, points": p.errors[t] - p.parent_errors[t]}
             row |= {f"{label} error relative to the parent": p.ratios[t]}
-        rows.append(row | {"seconds": p.seconds})
+        row |= {"seconds": p.seconds}
+        rows.append({name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()})
+    return rows
+
+
+def shown_columns(rows: Sequence[dict[str, Any]], measure: Measure) -> list[str]:
+    """Return the columns that a table shows beside the picture of a measure; a file has all of them."""
+    ending = {"test error": "error, %", "increase over the parents": "increase, points"}.get(measure, "relative to the")
+    always = ("title", "method", "share", "retraining", "images", "parameters", "of all parents, %")
+    return [name for name in rows[0] if name in always or ending in name] if rows else []
+
+
+def beside(left: RunPoint, right: RunPoint, labels: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return size and errors of two runs beside one another, and the second less the first, all in words."""
+
+    def row(name: str, a: float, b: float, text: Callable[[float], str]) -> tuple[str, str, str, str]:
+        return name, text(a), text(b), "0" if text(a) == text(b) else f"{'−' if b < a else '+'}{text(abs(b - a))}"
+
+    rows = [row("parameters", left.total, right.total, count_text)]
+    rows += [row("of all parents", left.size("of all parents"), right.size("of all parents"), percent_text)]
+    for label, a, b in zip(labels, left.errors, right.errors, strict=True):
+        rows.append((f"error, {label}", error_text(a), error_text(b), points_text(b - a)))
     return rows
 
 
@@ -195,184 +197,6 @@ def coinciding(points: Sequence[RunPoint], task: int | None, measure: Measure = 
     for k, key in enumerate(keys):
         found.setdefault(key, []).append(k)
     return [found[key] for key in keys]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Networks as they were before zipping, to compare runs with: stored numbers, value of the measure, symbol."""
-
-    name: str
-    total: int
-    error: float
-    symbol: str
-
-
-def references(
-    run: RunPoint, labels: Sequence[str], task: int | None, measure: Measure = "test error"
-) -> list[Reference]:
-    """Return all parents kept side by side and, for one task, its parent alone; none where no error is known.
-
-    Their value is their error in %, 0 as an increase over themselves, and 1 relative to themselves.
-    """
-    alike = replace(run, errors=run.parent_errors)
-    error = alike.value(measure, task)
-    if math.isnan(error):
-        return []
-    count = len(run.parents)
-    every = "both parents, unzipped" if count == 2 else f"all {count} parents, unzipped"
-    found = [Reference(every, sum(run.parent_sizes), error, "diamond")]
-    if task is not None:
-        found.append(Reference(f"parent of {labels[task]} alone", run.parent_sizes[task], error, "star"))
-    return found
-
-
-def plane_figure(
-    points: Sequence[RunPoint],
-    *,
-    labels: Sequence[str],
-    task: int | None = None,
-    size: Size = "of all parents",
-    measure: Measure = "test error",
-    mode: Mode = "light",
-) -> go.Figure:
-    """Draw every run as a point on error against size, the Pareto front, and the references.
-
-    Args:
-        points: of runs on the same networks, with tasks in the same order.
-        labels: one per task.
-        task: whose error; `None` takes the mean.
-
-        measure: "relative to the parents" is each task's error over its parent's.
-
-    `customdata` of the trace named `run` holds the run identifiers. References: all parents kept side by side
-    and, for one task, its parent alone.
-    """
-    points = [p for p in points if not math.isnan(p.value(measure, task))]
-    if not points:
-        return empty_figure("No run has an error to show here yet.", mode, height=460)
-    colours = palette(mode)
-    x = [p.size(size) for p in points]
-    y = [p.value(measure, task) for p in points]
-    figure = go.Figure(layout={"template": template(mode), "height": 480})
-    figure.add_trace(_front(x, y, colours))
-    figure.add_trace(_runs(points, x, y, coinciding(points, task, measure), labels, colours))
-    figure.add_traces([_key("retrained", "circle", colours), _key("not retrained", "circle-open", colours)])
-    for k, unzipped in enumerate(references(points[0], labels, task, measure)):
-        at = (points[0].size(size, unzipped.total), unzipped.error)
-        said = f"{count_text(unzipped.total)} parameters"
-        if measure != RELATIVE:
-            said += f", error {error_text(points[0].reference(task))}"
-        figure.add_trace(_unzipped(unzipped, at, said, colours.tasks[2 + k], colours.paper))
-    figure.update_xaxes(
-        title={"parameters": "parameters", "of all parents": "size relative to all parents"}.get(
-            size, "size relative to the smallest parent"
-        ),
-        tickformat="~s" if size == "parameters" else ".0%",
-        ticklabelstandoff=6,  # else the zeros of both axes overlap
-        rangemode="tozero" if size == "of all parents" else "normal",
-    )
-    figure.update_yaxes(title=_axis_title(measure, task, labels), rangemode="tozero")
-    figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
-    return figure
-
-
-def _axis_title(measure: Measure, task: int | None, labels: Sequence[str]) -> str:
-    who = "mean" if task is None else labels[task]
-    if measure == RELATIVE:
-        return f"{who} error relative to the parent's (1 = parent)"
-    return f"{who} {measure}, {'%' if measure == 'test error' else 'points'}"
-
-
-def _front(x: Sequence[float], y: Sequence[float], colours: Palette) -> go.Scatter:
-    front = pareto_front(x, y)
-    return go.Scatter(
-        x=[x[k] for k in front],
-        y=[y[k] for k in front],
-        mode="lines",
-        name="best trade-offs",
-        line={"color": colours.tasks[1], "width": 2, "dash": "dot", "shape": "hv"},
-        hoverinfo="skip",
-    )
-
-
-def _runs(
-    points: Sequence[RunPoint],
-    x: Sequence[float],
-    y: Sequence[float],
-    together: Sequence[Sequence[int]],
-    labels: Sequence[str],
-    colours: Palette,
-) -> go.Scatter:
-    """Draw the runs at (x, y), hollow where they were not retrained; `together` is what `coinciding` returns."""
-    bare = [p.retraining == "none" for p in points]
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="markers+text" if len(points) <= LABELLED or max(map(len, together)) > 1 else "markers",
-        name="run",
-        showlegend=False,
-        customdata=[[p.id] for p in points],
-        text=[_label(points, k, group) for k, group in enumerate(together)],
-        textposition="top right",
-        textfont={"size": 12, "color": colours.muted},
-        hovertext=[_describe_all([points[k] for k in group], labels) for group in together],
-        hovertemplate="%{hovertext}<extra></extra>",
-        cliponaxis=False,
-        marker={
-            "size": 14,
-            "symbol": ["circle-open" if plain else "circle" for plain in bare],
-            "color": colours.tasks[0],
-            "line": {"width": 2.5, "color": [colours.tasks[0] if plain else colours.paper for plain in bare]},
-        },
-        unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
-    )
-
-
-def _key(name: str, symbol: str, colours: Palette) -> go.Scatter:
-    """Say in the legend what a run's symbol means."""
-    line = {"width": 2.5, "color": colours.tasks[0]}
-    marker = {"size": 11, "symbol": symbol, "color": colours.tasks[0], "line": line}
-    return go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
-
-
-def _unzipped(networks: Reference, at: tuple[float, float], said: str, colour: str, edge: str) -> go.Scatter:
-    return go.Scatter(
-        x=[at[0]],
-        y=[at[1]],
-        mode="markers",
-        name=networks.name,
-        cliponaxis=False,
-        marker={"size": 15, "symbol": networks.symbol, "color": colour, "line": {"width": 1.5, "color": edge}},
-        hovertemplate=f"{networks.name}<br>{said}<extra></extra>",
-    )
-
-
-def _label(points: Sequence[RunPoint], k: int, together: Sequence[int]) -> str:
-    """Return what stands beside point k: its share ratio where runs are few, and how many lie here (said once)."""
-    if k != together[0]:
-        return ""
-    shares = {points[m].share for m in together}
-    brief = len(points) <= LABELLED and len(shares) == 1 and len(points[k].share) <= 6
-    share = points[k].share if brief else ""
-    count = f"{len(together)} runs" if len(together) > 1 else ""
-    return ", ".join(part for part in (share, count) if part)
-
-
-def _describe_all(points: Sequence[RunPoint], labels: Sequence[str]) -> str:
-    """Describe the runs that coincide, at most four of them."""
-    said = [_describe(p, labels) for p in points[:4]]
-    if len(points) > 4:
-        said.append(f"and {len(points) - 4} more here")
-    return "<br>".join(said)
-
-
-def _describe(p: RunPoint, labels: Sequence[str]) -> str:
-    lines = [f"<b>{p.title}</b>", f"share {p.share} · {p.pairing} pairing", f"retraining: {p.retraining}"]
-    lines.append(f"{count_text(p.total)} parameters, {percent_text(p.size('of all parents'))} of all parents")
-    for label, error, own, ratio in zip(labels, p.errors, p.parent_errors, p.ratios, strict=True):
-        times = "" if math.isnan(ratio) else f", {times_text(ratio)} its parent's"
-        lines.append(f"{label}: {error_text(error)} ({points_text(error - own)}{times})")
-    return "<br>".join(lines)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,11 +1,11 @@
-"""Error while a network is zipped: layer by layer, step by step, against the parents' own error."""
+"""Error while a network is zipped: layer by layer, step by step, against the parents' own on the same inputs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
@@ -17,7 +17,15 @@ STAGES = {
     "zipped": "after zipping",
     "retraining": "while retraining",
     "retrained": "after retraining",
+    "ended": "finished network",
     "final": "finished network",
+}
+Shown = Literal["error", "accuracy", "points over the parent"]
+SHOWN: tuple[Shown, ...] = get_args(Shown)
+TITLES: dict[Shown, str] = {
+    "error": "test error, %",
+    "accuracy": "test accuracy, %",
+    "points over the parent": "test error less the parent's, points",
 }
 RETRAINING_WIDTH = 0.8  # part of a layer's unit interval on the axis that its retraining steps fill
 
@@ -43,10 +51,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A point of a task's error curve: where, the error in % (`None`: a gap), when it was measured, and its size."""
+    """A point of a task's error curve: where, the error in %, when it was measured, and its size."""
 
     x: float
-    error: float | None
+    error: float
     moment: str
     size: int
 
@@ -66,7 +74,7 @@ def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrai
     for m in measurements:
         if m.stage == "parents":
             x = -1.0
-        elif m.stage == "final":
+        elif m.stage in ("ended", "final"):
             x = last + 1.0
         elif m.layer is None:
             x = last + RETRAINING_WIDTH * min(1.0, m.step / max(1, retrain_steps))
@@ -84,6 +92,13 @@ def positions(measurements: Sequence[Measurement], layers: Sequence[str], retrai
     return found
 
 
+def on_the_same(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Leave out what was measured on other inputs than the parents were: the end, on all test inputs."""
+    first = next((m.images for m in measurements if m.stage == "parents"), ())
+    ended = any(m.stage == "ended" for m in measurements)
+    return [m for m in measurements if m.stage != "final" or not (ended or (first and m.images != first))]
+
+
 def error_curves(
     measurements: Sequence[Measurement],
     *,
@@ -91,66 +106,78 @@ def error_curves(
     tasks: Sequence[str],
     mode: Mode = "light",
     retrain_steps: int = 0,
-    final_parents: Sequence[float] | None = None,
+    kept: Sequence[tuple[Measurement, float]] = (),
+    shown: Shown = "error",
     height: int = 360,
     inputs: str = "images",
 ) -> go.Figure:
-    """Draw each task's error over the layers and retraining steps; its parent's error is a dashed line.
-
-    The finished network is measured on more images than the steps before: it stands apart, beside its parent's error
-    on the same images (`final_parents`).
+    """Draw each task's error over the layers and retraining steps; its parent's, on the same inputs, is a dashed line.
 
     Args:
         measurements: in the order in which they were made.
         layers: names in the order of zipping.
         tasks: one label per task.
-        inputs: what the networks read, in a word.
+        mode: colours.
         retrain_steps: of the whole run, which spreads a layer's steps over its part of the axis.
+        kept: measurements of states that retraining kept, and after which part of its steps; they are ringed.
+        shown: the error in %, 100 less the error, or points above the parent's.
+        height: of the figure, in pixels.
+        inputs: what the networks read, in a word.
     """
-    measured = [m for m in measurements if any(not math.isnan(e) for e in m.errors)]
+    measured = [m for m in on_the_same(measurements) if any(not math.isnan(e) for e in m.errors)]
     if not measured:
         return empty_figure("No error has been measured yet.", mode, height=height)
     colours = palette(mode)
     xs = positions(measured, layers, retrain_steps)
     parents = next((m.errors for m in measured if m.stage == "parents"), None)
     figure = go.Figure(layout={"template": template(mode), "height": height})
-    right, end = len(layers) + 0.3, len(layers) - 0.1
-    apart = final_parents is not None
+    right = len(layers) + 0.3
     for t, task in enumerate(tasks):
-        dashes = [] if parents is None else [(-1.25, end if apart else right, parents[t])]
-        dashes += [] if final_parents is None else [(right - 0.6, right, final_parents[t])]
-        for start, stop, error in dashes:
-            if not math.isnan(error):
-                figure.add_trace(_parent_line(start, stop, error, task, colours.task(t)))
-        points = curve_points(measured, xs, t, apart=apart, inputs=inputs)
+        parent = math.nan if parents is None else parents[t]
+        if not math.isnan(parent):
+            figure.add_trace(_parent_line(-1.25, right, _as_shown(parent, parent, shown), task, colours.task(t)))
+        points = curve_points(measured, xs, t, inputs=inputs)
+        points = [replace(point, error=_as_shown(point.error, parent, shown)) for point in points]
         figure.add_trace(_error_curve(points, task, MARKERS[t % len(MARKERS)], colours.task(t)))
+        rings = [
+            (_start(m, layers) + RETRAINING_WIDTH * part, _as_shown(m.errors[t], parent, shown))
+            for m, part in kept
+            if not math.isnan(m.errors[t])
+        ]
+        if rings:
+            figure.add_trace(_rings(rings, task, colours.task(t), first=t == 0))
     figure.update_xaxes(
         tickvals=list(range(-1, len(layers) + 1)),
-        ticktext=["parents", *layers, "final"],
+        ticktext=["parents", *layers, "end"],
         range=[-1.25, right],
         title="layers, in the order of zipping",
         tickangle=-45 if len(layers) > 8 else 0,
         showgrid=False,
     )
-    figure.update_yaxes(title="test error, %", rangemode="tozero")
+    figure.update_yaxes(title=TITLES[shown], rangemode="normal" if shown == "accuracy" else "tozero")
     return figure
 
 
-def curve_points(
-    measurements: Sequence[Measurement], xs: Sequence[float], task: int, *, apart: bool, inputs: str = "images"
-) -> list[CurvePoint]:
-    """Return the points of a task's curve at `xs`, without those that have no error.
+def _as_shown(error: float, parent: float, shown: Shown) -> float:
+    if shown == "accuracy":
+        return 100.0 - error
+    return error if shown == "error" else error - parent
 
-    `apart` puts a gap (an error of `None`) before the finished network, which was measured on other `inputs`.
-    """
-    points: list[CurvePoint] = []
-    for x, m in zip(xs, measurements, strict=True):
-        if math.isnan(m.errors[task]):
-            continue
-        if apart and m.stage == "final" and points:
-            points.append(CurvePoint(x, None, "", 0))
-        points.append(CurvePoint(x, m.errors[task], _moment(m, task, inputs), 5 if m.stage == "retraining" else 10))
-    return points
+
+def _start(m: Measurement, layers: Sequence[str]) -> float:
+    """Where on the axis the retraining begins to which a measurement belongs."""
+    return float(layers.index(m.layer)) if m.layer in layers else len(layers) - 1.0
+
+
+def curve_points(
+    measurements: Sequence[Measurement], xs: Sequence[float], task: int, *, inputs: str = "images"
+) -> list[CurvePoint]:
+    """Return the points of a task's curve at `xs`, without those that have no error."""
+    return [
+        CurvePoint(x, m.errors[task], _moment(m, task, inputs), 5 if m.stage == "retraining" else 10)
+        for x, m in zip(xs, measurements, strict=True)
+        if not math.isnan(m.errors[task])
+    ]
 
 
 def _parent_line(start: float, stop: float, error: float, task: str, colour: str) -> go.Scatter:
@@ -159,8 +186,22 @@ def _parent_line(start: float, stop: float, error: float, task: str, colour: str
         y=[error, error],
         mode="lines",
         line={"color": colour, "width": 1.5, "dash": "dash"},
-        hovertemplate=f"{error:.2f} %<br>its parent<extra>{task}</extra>",
+        hovertemplate=f"{error:.2f}<br>its parent<extra>{task}</extra>",
         showlegend=False,
+    )
+
+
+def _rings(points: Sequence[tuple[float, float]], task: str, colour: str, first: bool) -> go.Scatter:
+    """Mark the states that retraining kept."""
+    return go.Scatter(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        name="state that is kept",
+        legendgroup="kept",
+        showlegend=first,
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 18, "color": colour, "line": {"width": 2, "color": colour}},
+        hovertemplate="%{y:.2f}<br>the state that is kept<extra>" + task + "</extra>",
     )
 
 
@@ -173,7 +214,7 @@ def _error_curve(points: Sequence[CurvePoint], task: str, symbol: str, colour: s
         line={"color": colour, "width": 2.5},
         marker={"symbol": symbol, "size": [point.size for point in points], "color": colour, "opacity": 1},
         text=[point.moment for point in points],
-        hovertemplate="%{y:.2f} %<br>%{text}<extra>" + task + "</extra>",
+        hovertemplate="%{y:.2f}<br>%{text}<extra>" + task + "</extra>",
     )
 
 

@@ -1,26 +1,68 @@
-"""A network's input where it is no picture: a curve for a sequence of values, a row for numbers of tokens."""
+"""A network's input, drawn as what it is: pixels, a curve for a sequence of values, a row for numbers of tokens."""
 
 from __future__ import annotations
 
+import base64
 import html
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtz_core.figures.inspect import thumbnail
+
 WIDTH, HEIGHT, MOST_TOKENS, MOST_POINTS = 120, 40, 24, 240
+STROKE = "#3d8fc9"
+"""Of curves, legible on light and dark."""
+MOST_CURVES = 3
+"""Rows of values that are drawn as curves, one over the other; more are a heatmap."""
+MOST_SIDE = 512
+"""Rows or columns of a heatmap; of more, every so many are left out."""
 
 
-def is_picture(sample: NDArray[np.floating]) -> bool:
-    """Whether an input (without the batch axis) is an image (C, H, W)."""
-    return sample.ndim == 3
+@dataclass(frozen=True)
+class Picture:
+    """An input as pixels, uint8 (H, W) or (H, W, 3), and which part of it they are; empty: all of it."""
+
+    pixels: NDArray[np.uint8]
+    part: str
 
 
-def sketch(sample: NDArray[np.floating], text: str | None = None) -> str:
+def picture(sample: NDArray[np.floating], kind: str | None = None) -> Picture | None:
+    """Return an input (without the batch axis) as pixels; `None` if a curve, or a row of numbers, says more.
+
+    An image (C, H, W) with 1 or 3 channels is shown whole, of others the first, or the first three as colours; of a
+    volume (C, D, H, W) the middle slice; a sequence of vectors (L, F) is a heatmap, one row for each.
+
+    >>> picture(np.zeros((5, 8, 9))).part
+    'channels 1, 2, 3 of 5 as red, green, blue'
+    """
+    if kind in ("tokens", "words") or sample.ndim < 2 or (sample.ndim == 2 and len(sample) <= MOST_CURVES):
+        return None
+    shown, part = sample, ""
+    if sample.ndim == 4:
+        middle = sample.shape[1] // 2
+        shown, part = sample[:1, middle], f"slice {middle + 1} of {sample.shape[1]}"
+        part += f", channel 1 of {len(sample)}" if len(sample) > 1 else ""
+    elif sample.ndim == 3 and len(sample) > 3:
+        shown, part = sample[:3], f"channels 1, 2, 3 of {len(sample)} as red, green, blue"
+    elif sample.ndim == 3 and len(sample) == 2:
+        shown, part = sample[:1], "channel 1 of 2"
+    elif sample.ndim == 2:
+        rows, columns = (-(-n // MOST_SIDE) for n in sample.shape)
+        shown, part = sample[None, ::rows, ::columns], f"{sample.shape[0]} rows of {sample.shape[1]} values"
+    elif sample.ndim > 4:
+        shown, part = sample.reshape(-1, *sample.shape[-2:])[:1], f"the first slice of shape {sample.shape}"
+    return Picture(thumbnail(shown), part)
+
+
+def sketch(sample: NDArray[np.floating], text: str | None = None, kind: str | None = None) -> str:
     """Return an input that is no picture as HTML: `text` if there is one, tokens as a row, values as curves.
 
     Args:
-        sample: (L,) numbers of tokens or values, or (channels, L) or (L, channels) of values.
+        sample: (L,) numbers of tokens or values, or (channels, L) of values.
         text: what the tokens spell.
+        kind: what the input is (see `mtz_core.data.kinds`); without it, whole numbers are taken for tokens.
 
     >>> sketch(np.array([3.0, 1.0, 4.0]))
     "<span class='word'>3 1 4</span>"
@@ -28,15 +70,21 @@ def sketch(sample: NDArray[np.floating], text: str | None = None) -> str:
     if text is not None:
         return f"<span class='word'>{html.escape(text)}</span>"
     flat = sample.reshape(-1)
-    if sample.ndim == 1 and bool((flat == np.round(flat)).all()) and bool((flat >= 0).all()):
+    whole = sample.ndim == 1 and bool((flat == np.round(flat)).all()) and bool((flat >= 0).all())
+    if kind == "tokens" or (kind is None and whole):
         more = " …" if len(flat) > MOST_TOKENS else ""
         return f"<span class='word'>{' '.join(str(int(x)) for x in flat[:MOST_TOKENS])}{more}</span>"
-    curves = sample.reshape(-1, sample.shape[-1])[:3]
+    curves = sample.reshape(-1, sample.shape[-1])[:MOST_CURVES]
     low, high = float(curves.min()), float(curves.max())
     lines = "".join(_line(curve, low, high) for curve in curves)
+    drawing = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'>"
+        f"{lines}</svg>"
+    )
+    source = "data:image/svg+xml;base64," + base64.b64encode(drawing.encode()).decode()  # a page drops an svg as such
     return (
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}' role='img' "
-        f"aria-label='values from {low:.3g} to {high:.3g}'>{lines}</svg>"
+        f"<img src='{source}' width='{WIDTH}' height='{HEIGHT}' "
+        f"alt='{sample.shape[-1]:,} values from {low:.3g} to {high:.3g}'>"
     )
 
 
@@ -48,4 +96,4 @@ def _line(values: NDArray[np.floating], low: float, high: float) -> str:
     x = np.linspace(1, WIDTH - 1, len(values))
     y = HEIGHT - 2 - (HEIGHT - 4) * (values - low) / ((high - low) or 1.0)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return f"<polyline points='{points}' fill='none' stroke='currentColor' stroke-width='1'/>"
+    return f"<polyline points='{points}' fill='none' stroke='{STROKE}' stroke-width='1'/>"

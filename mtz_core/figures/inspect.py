@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from mtz_core.figures.palette import MARKERS, PATTERNS, Mode, palette
-from mtz_core.figures.theme import empty_figure, hatch, template
+from mtz_core.figures.palette import MARKERS, Mode, palette
+from mtz_core.figures.theme import empty_figure, template
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -193,14 +193,14 @@ def shared_by(arrays: Mapping[str, Any], couple: tuple[int, int]) -> Mapping[str
 
 
 def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record per chosen pair, cheapest first: rank, a neuron per task, cost, sum so far, rank in its row.
+    """Return one record per chosen pair, dearest first: rank, a neuron per task, cost, sum so far, rank in its row.
 
     `difference` belongs to the first two columns of `pairs` (k, T); without it the ranks are left out.
     """
     names = [f"{name} neuron" if tasks.count(name) == 1 else f"{name} neuron ({t + 1})" for t, name in enumerate(tasks)]
     total = 0.0
     rows: list[dict[str, Any]] = []
-    for k in np.argsort(costs, kind="stable"):
+    for k in dearest_first(costs):
         total += float(costs[k])
         row: dict[str, Any] = {"pair": len(rows) + 1}
         row |= {name: int(n) if n >= 0 else None for name, n in zip(names, pairs[k], strict=True)}
@@ -212,9 +212,18 @@ def pair_rows(difference: Floats | None, pairs: Integers, costs: Floats, tasks: 
     return rows
 
 
+def dearest_first(costs: Floats) -> Integers:
+    """Return the numbers of pairs by their costs, the largest first.
+
+    >>> dearest_first(np.array([0.1, 0.3, 0.2]))
+    array([1, 2, 0])
+    """
+    return np.argsort(costs, kind="stable")[::-1]
+
+
 def cost_rank(costs: Floats, pair: int) -> int:
-    """Return which pair this is when they are counted from the cheapest (1)."""
-    return 1 + int(np.flatnonzero(np.argsort(costs, kind="stable") == pair)[0])
+    """Return which pair this is when they are counted from the dearest (1)."""
+    return 1 + int(np.flatnonzero(dearest_first(costs) == pair)[0])
 
 
 def half_cost_count(costs: Floats) -> int:
@@ -362,49 +371,6 @@ def diverging(mode: Mode) -> list[list[float | str]]:
     middle = "#F7F7F7" if mode == "light" else "#161C25"
     far = ("#7F2F00", "#06365A") if mode == "light" else ("#FFC79A", "#BFE3FF")
     return [[0.0, far[0]], [0.25, colours.tasks[1]], [0.5, middle], [0.75, colours.tasks[0]], [1.0, far[1]]]
-
-
-def error_bars(
-    layers: Sequence[str],
-    predicted: Sequence[float],
-    measured: Sequence[float],
-    scales: Sequence[float],
-    *,
-    measured_on: str = "evaluation",
-    inputs: str = "images",
-    mode: Mode = "light",
-) -> go.Figure:
-    """Draw predicted beside measured loss of every layer, relative to the loss of a layer of zeros (`scales`).
-
-    `inputs` says in a word what the networks read.
-    """
-    if not layers:
-        return empty_figure("No layer has been zipped yet.", mode)
-    colours = palette(mode)
-    figure = go.Figure(layout={"template": template(mode), "height": 320, "barmode": "group"})
-    for name, values, colour, shape in (
-        ("predicted from calibration", predicted, colours.tasks[0], ""),
-        (f"measured on {measured_on} {inputs}", measured, colours.tasks[1], PATTERNS[0]),
-    ):
-        relative = relative_losses(values, scales)
-        figure.add_trace(
-            go.Bar(
-                x=list(layers),
-                y=[100 * v for v in relative],
-                name=name,
-                marker={"color": colour, "pattern": hatch(shape, colour)},
-                customdata=[[v] for v in values],
-                hovertemplate="%{y:.2f} % of the layer's signal<br>loss %{customdata[0]:.4g}<extra>"
-                + name
-                + "</extra>",
-            )
-        )
-    figure.update_xaxes(type="category", showgrid=False, tickangle=-45 if len(layers) > 8 else 0)
-    figure.update_yaxes(title="loss, % of the signal", rangemode="tozero")
-    if not any(v > NOTHING for values in (predicted, measured) for v in relative_losses(values, scales)):
-        figure.update_yaxes(range=[0, 1])
-    figure.update_layout(bargap=0.6 if len(layers) < 4 else 0.25)
-    return figure
 
 
 def relative_losses(losses: Sequence[float], scales: Sequence[float]) -> list[float]:

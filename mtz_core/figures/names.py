@@ -1,11 +1,19 @@
-"""What tasks are called wherever they are shown: digits, clothes, letters, or the name of the user's own data."""
+"""What tasks and runs are called wherever they are shown: digits, clothes, letters, or the name of the user's data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from mtz_core.zoo.catalog import catalog
+
+if TYPE_CHECKING:
+    from mtz_core.runs.records import RunRecord
+    from mtz_core.spec import NetworkSpec, ZipSpec
 
 NAMES = {"mnist": "digits", "fashion": "clothes"}
+ARCHITECTURES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet14": "ResNet-14", "lstm": "LSTM"}
 
 
 def display_name(task: str) -> str:
@@ -34,3 +42,31 @@ def task_labels(tasks: Sequence[str], parents: Sequence[str]) -> list[str]:
         if len(set(labels)) == len(labels):
             return labels
     return [f"{parent} ({t})" for t, parent in enumerate(parents, start=1)]
+
+
+def run_name(record: RunRecord) -> str:
+    """Return a run's title, or, where it has none, what it zips: `LeNet-5 · digits + clothes · 60 %`."""
+    if record.title:
+        return record.title
+    architectures = dict.fromkeys(_architecture(network) for network in record.spec.networks)
+    tasks = task_labels(record.summary["tasks"], record.summary["parents"])
+    return f"{' + '.join(architectures)} · {' + '.join(tasks)} · {_share(record.spec.zip)}"
+
+
+def _architecture(network: NetworkSpec) -> str:
+    known = catalog().get(network.parent or "")
+    name = known.architecture if known else (network.architecture or network.title).removeprefix("torchvision:")
+    return ARCHITECTURES.get(name, name)
+
+
+def _share(zipping: ZipSpec) -> str:
+    """How much is shared: a ratio, the least and greatest of several, counts of neurons, or a plan's budget."""
+    if zipping.share == "auto":
+        limits = {} if zipping.budget is None else zipping.budget.model_dump(exclude_none=True)
+        return ", ".join(f"{name} {value:g}" for name, value in limits.items()) or "planned"
+    shares = list(zipping.share.values()) if isinstance(zipping.share, Mapping) else [zipping.share]
+    counts = [share for share in shares if isinstance(share, int)]
+    if counts:
+        return f"{sum(counts):,} neurons" if len(counts) == len(shares) else "layer by layer"
+    low, high = (round(100 * extreme(shares, default=0.0)) for extreme in (min, max))
+    return f"{low} %" if low == high else f"{low}–{high} %"

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtz_core.graph.flow import flow
 from mtz_core.graph.layout import UNKNOWN, Layout
 from mtz_core.graph.recipes import recipes
 from mtz_core.graph.sources import TracedNetwork
@@ -144,6 +145,8 @@ class ChannelGraph:
         numbers = {node: k for k, layer in enumerate(own) for node in layer.nodes}
         known = recipes(self.network.module, numbers, self.network.example.shape[1:])
         inputs = {node.name: known.get(node.all_input_nodes[0], "") for node in known if node.name in numbers}
+        named = {node: layer.name for layer in own for node in layer.nodes}
+        ways = flow(self.network.module, named, self.network.numbers)
         for layer in own:
             reads: dict[str, float] = {}
             for g in np.unique(layer.column_groups[layer.column_groups >= 0]) if not layer.depthwise else ():
@@ -170,12 +173,13 @@ class ChannelGraph:
                     role=self.role(layer),
                     positions=sum(self._positions(layer, node) for node in layer.nodes),
                     recipe=inputs.get(layer.nodes[0], "") if len(layer.nodes) == 1 else "",
+                    reads=ways.reads.get(layer.name, ()),
                 )
             )
         managed = sum(layer.width * layer.columns for layer in self.layers)
         total = sum(parameter.numel() for parameter in self.network.module.parameters())
         groups = tuple(GroupSummary(g.name, g.width, g.producers, g.frozen) for g in self.groups if g.width)
-        return NetworkStructure(tuple(layers), groups, max(0, total - managed))
+        return NetworkStructure(tuple(layers), groups, max(0, total - managed), ways.joins, ways.outputs)
 
 
 def to_matrix(module: nn.Module) -> Tensor:

@@ -33,21 +33,25 @@ class Head:
         return int(torch.Size(self.shape).numel())
 
 
-def mapped(answer: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
+def mapped(answer: Any, leaf: Callable[[Any], Any] = lambda value: value, named: bool = False) -> Any:
     """An answer in plain containers, with `leaf` of every leaf: data classes become dictionaries, named tuples tuples.
+
+    `named`: named tuples stay such, so that `leaves` finds the same names.
 
     >>> mapped({"a": [1, (2, None)]}, lambda value: value and 10 * value)
     {'a': [10, (20, None)]}
     """
     if isinstance(answer, Mapping):
-        return {name: mapped(value, leaf) for name, value in answer.items()}
+        return {name: mapped(value, leaf, named) for name, value in answer.items()}
     if isinstance(answer, torch.Size):
         return leaf(answer)
+    if named and isinstance(answer, tuple) and hasattr(answer, "_fields"):
+        return tuple.__new__(type(answer), (mapped(value, leaf, named) for value in answer))
     if isinstance(answer, tuple | list):
         kind = tuple if isinstance(answer, tuple) else list
-        return kind(mapped(value, leaf) for value in answer)
+        return kind(mapped(value, leaf, named) for value in answer)
     if is_record(answer):
-        return {each.name: mapped(getattr(answer, each.name), leaf) for each in dataclasses.fields(answer)}
+        return {each.name: mapped(getattr(answer, each.name), leaf, named) for each in dataclasses.fields(answer)}
     return leaf(answer)
 
 

@@ -56,8 +56,12 @@ def own_answer(network: nn.Module, example: Tensor) -> Any:
 
 
 def _in_precision(answer: Any, wide: torch.dtype) -> Any:
-    """An answer in another floating type, in plain containers."""
-    return mapped(answer, lambda leaf: leaf.to(wide) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf)
+    """An answer in another floating type, in plain containers, or named tuples, that have the same names."""
+
+    def converted(leaf: Any) -> Any:
+        return leaf.to(wide) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return mapped(answer, converted, named=True)
 
 
 def alike(output: Any, expected: Any, heads: Sequence[Head]) -> bool:

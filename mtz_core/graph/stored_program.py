@@ -102,6 +102,7 @@ def write_program(module: fx.GraphModule, shelf: Shelf, prefix: str, missing: Mi
     Raises:
         GraphError: it calls something that cannot be named in a file; the message says what.
     """
+    nodes = _write_nodes(module)
     known: dict[int, str] = {}
     modules: dict[str, Record] = {}
     for path, child in module.named_modules(remove_duplicate=False):
@@ -110,22 +111,45 @@ def write_program(module: fx.GraphModule, shelf: Shelf, prefix: str, missing: Mi
             continue
         known[id(child)] = path
         modules[path] = _write_module(path, child, path == "", shelf, prefix, missing)
+    return {"nodes": nodes, "modules": modules}
+
+
+def why_not_written(module: fx.GraphModule) -> str | None:
+    """Why a traced computation cannot be named in a file, with the way out; `None`: it can. No number is looked at."""
+    try:
+        _write_nodes(module)
+        for path, child in module.named_modules():
+            if path:
+                _class_of(path, child)
+    except GraphError as error:
+        return str(error)
+    return None
+
+
+def _write_nodes(module: fx.GraphModule) -> list[list[Any]]:
     nodes = [_write_node(node) for node in module.graph.nodes]
     if len(nodes) > MOST_NODES:
         raise GraphError(
             f"the network has {len(nodes):,} operations, and a file holds at most {MOST_NODES:,}; a loop over a "
             "sequence is one operation if it is an nn.LSTM or nn.GRU"
         )
-    return {"nodes": nodes, "modules": modules}
+    return nodes
+
+
+def _class_of(path: str, module: nn.Module) -> str:
+    kind = class_name(module)
+    if kind is None:
+        raise GraphError(
+            f"{path} is a {type(module).__module__}.{type(module).__qualname__} that is called as a whole, and only "
+            "modules of torch.nn can be written to a file by name; write its forward with operations of torch that "
+            "can be followed (torch.where instead of if), or export the network with torch.export and zip the "
+            "exported program"
+        )
+    return kind
 
 
 def _write_module(path: str, module: nn.Module, root: bool, shelf: Shelf, prefix: str, missing: Missing) -> Record:
-    kind = "nn.Module" if root else class_name(module)
-    if kind is None:
-        raise GraphError(
-            f"{path} is a {type(module).__module__}.{type(module).__qualname__}, and only modules of torch.nn can be "
-            "written to a file by name; write its forward with operations of torch"
-        )
+    kind = "nn.Module" if root else _class_of(path, module)
     base = f"{path}." if path else ""
 
     def numbers(name: str, tensor: Tensor | None) -> Any:

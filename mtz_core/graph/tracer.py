@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from mtz_core.graph.record import torchs_own
 from mtz_core.graph.sources import called
 
 _UNKNOWN = object()
+_ONE_AT_A_TIME = threading.RLock()
+"""torch's tracing exchanges how modules are called, for all threads: two at once would undo each other's exchange."""
 _PLAIN = (bool, int, float, str, tuple, list, dict, type(None), torch.dtype, torch.device, torch.layout)
 
 
@@ -52,8 +55,21 @@ class _ValuedAttribute(_Valued, Attribute):
     """An attribute of a proxy."""
 
 
+def _length(of: Any) -> Any:
+    """`len`, which Python lets return whole numbers only: of an activation it is the length of its first axis.
+
+    It belongs to no tracer: of whatever is not being traced, in whichever thread, it is the length as ever.
+    """
+    if isinstance(of, _Valued) and isinstance(of.tracer.values.get(of.node), Tensor):
+        return cast(Any, of.shape)[0]
+    return len(of)
+
+
 class Tracer(fx.Tracer):
     """A tracer of one module on one example; `opaque` says of modules called as a whole why they were not traced.
+
+    It may be used in any thread, while others trace or run networks: tracers wait for one another, and what another
+    thread calls meanwhile is not traced.
 
     `fixed` says that something was decided by lengths of axes other than the first: the graph is for these alone.
     """
@@ -66,6 +82,7 @@ class Tracer(fx.Tracer):
         self.fixed = False
         self._sizes: set[fx.Node] = set()
         self._busy = False
+        self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Only layers of torch that nobody has changed are called as they are."""
@@ -106,7 +123,7 @@ class Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module, or call it as a whole where that fails."""
-        if self._busy:
+        if self._busy or self._thread != threading.get_ident():
             return forward(*args, **kwargs)
         stack = self.module_stack.copy()
         try:
@@ -122,8 +139,10 @@ class Tracer(fx.Tracer):
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Within a layer that is run for its value, attributes are what they are."""
-        return attr_val if self._busy else super().getattr(attr, attr_val, parameter_proxy_cache)
+        """Within a layer that is run for its value, and in another thread, attributes are what they are."""
+        if self._busy or self._thread != threading.get_ident():
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.plain(obj))
@@ -139,14 +158,13 @@ class Tracer(fx.Tracer):
         self.fixed |= proxy.node in self._sizes
         return value
 
-    def length(self, of: Any) -> Any:
-        """`len`, which Python lets return whole numbers only: of an activation it is the length of its first axis."""
-        if isinstance(of, fx.Proxy) and isinstance(self.values.get(of.node), Tensor):
-            return cast(Any, of.shape)[0]
-        return len(of)
-
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Trace with `len` exchanged in what the network's own classes see."""
+        with _ONE_AT_A_TIME:
+            self._thread = threading.get_ident()
+            return self._with_lengths(root, concrete_args)
+
+    def _with_lengths(self, root: Any, concrete_args: dict[str, Any] | None) -> fx.Graph:
         kinds = {kind for module in root.modules() for kind in type(module).__mro__}
         seen = [
             vars(kind)["forward"].__globals__ for kind in kinds if hasattr(vars(kind).get("forward"), "__globals__")
@@ -156,7 +174,7 @@ class Tracer(fx.Tracer):
         ]
         try:
             for names in own:
-                names["len"] = self.length
+                names["len"] = _length
             return super().trace(root, concrete_args)
         finally:
             for names in own:

@@ -9,6 +9,7 @@ import numpy as np
 from mtz_core.graph.channels import first_rows
 from mtz_core.graph.correspondence import JointGraph
 from mtz_core.layerwise.allowed import allowed
+from mtz_core.layerwise.constraints import rules_of
 from mtz_core.layerwise.ledger import Fresh
 from mtz_core.layerwise.problem import LayerProblem
 from mtz_core.methods.kinds import PAIRING
@@ -43,10 +44,13 @@ def choose_slots(
         alone: whether only this layer decides, so that slots of all tasks can be compared by their exact cost.
     """
     tasks = tuple(fresh)
+    rules = rules_of(spec, joint, joint.layers[index].group).among(fresh)
+    wanted = rules.wanted(wanted, fresh)
     if wanted == 0:
+        rules.require(np.empty((0, joint.tasks), dtype=np.int64), joint.layers[index].name)
         return np.full((0, joint.tasks), -1, dtype=np.int64)
     method, random = spec.pairing, PAIRING.find(spec.pairing).random
-    permitted = allowed(joint, joint.group_of(index), costs, fresh, tables)
+    permitted = allowed(joint, joint.group_of(index), rules.applied(costs, fresh), fresh, tables)
     free = all(bool(np.isfinite(cost).all()) for cost in permitted.values())
     if random and not free:  # the best pairs by costs that are drawn, within what is allowed
         chance, method, random = np.random.default_rng(spec.seed), "optimal", False
@@ -64,6 +68,7 @@ def choose_slots(
     for k, t in enumerate(tasks):
         held = local[:, k] >= 0
         slots[held, t] = fresh[t][local[held, k]]
+    rules.require(slots, joint.layers[index].name)
     return slots
 
 

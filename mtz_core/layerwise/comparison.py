@@ -21,7 +21,7 @@ from mtz_core.layerwise.dense import DenseProblem
 from mtz_core.layerwise.grouped import GroupedProblem
 from mtz_core.layerwise.ledger import Fresh
 from mtz_core.layerwise.outcome import Outcome, merged
-from mtz_core.layerwise.problem import Given, LayerProblem
+from mtz_core.layerwise.problem import Given, LayerProblem, Ridges, settle
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.kind import Output
 from mtz_core.outputs.kinds import CLASSES
@@ -72,8 +72,8 @@ class Comparison:
             costs[t, u] = total * self.problem.unit
         return costs
 
-    def merge(self, rows: Table, rounds: int) -> Outcome:
-        """Merge the rows (K, T).
+    def merge(self, rows: Table, rounds: int, judged: bool = True) -> Outcome:
+        """Merge the rows (K, T); unless that is `judged`, all losses are 0.
 
         Where a ReLU follows, targets are renewed for the weights so found, `rounds` times.
         """
@@ -83,9 +83,9 @@ class Comparison:
             weights = problem.merged_weights(rows)
             for t in bounded:
                 self.samples[t].renew(weights[t])
-            judged = number in (1, 2, rounds)
+            both = number in (1, 2, rounds)
             found = {t: self.samples[t].moments for t in bounded}
-            problem.renew(found, SOURCES if judged else ("calibration",))
+            problem.renew(found, SOURCES if both else ("calibration",))
             if number == 1:
                 problem.compensate([t for t in bounded if t not in problem.own_ridge])
             elif number == 2:
@@ -93,7 +93,7 @@ class Comparison:
                 problem.choose_ridge(rows)
         for samples in self.samples.values():
             samples.forget()
-        return merged(problem, rows)
+        return merged(problem, rows, judged)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ class Calibrator:
         *,
         peaks: bool = True,
         keep: bool = True,
+        pairs: bool = True,
+        ridges: Ridges | None = None,
     ) -> Comparison:
         """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare the neurons of some tasks.
 
@@ -138,6 +140,8 @@ class Calibrator:
             fresh: the tasks that are compared, and which of their channels are to be paired: these judge a ridge.
             peaks: also find on which images neurons fire most.
             keep: input rows are kept for `Comparison.merge`.
+            pairs: also compare the neurons; without that, nobody has settled a ridge.
+            ridges: what to take instead of searching for ridges.
         """
         network, layer = self.network, self.network.joint.layers[index]
         tasks = layer.present if self.spec.compensate else tuple(fresh)
@@ -153,10 +157,14 @@ class Calibrator:
             images[t], values[t] = samples[t].calibrate(peaks)
         renewable = tuple(t for t in tasks if samples[t].bounded and self._enough_rows(index, t))
         problem = self._problem(index, tasks, matrices, inputs, tables, samples)
+        if ridges is not None:
+            settle(problem, ridges)
         problem.compensate()
+        if not pairs:
+            return Comparison(index, problem, samples, renewable, images, values, {})
         rows = {t: first_rows(layer.members[t], channels) for t, channels in fresh.items()}
-        if (pairs := problem.quick_pairs(rows)) is not None:
-            problem.choose_ridge(pairs)
+        if (quick := problem.quick_pairs(rows)) is not None:
+            problem.choose_ridge(quick)
         differences = {(t, u): as_array(problem.difference(t, u)) for t, u in combinations(fresh, 2)}
         return Comparison(index, problem, samples, renewable, images, values, differences)
 

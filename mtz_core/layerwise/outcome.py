@@ -32,8 +32,11 @@ class Outcome:
     """Factors (n_t,) of the weights that are shared; `None`: one."""
 
 
-def merged(problem: LayerProblem, rows: Table) -> Outcome:
-    """Merge the rows `rows` (k, T), -1 where a task has no part in a slot, and compensate all others."""
+def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
+    """Merge the rows `rows` (k, T), -1 where a task has no part in a slot, and compensate all others.
+
+    Unless it is `judged`, only weights and scales are found, and all losses are 0.
+    """
     measured_on: Literal["evaluation", "calibration"] = (
         "evaluation" if "evaluation" in problem.objectives else "calibration"
     )
@@ -48,19 +51,20 @@ def merged(problem: LayerProblem, rows: Table) -> Outcome:
     for part, solution in zip(parts, problem.solutions(parts, "calibration"), strict=True):
         values = solution.values
         found.append(Solution([], solution.scales))
-        measured += float(problem.loss(part, values, measured_on).sum())
-        scale += float(problem.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
+        if judged:
+            measured += float(problem.loss(part, values, measured_on).sum())
+            scale += float(problem.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
         problem.write(matrices, part, values)
         for t, factor in zip(part.members, solution.scales or (), strict=False):
             scales[t][problem.index(part.rows, t)] = factor.to(scales[t])
-        if len(part.slots):
+        if judged and len(part.slots):
             where = torch.as_tensor(part.slots, device=some.device)
             costs[where] = problem.cost(part, values)
             shared, index = problem.shared(part, values)
             weights[where[:, None], index] = shared
     order = torch.argsort(costs, stable=True)
     problem.forget("calibration")
-    predicted = problem.predicted(parts, found)
+    predicted = problem.predicted(parts, found) if judged else 0.0
     problem.forget(FITTED)
     return Outcome(
         rows[order.cpu().numpy()],

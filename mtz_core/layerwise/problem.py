@@ -73,6 +73,14 @@ class Given:
     """What one unit of this layer's loss is worth beside other layers'."""
 
 
+@dataclass(frozen=True)
+class Ridges:
+    """Ridges of a layer: of each task's compensation, and of merging."""
+
+    own: Mapping[int, float]
+    merging: float
+
+
 @dataclass
 class LayerProblem(ABC):
     """The numbers of one layer.
@@ -94,6 +102,8 @@ class LayerProblem(ABC):
     ridge: float = START
     own_ridge: dict[int, float] = field(default_factory=dict)
     """Ridge of each task's compensation."""
+    settled: bool = False
+    """Whether ridges were given and are not searched for."""
     known_best: dict[tuple[Source, int], Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -190,7 +200,7 @@ class LayerProblem(ABC):
     def compensate(self, tasks: Sequence[int] | None = None) -> None:
         """Settle the ridge of each task's compensation by the loss on images that it was not fitted to."""
         for t in self.tasks if tasks is None else tasks:
-            if not self.objectives["calibration"][t].compensated:
+            if not self.objectives["calibration"][t].compensated or (self.settled and t in self.own_ridge):
                 continue
             if self.spec.ridge != "auto":
                 self.own_ridge[t] = float(self.spec.ridge)
@@ -225,7 +235,7 @@ class LayerProblem(ABC):
         """Settle the ridge of merging for a (provisional) pairing `rows` (k, T), unless the specification gives one."""
         if self.spec.ridge != "auto":
             self.ridge = float(self.spec.ridge)
-        elif len(rows):
+        elif len(rows) and not self.settled:
             chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED_SLOTS)).astype(np.int64)]
             parts = parts_of(chosen)
             self.ridge = walk_downhill(RIDGES, self.ridge, lambda ridge: self.cross_validated(parts, ridge))
@@ -321,6 +331,17 @@ class LayerProblem(ABC):
         for t, w in zip(part.members, values, strict=True):
             columns = torch.as_tensor(self.own[t], device=w.device)
             matrices[t][self.index(part.rows, t)[:, None], columns] = w.to(matrices[t])
+
+
+def settled_ridges(problem: LayerProblem) -> Ridges:
+    """The ridges that were settled for a layer."""
+    return Ridges(dict(problem.own_ridge), problem.ridge)
+
+
+def settle(problem: LayerProblem, ridges: Ridges) -> None:
+    """Take these ridges instead of searching for some."""
+    problem.own_ridge.update(ridges.own)
+    problem.ridge, problem.settled = ridges.merging, True
 
 
 def parts_of(rows: Table) -> list[Part]:

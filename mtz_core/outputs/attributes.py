@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtz_core.outputs.kind import Output, Scores, mean_of
+from mtz_core.outputs.kind import Output, Scores, Tally, mean_of
+from mtz_core.outputs.likely import likely_changed
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class Attributes(Output):
         """Part of the attributes that are answered otherwise."""
         return ((parent > 0) != (other > 0)).double().mean((1, 2))
 
+    def likely(self, parent: Tensor, other: Tensor, many: Tensor) -> float:
+        """By |z|, and how far z moved towards 0 and beyond; mean of the attributes."""
+        margins, moved, known = parent.abs(), torch.where(parent > 0, parent - other, other - parent), many.abs()
+        found = [
+            likely_changed(margins[..., k].flatten(), moved[..., k].flatten(), known[..., k].flatten())
+            for k in range(parent.shape[-1])
+        ]
+        return sum(found) / len(found)
+
     def targets(self, outputs: Tensor, temperature: float) -> Tensor:
         """z / τ."""
         return self.logits(outputs) / temperature
@@ -52,11 +61,11 @@ class Attributes(Output):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy, K times the mean over attributes that count."""
         z, wanted = self.logits(outputs), self.labels(labels)
-        counts = self._counts(wanted)
+        counts = self.counting(wanted)
         each = F.binary_cross_entropy_with_logits(z, torch.where(counts, wanted, 0).to(z), reduction="none")
         return mean_of(each, counts) * z.shape[-1]
 
-    def _counts(self, labels: Tensor) -> Tensor:
+    def counting(self, labels: Tensor) -> Tensor:
         ignored = self.type.ignore_index
         return torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
 
@@ -66,22 +75,35 @@ class Attributes(Output):
         heights = torch.stack([torch.rand(count, *p.shape[1:], generator=each) for each in chances], dim=1)
         return (heights.to(p) < p).to(p) - p
 
-    def scores(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    def tally(self) -> Tally:
         """Wrong attributes in %, mean over attributes; of several also the mean average precision."""
-        several = self.type.kind == "multilabel"
-        wrong, total, kept = torch.zeros(0), torch.zeros(0), []
-        for outputs, labels in batches:
-            z, wanted = self.logits(outputs).cpu(), self.labels(labels)
-            counts = self._counts(wanted)
-            missed = (((z > 0) != (wanted > 0.5)) & counts).sum((0, 1)).double()
-            wrong, total = (wrong + missed, total + counts.sum((0, 1))) if len(wrong) else (missed, counts.sum((0, 1)))
-            if several and not self.type.dense:
-                kept.append((z[:, 0], wanted[:, 0], counts[:, 0]))
-        occurs = total > 0
-        error = 100.0 * float((wrong[occurs] / total[occurs]).mean()) if occurs.any() else 0.0
-        if not kept:
+        return _Counts(self)
+
+
+class _Counts(Tally):
+    """Of wrong answers and of all, by attribute; for the average precision of one place, its logits and labels."""
+
+    def __init__(self, output: Attributes) -> None:
+        self.output, self.wrong, self.total = output, torch.zeros(0), torch.zeros(0)
+        self.ranked = output.type.kind == "multilabel" and not output.type.dense
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        z, wanted = self.output.logits(outputs).cpu(), self.output.labels(labels)
+        counts = self.output.counting(wanted)
+        missed = (((z > 0) != (wanted > 0.5)) & counts).sum((0, 1)).double()
+        there = counts.sum((0, 1))
+        first = not len(self.wrong)
+        self.wrong, self.total = (missed, there) if first else (self.wrong + missed, self.total + there)
+        if self.ranked:
+            self.kept.append((z[:, 0].clone(), wanted[:, 0].clone(), counts[:, 0].clone()))
+
+    def scores(self) -> Scores:
+        occurs = self.total > 0
+        error = 100.0 * float((self.wrong[occurs] / self.total[occurs]).mean()) if occurs.any() else 0.0
+        if not self.kept:
             return Scores(error)
-        columns = [torch.cat(part) for part in zip(*kept, strict=True)]
+        columns = [torch.cat(part) for part in zip(*self.kept, strict=True)]
         return Scores(error, {"mean average precision, %": 100.0 * _mean_average_precision(*columns)})
 
 

@@ -25,6 +25,18 @@ class Scores:
     more: Mapping[str, float] = field(default_factory=dict)
 
 
+class Tally(ABC):
+    """Counts of errors, which grow with every batch while outputs are let go."""
+
+    @abstractmethod
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        """Count a batch of outputs (N, ...) with labels (N, ...)."""
+
+    @abstractmethod
+    def scores(self) -> Scores:
+        """The errors of all batches so far."""
+
+
 @dataclass(frozen=True)
 class Output(ABC):
     """One task's outputs as K numbers z at each of P places of N images: logits, or values.
@@ -61,6 +73,14 @@ class Output(ABC):
     def changed(self, parent: Tensor, other: Tensor) -> Tensor:
         """Part of each image's answers that differ between two networks' predictions, (N,), in [0, 1]."""
 
+    def likely(self, parent: Tensor, other: Tensor, many: Tensor) -> float:
+        """Part of the answers that is likely to change among `many` predictions of the parent (M, P, K).
+
+        `parent` and `other` show what moves, on some inputs (see `outputs.likely`). Where `changed` is a matter of
+        degree, it is its mean.
+        """
+        return float(self.changed(parent, other).mean())
+
     @abstractmethod
     def targets(self, outputs: Tensor, temperature: float) -> Tensor:
         """What is distilled of a parent's outputs, (N, P, K)."""
@@ -78,8 +98,15 @@ class Output(ABC):
         """∂ log p(y) / ∂z for `count` answers y drawn from predictions softened by τ, (count, N, P, K), times τ."""
 
     @abstractmethod
+    def tally(self) -> Tally:
+        """An empty count of errors."""
+
     def scores(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
-        """Errors of batches of (outputs, labels)."""
+        """Errors of batches of (outputs, labels), of which one is held at a time."""
+        tally = self.tally()
+        for outputs, labels in batches:
+            tally.add(outputs, labels)
+        return tally.scores()
 
     def pulls(self, outputs: Tensor, seed: int, count: int, temperature: float) -> list[Tensor]:
         """Gradients of log p(y) with respect to the outputs, for `count` answers y drawn from what they say.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtz_core.outputs.kind import Output, Scores, mean_of
+from mtz_core.outputs.kind import Output, Scores, Tally, mean_of
+from mtz_core.outputs.likely import likely_changed
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Multiclass(Output):
         """Part of the places whose most probable class is another."""
         return (parent.argmax(-1) != other.argmax(-1)).double().mean(1)
 
+    def likely(self, parent: Tensor, other: Tensor, many: Tensor) -> float:
+        """By margins between the most probable class and the next, and what the best of the others gained on it."""
+        if parent.shape[-1] < 2:
+            return 0.0
+        best = parent.argmax(-1, keepdim=True)
+        margins, left, known = _lead(parent, best), _lead(other, best), _lead(many, many.argmax(-1, keepdim=True))
+        return likely_changed(margins, margins - left, known)
+
     def targets(self, outputs: Tensor, temperature: float) -> Tensor:
         """log softmax(z / τ)."""
         return F.log_softmax(self.logits(outputs) / temperature, -1)
@@ -62,22 +70,38 @@ class Multiclass(Output):
         ones = soft.new_zeros(*chosen.shape[:-1], soft.shape[-1]).scatter_(-1, chosen, 1.0)
         return ones - soft
 
-    def scores(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    def tally(self) -> Tally:
         """Wrong images or places in %; of places also the mean intersection over union of classes that occur."""
-        wrong, total, table = 0, 0, torch.zeros(0)
-        for outputs, labels in batches:
-            z, classes = self.places(outputs), self.labels(labels)
-            predicted = z.argmax(-1).cpu()
-            if self.type.ignore_index is not None:
-                counts = classes != self.type.ignore_index
-                predicted, classes = predicted[counts], classes[counts]
-            wrong, total = wrong + int((predicted != classes).sum()), total + classes.numel()
-            if self.type.dense:
-                k = z.shape[-1]
-                found = torch.bincount((classes * k + predicted).flatten(), minlength=k * k).reshape(k, k)
-                table = table + found if len(table) else found
-        more = {"mean intersection over union, %": _mean_iou(table)} if self.type.dense else {}
-        return Scores(100.0 * wrong / max(1, total), more)
+        return _Counts(self)
+
+
+class _Counts(Tally):
+    """Of wrong answers and of all, and of places a table by class and prediction, (K, K)."""
+
+    def __init__(self, output: Multiclass) -> None:
+        self.output, self.wrong, self.total, self.table = output, 0, 0, torch.zeros(0)
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        z, classes, kind = self.output.places(outputs), self.output.labels(labels), self.output.type
+        predicted = z.argmax(-1).cpu()
+        if kind.ignore_index is not None:
+            counts = classes != kind.ignore_index
+            predicted, classes = predicted[counts], classes[counts]
+        self.wrong, self.total = self.wrong + int((predicted != classes).sum()), self.total + classes.numel()
+        if kind.dense:
+            k = z.shape[-1]
+            found = torch.bincount((classes * k + predicted).flatten(), minlength=k * k).reshape(k, k)
+            self.table = self.table + found if len(self.table) else found
+
+    def scores(self) -> Scores:
+        more = {"mean intersection over union, %": _mean_iou(self.table)} if self.output.type.dense else {}
+        return Scores(100.0 * self.wrong / max(1, self.total), more)
+
+
+def _lead(predictions: Tensor, chosen: Tensor) -> Tensor:
+    """By how much the chosen class (N, P, 1) is ahead of the best of the others, of all N P answers."""
+    others = predictions.scatter(-1, chosen, -torch.inf).amax(-1)
+    return (predictions.gather(-1, chosen)[..., 0] - others).flatten()
 
 
 def _mean_iou(table: Tensor) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mtz_core.errors import DataError
-from mtz_core.outputs.kind import PLACES, Output, Scores, some_places
+from mtz_core.outputs.kind import PLACES, Output, Scores, Tally, some_places
 from mtz_core.outputs.labels import label_shapes
 from mtz_core.outputs.types import SEVERAL, TaskType
 
@@ -121,6 +121,12 @@ class Several(Output):
         """Mean over heads."""
         return torch.stack(self._each("changed", parent, other)).mean(0)
 
+    def likely(self, parent: Tensor, other: Tensor, many: Tensor) -> float:
+        """Mean over heads."""
+        heads = zip(*(self._unflat(values, PLACES) for values in (parent, other, many)), strict=True)
+        found = [part.likely(*values) for part, values in zip(self.parts, heads, strict=True)]
+        return sum(found) / len(found)
+
     def _each(self, what: str, parent: Tensor, other: Tensor) -> list[Tensor]:
         pairs = zip(self.parts, self._unflat(parent, PLACES), self._unflat(other, PLACES), strict=True)
         return [getattr(part, what)(mine, theirs) for part, mine, theirs in pairs]
@@ -150,18 +156,31 @@ class Several(Output):
         each = [part.pulls(own, seed + APART * k, count, temperature) for k, (part, own) in pairs]
         return [torch.cat([pull.flatten(1) for pull in drawn], 1) for drawn in zip(*each, strict=True)]
 
-    def scores(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    def tally(self) -> Tally:
         """Mean error of the heads that have labels; every head's own error and measures by its name."""
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for outputs, labels in batches:
-            for name, own, wanted in zip(self.names, self.split(outputs), self.split_labels(labels), strict=True):
-                if wanted is not None:
-                    seen.setdefault(name, []).append((own.cpu(), wanted))
+        return _Tallies(self)
+
+
+class _Tallies(Tally):
+    """One for every head that has labels."""
+
+    def __init__(self, output: Several) -> None:
+        self.output = output
+        self.heads: dict[str, Tally] = {}
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        own = self.output
+        heads = zip(own.names, own.parts, own.split(outputs), own.split_labels(labels), strict=True)
+        for name, part, given, wanted in heads:
+            if wanted is not None:
+                self.heads.setdefault(name, part.tally()).add(given, wanted)
+
+    def scores(self) -> Scores:
         more: dict[str, float] = {}
         errors = []
-        for name, part in zip(self.names, self.parts, strict=True):
-            if name in seen:
-                found = part.scores(seen[name])
+        for name, part in zip(self.output.names, self.output.parts, strict=True):
+            if name in self.heads:
+                found = self.heads[name].scores()
                 errors.append(found.error)
                 more[f"{name}: {part.type.error}, %"] = found.error
                 more |= {f"{name}: {measure}": value for measure, value in found.more.items()}

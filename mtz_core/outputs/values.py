@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mtz_core.outputs.kind import Output, Scores, mean_of
+from mtz_core.outputs.kind import Output, Scores, Tally, mean_of
 
 TOLERANCE = 0.5
 """Of an output's spread. A value counts as changed in part, as far as it has moved in tolerances, and fully from one
@@ -55,13 +54,13 @@ class Values(Output):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Σ_k ½ (y_k - f_k)² / s_k²: -log p(y) but for a constant; K times the mean over values that count."""
         z, wanted = self.places(outputs), self.labels(labels)
-        counts = self._counts(wanted)
+        counts = self.counting(wanted)
         return mean_of(self._squares(torch.where(counts, wanted, 0).to(z), z), counts) * z.shape[-1]
 
     def _squares(self, a: Tensor, b: Tensor) -> Tensor:
         return 0.5 * ((a - b) / self.spread.to(a)).square()
 
-    def _counts(self, labels: Tensor) -> Tensor:
+    def counting(self, labels: Tensor) -> Tensor:
         ignored = self.type.ignore_index
         return torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
 
@@ -70,25 +69,36 @@ class Values(Output):
         noise = torch.stack([torch.randn(count, *logits.shape[1:], generator=each) for each in chances], dim=1)
         return noise.to(logits) / self.spread.to(logits)
 
-    def scores(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    def tally(self) -> Tally:
         """Mean absolute error of every value over the spread of its labels, in %, mean over the K values; and as it is.
 
         A value whose labels are all the same is measured by the spread of the parent's outputs.
         """
-        k = len(self.spread)
-        off, total, sums, squares = (torch.zeros(k, dtype=torch.float64) for _ in range(4))
-        for outputs, labels in batches:
-            z, wanted = self.places(outputs).cpu().double(), self.labels(labels).double()
-            counts = self._counts(wanted)
-            wanted = torch.where(counts, wanted, 0.0)
-            off += torch.where(counts, (z - wanted).abs(), 0.0).sum((0, 1))
-            total += counts.sum((0, 1))
-            sums, squares = sums + wanted.sum((0, 1)), squares + wanted.square().sum((0, 1))
-        seen = total.clamp(min=1.0)
-        variance = squares / seen - (sums / seen).square()
-        known = variance > 1e-12 * (squares / seen)
-        spread = torch.where(known, variance.clamp(min=0.0).sqrt(), self.spread.cpu().double())
-        absolute = off / seen
+        return _Sums(self)
+
+
+class _Sums(Tally):
+    """Of every value's absolute errors, of its labels, and of their squares, (K,) each."""
+
+    def __init__(self, output: Values) -> None:
+        self.output, k = output, len(output.spread)
+        self.off, self.total, self.sums, self.squares = (torch.zeros(k, dtype=torch.float64) for _ in range(4))
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        z, wanted = self.output.places(outputs).cpu().double(), self.output.labels(labels).double()
+        counts = self.output.counting(wanted)
+        wanted = torch.where(counts, wanted, 0.0)
+        self.off += torch.where(counts, (z - wanted).abs(), 0.0).sum((0, 1))
+        self.total += counts.sum((0, 1))
+        self.sums += wanted.sum((0, 1))
+        self.squares += wanted.square().sum((0, 1))
+
+    def scores(self) -> Scores:
+        seen = self.total.clamp(min=1.0)
+        variance = self.squares / seen - (self.sums / seen).square()
+        known = variance > 1e-12 * (self.squares / seen)
+        spread = torch.where(known, variance.clamp(min=0.0).sqrt(), self.output.spread.cpu().double())
+        absolute = self.off / seen
         return Scores(100.0 * float((absolute / spread).mean()), {ABSOLUTE: float(absolute.mean())})
 
 

@@ -14,16 +14,21 @@ from torch import Tensor
 
 from mtz_core.errors import CheckpointError
 from mtz_core.own.files import parse_json
+from mtz_core.system.memory import WEIGHTS, check_room
 
 MOST_JSON = 64 * 2**20
+JSON = 24
+"""Bytes of memory that a byte of JSON may take: nested lists of a few characters."""
+NUMBER = 8
+"""Bytes that a number of a tensor takes while it is read: as it is stored, and as float32."""
 WHOLE = 2**63 - 1
 """The largest number that a file may name; the end of a slice that has none."""
 EXPORT = (
-    'export it with torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)) '
+    'export it with torch.export.export(model.eval(), (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},)) '
     "and torch.export.save"
 )
 
-_DTYPES = {
+DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
     8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
@@ -55,6 +60,7 @@ class Archive:
             raise self.refused(f"it lacks {name}") from error
         if entry.file_size > MOST_JSON:
             raise self.refused(f"its description has {entry.file_size:,} bytes, more than {MOST_JSON:,}")
+        check_room(JSON * entry.file_size, f"{self.path}: its description", "export a smaller network", WEIGHTS)
         return parse_json(self.archive.read(entry), self.path)
 
     def tensors(self, names: Mapping[str, str], trained: set[str]) -> dict[str, tuple[Tensor, bool]]:
@@ -64,9 +70,12 @@ class Archive:
             config = self._json(f"data/{folder}/{self.model}_{folder}_config.json")["config"]
             known |= {path: (folder, entry) for path, entry in config.items()}
         found = {}
+        if lacking := next((path for path in names.values() if path not in known), None):
+            raise self.refused(f"it lacks the numbers of {lacking}")
+        total = sum(_count(known[path][1]) for path in names.values())
+        what = f"{self.path}: its {len(names):,} tensors declare {total:,} numbers"
+        check_room(total * NUMBER, what, "bring a smaller network", WEIGHTS)
         for path in names.values():
-            if path not in known:
-                raise self.refused(f"it lacks the numbers of {path}")
             found[path] = (self._tensor(path, *known[path]), path in trained)
         return found
 
@@ -74,7 +83,7 @@ class Archive:
         about = entry["tensor_meta"]
         if entry["use_pickle"] is not False or about is None:
             raise self.refused(f"{path} is stored as a pickle, which could run a program; move the model to the CPU")
-        dtype = _DTYPES.get(about["dtype"])
+        dtype = DTYPES.get(about["dtype"])
         shape, strides = ([whole(n["as_int"]) for n in about[key]] for key in ("sizes", "strides"))
         start = whole(about["storage_offset"]["as_int"])
         if dtype is None or len(shape) != len(strides) or len(shape) > 8:
@@ -92,6 +101,12 @@ class Archive:
                 "training diverged"
             )
         return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _count(entry: Mapping[str, Any]) -> int:
+    """How many numbers a tensor declares."""
+    about = entry["tensor_meta"]
+    return 0 if about is None else math.prod(whole(n["as_int"]) for n in about["sizes"])
 
 
 def whole(value: Any, negative: bool = False) -> int:

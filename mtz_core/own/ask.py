@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from mtz_core.errors import CheckpointError
+from mtz_core.system.memory import reading_limit
 from mtz_core.system.paths import child_environment
+from mtz_core.system.threads import jobs_at_once
 
 PATIENCE = 120.0
 """Seconds until a request is given up; a download says that it goes on, which begins them anew."""
@@ -19,11 +22,22 @@ PATIENCE = 120.0
 def ask(request: Mapping[str, Any], say: Callable[[str], None] | None = None, patience: float = PATIENCE) -> Any:
     """Return the answer to a request; `say` hears what is done on the way.
 
-    Raises `CheckpointError` with the message of the process, or if it ended without an answer or took too long.
+    The process takes no more memory than `mtz_core.system.memory` gives it, and waits for its turn. Raises
+    `CheckpointError` with the message of the process, or if it ended without an answer or took too long.
     """
+    turns = _turns()
+    if not turns.acquire(timeout=patience):
+        raise CheckpointError("other networks are being checked all the time; try again in a few minutes")
+    try:
+        return _asked(request, say, patience)
+    finally:
+        turns.release()
+
+
+def _asked(request: Mapping[str, Any], say: Callable[[str], None] | None, patience: float) -> Any:
     with subprocess.Popen(
         [sys.executable, "-m", "mtz_core.own.job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=child_environment(),
+        stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=child_environment(reading_limit()),
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -31,7 +45,7 @@ def ask(request: Mapping[str, Any], say: Callable[[str], None] | None = None, pa
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.close()
-            for line in process.stdout:
+            for line in filter(str.strip, process.stdout):
                 alarm.begin()
                 told = json.loads(line)
                 if "error" in told:
@@ -54,6 +68,12 @@ def ask(request: Mapping[str, Any], say: Callable[[str], None] | None = None, pa
         "the process that checked the network ended without a word, most likely for lack of memory; try a smaller "
         "network, or fewer images"
     )
+
+
+@cache
+def _turns() -> threading.BoundedSemaphore:
+    """Each request may take much memory, so only some are answered at the same time."""
+    return threading.BoundedSemaphore(jobs_at_once() + 1)
 
 
 class _Alarm:

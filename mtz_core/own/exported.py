@@ -8,7 +8,7 @@ becomes code.
 
 from __future__ import annotations
 
-import copy
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtz_core.data.reading import FLOAT, MOST, WHOLE, Reading
 from mtz_core.errors import CheckpointError
 from mtz_core.graph.answers import heads_of
 from mtz_core.graph.heads import joined, leaves, mapped
-from mtz_core.own.archive import EXPORT, Archive, name_of, whole
+from mtz_core.own.archive import DTYPES, EXPORT, Archive, name_of, whole
 from mtz_core.own.files import check_name, checked_archive, first_line, parse_json
+from mtz_core.own.inputs import NAMES, random_inputs, rows_read
 from mtz_core.own.steps import ExportedNetwork
 from mtz_core.own.translation import Translation
 
 MOST_STEPS = 10_000
 MOST_NUMBERS = 2**29
 MOST_OUTPUTS = 1_000
+TYPES = {FLOAT: torch.float32, **WHOLE}
 
 
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -45,28 +48,31 @@ class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             if isinstance(tensor, Tensor):
                 self.total += tensor.numel()
         if self.total > MOST_NUMBERS:
-            raise ValueError(f"its activations for three images are more than {MOST_NUMBERS:,} numbers")
+            raise ValueError(f"its activations for three inputs are more than {MOST_NUMBERS:,} numbers")
         return made
 
 
 @dataclass(frozen=True)
 class ExportedProgram:
-    """What a file holds: the network, the shape of one of its inputs, and how many numbers its output has.
+    """What a file holds: the network, shape and type of one of its inputs, and how many numbers its output has.
 
-    If it has several outputs, `classes` is 0, and these are their names.
+    If it has several outputs, `classes` is 0, and these are their names. `rows` is how many rows the table has in which
+    whole numbers are looked up, if that is known.
     """
 
     module: ExportedNetwork
     input_shape: tuple[int, ...]
     classes: int
     outputs: tuple[str, ...] = ()
+    dtype: str = FLOAT
+    rows: int | None = None
 
 
 def read_exported(path: Path) -> ExportedProgram:
     """Read a file of `torch.export.save`.
 
     Raises `CheckpointError` if it is damaged, is not written plainly, holds an operation that is not known, or cannot
-    be run with another number of images than it was exported with.
+    be run with another number of inputs than it was exported with.
     """
     archive = checked_archive(path)
     try:
@@ -90,8 +96,11 @@ def _read(archive: Archive) -> ExportedProgram:
     sizes = {name: [_size(size) for size in about["sizes"]] for name, about in graph["tensor_values"].items()}
     source, names, trained = _inputs(archive, signature["input_specs"])
     shape = sizes[source][1:]
-    if not shape or len(shape) > 4 or not all(isinstance(n, int) and 0 < n < 2**16 for n in shape):
-        raise archive.refused("its input is no batch of images of one size")
+    if not shape or len(shape) > 4 or not all(isinstance(n, int) and 0 < n <= MOST for n in shape):
+        raise archive.refused("its input is no batch of inputs of one size")
+    if math.prod(shape) > MOST:
+        raise archive.refused(f"its input has {math.prod(shape):,} numbers, more than {MOST:,}")
+    dtype = _input_type(archive, graph["tensor_values"][source])
     result = _result(archive, program)
     weights = archive.tensors(names, trained)
     made = Translation(archive, sizes, source, names, graph["nodes"])
@@ -99,13 +108,25 @@ def _read(archive: Archive) -> ExportedProgram:
     if not all(name in made.current for name in named) or not any(name in made.batched for name in named):
         raise archive.refused("its output does not follow from its input")
     answer = mapped(result, lambda leaf: made.current[leaf] if isinstance(leaf, str) else leaf)
-    module = ExportedNetwork(weights, made.steps, names, source, answer)
-    module.eval()
-    return ExportedProgram(module, tuple(shape), *_checked(archive, module, tuple(shape)))
+    module, shapes_only = (
+        ExportedNetwork(tensors, made.steps, names, source, answer).eval()
+        for tensors in (weights, {path: (tensor.to("meta"), trained) for path, (tensor, trained) in weights.items()})
+    )
+    module.reads_tokens = dtype != FLOAT
+    classes, outputs, rows = _checked(archive, module, shapes_only, tuple(shape), dtype)
+    return ExportedProgram(module, tuple(shape), classes, outputs, dtype, rows)
+
+
+def _input_type(archive: Archive, about: Mapping[str, Any]) -> str:
+    """The type of the input: floating-point numbers of any precision are read as float32."""
+    dtype = DTYPES.get(about["dtype"])
+    if dtype is None or not (dtype.is_floating_point or dtype in NAMES):
+        raise archive.refused(f"its input is {dtype or 'of a type that is not known'}; it takes numbers or tokens")
+    return NAMES.get(dtype, FLOAT)
 
 
 def _inputs(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], set[str]]:
-    """Return the name of the images, name → path of every tensor, and which of these are parameters."""
+    """Return the name of the input, name → path of every tensor, and which of these are parameters."""
     images, names, trained = [], {}, set()
     for spec in specs:
         ((kind, about),) = spec.items()
@@ -118,9 +139,9 @@ def _inputs(archive: Archive, specs: Sequence[Mapping[str, Any]]) -> tuple[str, 
             if kind == "parameter":
                 trained.add(about[key])
         else:
-            raise archive.refused(f"it takes an input of kind {str(kind)[:30]!r}; one tensor of images is expected")
+            raise archive.refused(f"it takes an input of kind {str(kind)[:30]!r}; one tensor of inputs is expected")
     if len(images) != 1:
-        raise archive.refused(f"it takes {len(images)} tensors; one tensor of images is expected")
+        raise archive.refused(f"it takes {len(images)} tensors; one tensor of inputs is expected")
     return images[0], names, trained
 
 
@@ -176,22 +197,29 @@ def _arranged(archive: Archive, tree: Mapping[str, Any], given: Iterator[Any]) -
     return parts if kind == "builtins.list" else tuple(parts)
 
 
-def _checked(archive: Archive, module: ExportedNetwork, shape: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:
-    """Run the network on three images and on one; return what `ExportedProgram` says of its outputs."""
-    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+def _checked(
+    archive: Archive, module: nn.Module, shapes_only: nn.Module, shape: tuple[int, ...], dtype: str
+) -> tuple[int, tuple[str, ...], int | None]:
+    """Run the network on three inputs and on one; return what `ExportedProgram` says of its outputs, and its rows.
+
+    `shapes_only` is the same network on the meta device, which shows how large its activations are.
+    """
     try:
-        shapes_only, declared = copy.deepcopy(module).to("meta"), images.to("meta")
+        declared = torch.empty(3, *shape, dtype=TYPES[dtype], device="meta")
         with torch.no_grad(), _Bounded():
             shapes_only(declared)
+        rows = None if dtype == FLOAT else rows_read(module, shape, dtype)
+        inputs = random_inputs(Reading(shape, dtype, rows), 3)
         with torch.no_grad():
-            together, alone = module(images), module(images[:1])
+            together, alone = module(inputs), module(inputs[:1])
         heads = heads_of(together, 3)
     except Exception as error:  # whatever a wrong program makes torch raise
-        raise archive.refused(f"it cannot be run on three images ({first_line(error)})") from error
+        raise archive.refused(f"it cannot be run on three inputs ({first_line(error)})") from error
     outputs, first = joined(together, heads), joined(alone, heads)
     if not bool(torch.isfinite(outputs).all()) or not torch.allclose(outputs[:1], first, rtol=1e-3, atol=1e-3):
-        raise archive.refused("what it answers to an image depends on the other images, or is not finite")
-    return (0, tuple(head.name for head in heads)) if len(heads) > 1 else (outputs.shape[1], ())
+        raise archive.refused("what it answers to an input depends on the other inputs, or is not finite")
+    names = tuple(head.name for head in heads)
+    return (0, names, rows) if len(heads) > 1 else (outputs.shape[1], (), rows)
 
 
 def _size(size: Mapping[str, Any]) -> Any:

@@ -26,6 +26,10 @@ MOST_HEADER = 16 * 2**20
 MOST_TENSORS = 20_000
 MOST_NAME = 300
 MOST_ENTRIES = 50_000
+MOST_DIRECTORY = 16 * 2**20
+"""Bytes of an archive's list of entries, each of which takes ten times as much in memory."""
+MOST_COMMENT = 2**16 + 22 + 76
+"""Bytes in which an archive's end lies: after the list of entries comes nothing but a comment."""
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 REMEDY = "Save the weights with safetensors.torch.save_file(model.state_dict(), path)"
@@ -143,6 +147,7 @@ def checked_archive(path: Path) -> zipfile.ZipFile:
     encrypted or repeated entry, and anything that is no archive.
     """
     size = _size(path)
+    _check_directory(path, size)
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, size - 22))
@@ -175,7 +180,21 @@ def checked_archive(path: Path) -> zipfile.ZipFile:
     return archive
 
 
+def _check_directory(path: Path, size: int) -> None:
+    """Raise `CheckpointError` if an archive lists so many entries that reading the list takes much memory."""
+    with _opened(path) as stream:
+        stream.seek(max(0, size - MOST_COMMENT))
+        end = stream.read()
+    at = max(0, end.rfind(b"PK\x05\x06"))
+    length = int.from_bytes(end[at + 12 : at + 16], "little")
+    if end[max(0, at - 20) : at].startswith(b"PK\x06\x07"):  # a list in the form for large archives
+        length = int.from_bytes(end[max(0, at - 36) : max(0, at - 28)], "little")
+    if length > MOST_DIRECTORY:
+        raise CheckpointError(f"{path} was not read: its list of entries has {length:,} bytes. {REMEDY}")
+
+
 def _archive_kind(path: Path) -> str:
+    _check_directory(path, _size(path))
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mtz_core.errors import CheckpointError
 from mtz_core.own.files import REMEDY, Shapes, file_kind, plain_shapes, safetensors_shapes
@@ -17,7 +19,7 @@ from mtz_core.own.recognition import (
     misfits,
     unwrapped,
 )
-from mtz_core.spec import EXPORTED
+from mtz_core.spec import EXPORTED, TransformSpec
 
 KINDS = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
 
@@ -40,6 +42,10 @@ class Inspection:
     """Tensors beside the network (a loss, another head), which are left out."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs of a program that has several."""
+    dtype: str = "float32"
+    """Type of the input that a program reads."""
+    transform: Mapping[str, Any] | None = None
+    """How a program that reads pictures is given them."""
 
     @property
     def described(self) -> str:
@@ -57,8 +63,10 @@ def inspect_file(path: Path, part: str | None = None) -> Inspection:
     kind, parts = file_kind(path), tuple[str, ...]()
     if kind == "pt2":
         from mtz_core.own.exported import read_exported
+        from mtz_core.own.inputs import declared
 
         program = read_exported(path)
+        reads = declared(program.input_shape, program.dtype)
         shapes = plain_shapes(program.module.state_dict())
         return Inspection(
             kind,
@@ -69,6 +77,8 @@ def inspect_file(path: Path, part: str | None = None) -> Inspection:
             program.input_shape,
             EXPORTED,
             outputs=program.outputs,
+            dtype=program.dtype,
+            transform=reads.model_dump(mode="json") if isinstance(reads, TransformSpec) else None,
         )
     if kind == "safetensors":
         named = safetensors_shapes(path)
@@ -78,7 +88,7 @@ def inspect_file(path: Path, part: str | None = None) -> Inspection:
         parts = state_parts(path)
         named = plain_shapes(read_tensors(path, part or next(iter(parts), None)))
     else:
-        raise CheckpointError(f"{path} is a NumPy file: images, not a checkpoint. {REMEDY}")
+        raise CheckpointError(f"{path} is a NumPy file: inputs, not a checkpoint. {REMEDY}")
     shapes = plain_shapes(unwrapped(named))
     fitting = tuple(fitting_architectures(shapes))
     best = architecture(fitting[0]) if fitting else closest(shapes)

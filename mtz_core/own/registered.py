@@ -18,18 +18,25 @@ from typing import TYPE_CHECKING, Any
 from mtz_core.errors import SpecError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 VARIABLE = "MTZ_MODELS"
-FORM = "write --models MODULE:FACTORY, e.g. my_models:trained, where trained() returns {name: module}"
+FORM = (
+    "write --models MODULE:FACTORY, e.g. my_models:trained, where trained() returns {name: module}, or (module, data, "
+    "example of its inputs) in place of a module"
+)
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A trained module, and the data that it was trained on if the factory says so."""
+    """A trained module, and, if the factory says so, the data that it was trained on and an `example` of its inputs.
+
+    Without an example, (N, ...), it is given pictures as the transform makes them.
+    """
 
     module: nn.Module
     data: str | None
+    example: Tensor | None = None
 
 
 def register(where: str) -> None:
@@ -105,15 +112,20 @@ def _called(where: str) -> Mapping[str, Registered]:
 
 
 def _registered(where: str, name: str, item: Any) -> Registered:
-    from torch import nn
+    from torch import Tensor, nn
 
-    module, data = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-    if not isinstance(module, nn.Module) or not (data is None or isinstance(data, str)):
+    parts = item if isinstance(item, tuple) and len(item) in (2, 3) else (item,)
+    module, data, example = (*parts, None, None)[:3]
+    if (
+        not isinstance(module, nn.Module)
+        or not (data is None or isinstance(data, str))
+        or not (example is None or isinstance(example, Tensor))
+    ):
         raise SpecError(
             f"--models {where}: {name!r} is {_kind(item)}; expected a torch.nn.Module, or a pair of one and the name "
-            "of its data"
+            "of its data, and an example of its inputs, a tensor, behind these"
         )
-    return Registered(module.eval(), data)
+    return Registered(module.eval(), data, example)
 
 
 def _kind(value: Any) -> str:

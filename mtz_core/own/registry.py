@@ -36,6 +36,8 @@ class OwnNetwork:
     """What looked odd when it was checked."""
     calibration: int | None = None
     """How many inputs its data has to calibrate on; `None` where that was not written down."""
+    inputs: str = "images"
+    """What its inputs are (see `mtz_core.data.kinds`)."""
 
 
 def network_name(title: str, spec: NetworkSpec) -> str:
@@ -51,7 +53,7 @@ def remember(network: OwnNetwork) -> None:
         "title": network.title, "spec": network.spec.model_dump(mode="json"),
         "structure": structure_to_json(network.structure), "classes": network.classes,
         "input_shape": list(network.input_shape), "error": network.error, "images": network.images,
-        "note": network.note, "calibration": network.calibration,
+        "note": network.note, "calibration": network.calibration, "inputs": network.inputs,
     }  # fmt: skip
     path = _folder() / f"{_checked(network.name)}.json"
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -85,7 +87,7 @@ def _read(path: Path) -> OwnNetwork | None:
         return OwnNetwork(
             path.stem, data["title"], NetworkSpec(**data["spec"]), structure_from_json(data["structure"]),
             data["classes"], tuple(data["input_shape"]), data["error"], data["images"],
-            str(data.get("note", "")), data.get("calibration"),
+            str(data.get("note", "")), data.get("calibration"), str(data.get("inputs", "images")),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -33,8 +33,11 @@ from mtz_core.own.recognition import (
     misfits,
     unwrapped,
 )
+from mtz_core.system.memory import WEIGHTS, check_room
 
 SHOWN = 6
+NUMBER = 4
+"""Bytes that a number takes beside the file's own tensors."""
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)")
 WRAPPING = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
 """What training programs call the weights, beside which they keep an optimizer's state, a step and the like."""
@@ -87,6 +90,8 @@ def load_state(state: Mapping[str, Tensor], name: str, path: Path, classes: int 
     with torch.no_grad():
         module = build_empty(name, count or 1)
         expected = module.state_dict()
+        total = sum(tensor.numel() for tensor in expected.values())
+        check_room(NUMBER * total, f"{path}: {name} of {total:,} numbers", "choose a smaller network", WEIGHTS)
         _check_numbers(state, expected, path)
         given = {
             key: (state[key] if key in state else torch.zeros_like(tensor, device="cpu")).to(tensor.dtype, copy=True)

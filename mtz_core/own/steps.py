@@ -35,6 +35,9 @@ class ExportedNetwork(nn.Module):
     `result` is the name of the value that it returns, or tuples, lists and dictionaries of names and constants.
     """
 
+    reads_tokens = False
+    """Whether its input is whole numbers."""
+
     def __init__(
         self, tensors: Mapping[str, tuple[Tensor, bool]], steps: Sequence[Step], names: Mapping[str, str],
         source: str, result: Any,

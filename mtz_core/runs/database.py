@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtz_core.errors import RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 SCHEMA = """
 CREATE TABLE runs (
@@ -19,7 +19,8 @@ CREATE TABLE runs (
     pid INTEGER, pid_created REAL, heartbeat REAL, fraction REAL NOT NULL DEFAULT 0, message TEXT,
     spec TEXT NOT NULL, summary TEXT NOT NULL,
     cancel INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 1, last_seq INTEGER NOT NULL DEFAULT 0,
-    checkpoint_file TEXT, checkpoint_seq INTEGER NOT NULL DEFAULT 0
+    checkpoint_file TEXT, checkpoint_seq INTEGER NOT NULL DEFAULT 0,
+    owner TEXT, host TEXT, tags TEXT NOT NULL DEFAULT '[]'
 );
 CREATE INDEX runs_by_age ON runs (created);
 CREATE TABLE events (
@@ -32,6 +33,22 @@ CREATE TABLE arrays (
     PRIMARY KEY (run, seq, key)
 ) WITHOUT ROWID;
 """
+QUEUE = """
+CREATE TABLE queue (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, asked REAL NOT NULL,
+    started REAL, beat REAL, host TEXT, pid INTEGER, pid_created REAL,
+    tries INTEGER NOT NULL DEFAULT 0, memory INTEGER NOT NULL DEFAULT 0, paused INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE turns (name TEXT PRIMARY KEY, turn INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE administrators (browser TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID
+"""
+SINCE_1 = f"""
+ALTER TABLE runs ADD COLUMN owner TEXT;
+ALTER TABLE runs ADD COLUMN host TEXT;
+ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
+{QUEUE}
+"""
+"""What version 2 has and version 1 had not."""
 
 
 @contextmanager
@@ -44,7 +61,14 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         connection = _connect(f"{path.absolute().as_uri()}?mode=ro" if path.exists() else ":memory:")
         try:
             connection.execute("BEGIN")
-            if _check_version(connection, path) == 0:
+            version = _check_version(connection, path)
+            if 0 < version < SCHEMA_VERSION:
+                connection.close()
+                with writing(path):
+                    pass  # brings it up to date
+                connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
+                connection.execute("BEGIN")
+            elif version == 0:
                 connection.close()
                 connection = _connect(":memory:")
                 _make_tables(connection)
@@ -70,8 +94,11 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
                 _switch_to_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("BEGIN IMMEDIATE")
-            if _check_version(connection, path) == 0:
+            version = _check_version(connection, path)
+            if version == 0:
                 _make_tables(connection)
+            elif version < SCHEMA_VERSION:
+                _execute_all(connection, SINCE_1)
             yield connection
             connection.execute("COMMIT")
         finally:
@@ -85,7 +112,11 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
-    for statement in SCHEMA.split(";"):  # `executescript` would commit the transaction that we are in
+    _execute_all(connection, f"{SCHEMA};{QUEUE}")
+
+
+def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):  # `executescript` would commit the transaction that we are in
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 

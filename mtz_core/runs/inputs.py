@@ -7,6 +7,7 @@ calibration split; with labels only if `targets: labels` asks for them. Evaluati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,17 @@ import numpy as np
 from torch import Tensor, nn
 
 from mtz_core.data.imageset import ImageSet, shuffled
+from mtz_core.data.kinds import input_kind
+from mtz_core.data.reading import Preparation, Reading
 from mtz_core.data.tasks import TaskData, read_task
 from mtz_core.errors import DataError, MTZError
-from mtz_core.own.heads import asked_of, labelled_output, of_output
+from mtz_core.own.heads import asked_of, labelled_outputs, of_outputs
 from mtz_core.own.networks import build_network, check_classes, outputs_of
 from mtz_core.runs.records import RunRecord
-from mtz_core.spec import RunSpec, TransformSpec, TypeSpec, ZipSpec
+from mtz_core.spec import RunSpec, TypeSpec, ZipSpec
 
-Labelled = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor, Tensor | dict[str, Tensor]]
+"""Images and labels; of several outputs by their names."""
 BUNDLED = 2500
 """Images in every bundled calibration split; who asks for more needs a full training set."""
 MOST_VALUES = 2**30
@@ -41,6 +45,13 @@ class Inputs:
     retraining: Sequence[Tensor | Labelled] | None
     types: Sequence[TypeSpec | None] = ()
     """What each network's answers are, as far as the specification or the data says it."""
+    classes: Sequence[tuple[str, ...] | None] = ()
+    """Names of each task's classes, attributes or values, where its data has them."""
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each task's inputs are (see `mtz_core.data.kinds`)."""
+        return [input_kind(x.shape[1:], not x.is_floating_point()) for x in self.calibration]
 
     def zipping(self, spec: RunSpec) -> ZipSpec:
         """How to zip, with these types where the specification has none for all networks together."""
@@ -59,40 +70,43 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
     Raises `SpecError`, `CheckpointError` or `DataError`, naming the network (counted from 1) that is at fault.
     """
     names, tasks, architectures, networks = [], [], [], []
-    calibration, evaluation, retraining, types = [], [], [], []
-    known: dict[tuple[str, str | None], TaskData] = {}
+    calibration, evaluation, retraining, types, classes = [], [], [], [], []
+    known: dict[tuple[str, str | None, tuple[str, ...]], TaskData] = {}
     for number, wanted in enumerate(spec.networks, start=1):
         try:
             network = build_network(wanted, say)
             outputs = outputs_of(network)
-            read = (network.data, wanted.labels)
+            read = (network.data, wanted.labels, tuple(wanted.label_names.values()))
             if read not in known:
                 training = spec.zip.retrain is not None or spec.calibration.images > BUNDLED
                 known[read] = read_task(
-                    network.data, spec.data_root, labels=wanted.labels, download=spec.download, training=training
-                )
+                    network.data, spec.data_root, labels=wanted.labels, outputs=read[2], download=spec.download,
+                    training=training,
+                )  # fmt: skip
         except MTZError as error:
             raise type(error)(f"network {number}: {error}") from error
         data, where = known[read], f"network {number} ({network.name})"
         check_classes(outputs, data.classes, where)
-        labels_for = labelled_output(wanted, outputs, data, where)
+        _check(data, network.preparation, where)
+        whose = labelled_outputs(wanted, outputs, data, where)
         names.append(network.name)
         tasks.append(network.data)
         architectures.append(network.architecture)
         networks.append(network.module)
-        calibration.append(calibration_sample(data, spec, where, network.transform))
-        evaluation.append(of_output(evaluation_sample(data, spec, network.transform), labels_for))
-        retraining.append(of_output(retraining_data(data, spec, where, network.transform), labels_for))
-        types.append(asked_of(data, wanted.type, outputs, labels_for))
+        calibration.append(calibration_sample(data, spec, where, network.preparation))
+        evaluation.append(of_outputs(evaluation_sample(data, spec, network.preparation), whose))
+        retraining.append(of_outputs(retraining_data(data, spec, where, network.preparation), whose))
+        types.append(asked_of(data, wanted.type, outputs, whose))
+        classes.append(data.classes)
     return Inputs(
         networks=networks, names=names, tasks=tasks, architectures=architectures, calibration=calibration,
         evaluation=None if all(pair is None for pair in evaluation) else evaluation,
         retraining=None if spec.zip.retrain is None else [data for data in retraining if data is not None],
-        types=types,
+        types=types, classes=classes,
     )  # fmt: skip
 
 
-def calibration_sample(data: TaskData, spec: RunSpec, where: str, transform: TransformSpec) -> Tensor:
+def calibration_sample(data: TaskData, spec: RunSpec, where: str, how: Preparation) -> Tensor:
     """Return the images that the run may look at. Raises `DataError` if there are too few."""
     count, images = spec.calibration.images, data.calibration
     if count > len(images) and data.train is not None and data.train is not images:
@@ -102,33 +116,43 @@ def calibration_sample(data: TaskData, spec: RunSpec, where: str, transform: Tra
             f"calibration.images: {count} images were asked for, but {where} has {len(images)}; ask for fewer"
             + ("" if spec.data_root else ", or give the folder of the full data set as data_root")
         )
-    if count > (most := most_images(transform)):
+    if count > (most := most_images(how)):
         raise DataError(
-            f"calibration.images: {count:,} images of {transform.size} × {transform.size} for {where} do not fit into "
-            f"memory; ask for at most {most:,}"
+            f"calibration.images: {count:,} inputs of shape {how.shape} for {where} do not fit into memory; ask for at "
+            f"most {most:,}"
         )
     chosen = images.sample(count, spec.zip.seed) if data.own else shuffled(len(images), spec.zip.seed)[:count]
-    return images.images(chosen, transform)
+    return images.images(chosen, how)
 
 
-def most_images(transform: TransformSpec, masks: bool = False) -> int:
-    """Return how many prepared images of a task are kept in memory, with masks (8 bytes a pixel) or without."""
-    return MOST_VALUES // ((transform.channels + 2 * masks) * transform.size**2)
+def most_images(how: Preparation, masks: bool = False) -> int:
+    """Return how many prepared inputs of a task are kept in memory, with masks (8 bytes a pixel) or without."""
+    if isinstance(how, Reading):
+        return MOST_VALUES // (math.prod(how.shape) * (2 if how.whole else 1))
+    channels, height, width = how.shape
+    return MOST_VALUES // ((channels + 2 * masks) * height * width)
 
 
-def evaluation_sample(data: TaskData, spec: RunSpec, transform: TransformSpec) -> Labelled | None:
+def _check(data: TaskData, how: Preparation, where: str) -> None:
+    try:
+        data.check(how)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def evaluation_sample(data: TaskData, spec: RunSpec, how: Preparation) -> Labelled | None:
     """Return labelled test images, shuffled so that the first ones are a fair sample.
 
     `None` if none are wanted, or there are no labels.
     """
     if spec.evaluation.images == 0 or data.test is None or not data.test.has_labels:
         return None
-    most = most_images(transform, data.test.masks is not None)
+    most = most_images(how, data.test.masks is not None)
     order = shuffled(len(data.test), spec.zip.seed)[: spec.evaluation.images][:most]
-    return data.test.labelled(order, transform)
+    return data.test.labelled(order, how)
 
 
-def retraining_data(data: TaskData, spec: RunSpec, where: str, transform: TransformSpec) -> Tensor | Labelled | None:
+def retraining_data(data: TaskData, spec: RunSpec, where: str, how: Preparation) -> Tensor | Labelled | None:
     """Return the images to retrain on, with labels only if the specification asks for them; `None` without retraining.
 
     Where all of them would not fit into memory, as many as fit, with every class's share.
@@ -137,12 +161,12 @@ def retraining_data(data: TaskData, spec: RunSpec, where: str, transform: Transf
     if retrain is None:
         return None
     images: ImageSet = data.calibration if data.train is None else data.train
-    most = most_images(transform, images.masks is not None and retrain.targets == "labels")
+    most = most_images(how, images.masks is not None and retrain.targets == "labels")
     chosen = np.arange(len(images)) if len(images) <= most else images.sample(most, spec.zip.seed)
     if retrain.targets == "distill":
-        return images.images(chosen, transform)
+        return images.images(chosen, how)
     if not images.has_labels:
         raise DataError(
             f"zip.retrain.targets is 'labels', but the data of {where} has none; use 'distill', which needs no labels"
         )
-    return images.labelled(chosen, transform)
+    return images.labelled(chosen, how)

@@ -6,18 +6,33 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from mtz_core.errors import RunError
+from mtz_core.runs import queue
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
 
-__all__ = ["exported", "is_alive", "start_worker"]
+__all__ = ["exported", "is_alive", "start_waiting", "start_worker"]
 
 PATIENCE = 300.0
 """Seconds until an export is given up."""
+_workers: dict[str, subprocess.Popen[bytes]] = {}
+"""Workers that this process has started and not yet seen the end of."""
+
+
+def start_waiting(store: RunStore, capacity: queue.Capacity) -> None:
+    """Give free places in the queue to those whose turn it is, and start the workers of runs that got one."""
+    for run_id, worker in list(_workers.items()):
+        if worker.poll() is not None:  # a finished process that nobody asks about stays a zombie, which looks alive
+            _workers.pop(run_id, None)
+    for ticket in queue.admit(store, capacity):
+        with suppress(RunError):  # noted with the run, or somebody else has it
+            _workers[ticket.id] = start_worker(store, ticket.id)
 
 
 def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subprocess.Popen[bytes]:
@@ -33,7 +48,7 @@ def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subproce
             process = subprocess.Popen(
                 [*command, "--launcher", str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=record.path, start_new_session=True,
-                env=child_environment(),
+                env=child_environment(run_limit()),
             )  # fmt: skip
     except OSError as error:
         store.set_status(run_id, RunStatus.FAILED, f"the worker could not be started: {error}")
@@ -50,8 +65,9 @@ def exported(store: RunStore, run_id: str, form: str, task: int) -> bytes:
         command += ["--task", str(task), "--form", form, "--out", str(out)]
         try:
             made = subprocess.run(
-                command, capture_output=True, text=True, env=child_environment(), timeout=PATIENCE, check=False
-            )
+                command, capture_output=True, text=True, timeout=PATIENCE, check=False,
+                env=child_environment(run_limit()),
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RunError(f"the export of run {run_id} was given up ({error}); try `mtz extract`") from error
         if made.returncode or not out.exists():

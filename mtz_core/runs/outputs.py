@@ -14,8 +14,11 @@ from mtz_core.exports.forms.weights import weights
 from mtz_core.exports.kinds import EXPORTS
 from mtz_core.network.saving import packed
 from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.outputs.flips import OutputAnswers
+from mtz_core.runs.answers import TaskAnswers, to_show, write_answers
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
+from mtz_core.zipping.answered import drive
 from mtz_core.zipping.checkpoint import Checkpoint
 from mtz_core.zipping.zipper import Zipper
 
@@ -24,6 +27,7 @@ __all__ = [
     "Zipper",
     "check_storable",
     "load_checkpoint",
+    "save_answers",
     "save_checkpoint",
     "save_images",
     "save_networks",
@@ -68,6 +72,25 @@ def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
         temporary = folder / f".weights-{task}.{os.getpid()}.tmp"
         weights(network, task, temporary, about)
         _replace(folder / f"extracted-{task}.safetensors", temporary.replace)
+
+
+def save_answers(folder: Path, engine: Zipper, inputs: Inputs) -> None:
+    """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels."""
+    for t, (output, tested) in enumerate(zip(engine.job.outputs, engine.job.evaluation, strict=True)):
+        x, labels = (engine.sample.images[t], None) if tested is None else tested
+        found = drive(engine.network, t, output, x, labels, engine.job.device)
+        names = (inputs.classes[t] if t < len(inputs.classes) else None) or ()
+        parts = tuple(
+            OutputAnswers(
+                one.name, one.type, names if len(found.answers) == 1 else (), one.parent.numpy(), one.zipped.numpy(),
+                None if one.truth is None else one.truth.numpy(),
+            )
+            for one in found.answers
+        )  # fmt: skip
+        divergence = found.divergence.float().numpy()
+        shown = to_show(parts, divergence, 4 * x[0].numel())
+        kept = x[torch.from_numpy(shown)].float().numpy()
+        write_answers(folder, t, TaskAnswers(parts, divergence, shown, kept, tested is not None))
 
 
 def exported(folder: Path, form: str, task: int) -> Path:

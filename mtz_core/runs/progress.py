@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from mtz_core.budget.spread import range_text
 from mtz_core.events import (
     Event,
+    HarmMeasured,
     ImagesTried,
     LayerCompensated,
     LayerFinished,
@@ -24,6 +26,7 @@ from mtz_core.events import (
 )
 from mtz_core.outputs.types import errors_text
 from mtz_core.runs.records import RunRecord
+from mtz_core.runs.turns import Standing
 
 BAR = 24
 CLEAR = "\r\x1b[K"
@@ -52,10 +55,23 @@ def remaining(fraction: float, elapsed: float, began_at: float = 0.0) -> float |
     return None if done < 0.01 else elapsed * (1.0 - fraction) / done
 
 
+def standing_text(standing: Standing) -> str:
+    """Say where a job stands in the queue, and what it waits for."""
+    if standing.paused:
+        return "Paused: its process gave no sign of life, so its place went to another job. It goes on in its turn."
+    if standing.short_of is not None:
+        need, free = (f"{size // 2**20:,} MiB" for size in standing.short_of)
+        return f"Next in the queue. It waits for memory: it needs about {need}, and {free} are free."
+    when = f"it starts in about {duration(max(1.0, standing.seconds))}"
+    if standing.before == 0:
+        return f"Next in the queue; {when}."
+    return f"Position {standing.before + 1} in the queue; {when}."
+
+
 class ProgressLine:
     """Shows events on one line that is written over, or, where the stream is no terminal, a line per layer."""
 
-    def __init__(self, stream: TextIO, inputs: str = "images") -> None:
+    def __init__(self, stream: TextIO, inputs: Callable[[], str] = lambda: "images") -> None:
         self._stream, self._live, self._inputs = stream, stream.isatty(), inputs
         self._began, self._first, self._shown = time.monotonic(), 0.0, 0.0
         self._layers = 0
@@ -72,11 +88,11 @@ class ProgressLine:
             for warning in event.warnings:
                 self._print(f"warning: {warning}")
         if isinstance(event, RetrainEnded):
-            self._print(describe(event, self._inputs))
+            self._print(describe(event, self._inputs()))
             return
         left = remaining(event.fraction, now - self._began, self._first)
         eta = "" if left is None or event.fraction >= 1.0 else f", about {duration(left)} left"
-        text = f"{event.fraction:4.0%}  {describe(event, self._inputs)}  ({duration(now - self._began)}{eta})"
+        text = f"{event.fraction:4.0%}  {describe(event, self._inputs())}  ({duration(now - self._began)}{eta})"
         if self._live:
             if now - self._shown > 0.1 or not isinstance(event, RetrainStep):
                 self._stream.write(f"{CLEAR}{text[:118]}")
@@ -120,7 +136,7 @@ def describe(event: Event, inputs: str = "images") -> str:
         case Planning():
             return f"planning: {event.group}, step {event.done + 1} of {event.total}"
         case Planned():
-            predicted = f"{event.error:.1f} % of the {event.changed} predicted to change"
+            predicted = f"{range_text(event.error, event.inputs)} of the {event.changed} predicted to change"
             return f"planned: {event.parameters:,} parameters, {predicted}"
         case Started():
             return f"{len(event.layers)} layers of {len(event.structures)} networks{on_inputs(event.images, inputs)}"
@@ -138,6 +154,9 @@ def describe(event: Event, inputs: str = "images") -> str:
             return f"network {event.task + 1}: how much each output matters, {event.part:.0%}"
         case LookedAhead():
             return f"{layer}: differences in {event.producer}"
+        case HarmMeasured():
+            won = (b - a for b, a in zip(event.errors_before, event.errors_after, strict=True))
+            return f"{', '.join(event.layers)} undone: {' / '.join(f'{points:+.2f}' for points in won)} points won back"
         case LayerFinished():
             return f"{layer}: done"
     names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}

@@ -17,6 +17,8 @@ LOOK = 0.25
 class Pulse:
     """Beats while it is entered. `cancelled` is set when the store asks to cancel, or by whoever sets it.
 
+    `held` is cleared while another job has the run's place, which happens after a long silence: the work waits then.
+
     Work that doesn't look at `cancelled` within `patience` seconds is ended by `give_up`, which does not return
     (`None`: it is waited for).
     """
@@ -24,7 +26,8 @@ class Pulse:
     def __init__(
         self, store: RunStore, run_id: str, give_up: Callable[[], None] | None = None, patience: float = 1.5
     ) -> None:
-        self.cancelled = threading.Event()
+        self.cancelled, self.held = threading.Event(), threading.Event()
+        self.held.set()
         self._store, self._run_id, self._give_up, self._patience = store, run_id, give_up, patience
         self._stopped = threading.Event()
         self._settling = threading.Lock()
@@ -54,7 +57,10 @@ class Pulse:
             now = time.monotonic()
             try:
                 if now - last >= BEAT:
-                    self._store.heartbeat(self._run_id)
+                    if self._store.heartbeat(self._run_id):
+                        self.held.set()
+                    else:
+                        self.held.clear()
                     last = now
                 if self._store.cancel_requested(self._run_id):
                     self.cancelled.set()

@@ -6,19 +6,25 @@ import json
 import logging
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mtz_core.errors import RunError, SpecError
-from mtz_core.runs.alive import is_alive
+from mtz_core.runs.alive import exists, is_alive
 from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
 from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
 from mtz_core.spec import parse_run_spec
+from mtz_core.system.machine import host
 from mtz_core.system.paths import runs_folder
 
 Events = list[StoredEvent]  # inside the class, `list` is the method
 Names = list[str]
 log = logging.getLogger(__name__)
+RUNS = (
+    "SELECT runs.*, queue.id IS NOT NULL AS ticket, queue.id IS NOT NULL AND queue.started IS NULL AS waiting "
+    "FROM runs LEFT JOIN queue ON queue.id = runs.id"
+)
 
 
 class RunReader:
@@ -29,18 +35,18 @@ class RunReader:
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root or runs_folder()).absolute()
-        self._database = self.root / "runs.sqlite3"
+        self.database = self.root / "runs.sqlite3"
 
     def get(self, run_id: str) -> RunRecord:
         """Return a run's record. Raises `RunError` if there is none, or if its specification can't be read."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             return self._record(self._row(db, run_id))
 
     def list(self, limit: int | None = None) -> list[RunRecord]:
         """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             rows = db.execute(
-                "SELECT * FROM runs ORDER BY created DESC, id DESC LIMIT ?", (-1 if limit is None else limit,)
+                f"{RUNS} ORDER BY created DESC, runs.id DESC LIMIT ?", (-1 if limit is None else limit,)
             ).fetchall()
         records = []
         for row in rows:
@@ -53,7 +59,7 @@ class RunReader:
     def events(self, run_id: str, after: int = 0, kinds: Sequence[str] | None = None) -> Events:
         """Return the events with `seq > after`, in order; `kinds` (class names) narrows them."""
         wanted = "" if kinds is None else f"AND kind IN ({','.join('?' * len(kinds))})"
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             self._row(db, run_id)
             rows = db.execute(
                 f"SELECT seq, time, kind, data FROM events WHERE run = ? AND seq > ? {wanted} ORDER BY seq",
@@ -63,7 +69,7 @@ class RunReader:
 
     def last_event(self, run_id: str, kind: str | None = None) -> StoredEvent | None:
         """Return the latest event (of that kind), or `None`."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             self._row(db, run_id)
             row = db.execute(
                 "SELECT seq, time, kind, data FROM events WHERE run = ? AND (? IS NULL OR kind = ?) "
@@ -74,7 +80,7 @@ class RunReader:
 
     def layers(self, run_id: str) -> Names:
         """Return the layers that have arrays so far, in the order in which they were zipped."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             self._row(db, run_id)
             rows = db.execute(
                 "SELECT layer FROM arrays WHERE run = ? GROUP BY layer ORDER BY min(seq)", (run_id,)
@@ -86,7 +92,7 @@ class RunReader:
 
         Raises `RunError` if the layer has none (yet).
         """
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             record_path = self.root / str(self._row(db, run_id)["id"])
             rows = db.execute(
                 "SELECT key, file FROM arrays WHERE run = ? AND layer = ? ORDER BY seq", (run_id, layer)
@@ -96,7 +102,7 @@ class RunReader:
         return StoredArrays({row["key"]: record_path / "arrays" / row["file"] for row in rows})
 
     def images(self, run_id: str, task: int) -> Array:
-        """Return the calibration images (m, C, H, W) of a task. Raises `RunError` if they weren't kept."""
+        """Return the calibration inputs (m, ...) of a task. Raises `RunError` if they weren't kept."""
         path = self.get(run_id).path / f"images-{int(task)}.npy"
         if not path.exists():
             raise RunError(f"run {run_id} has no calibration images of task {task} (yet)")
@@ -104,8 +110,12 @@ class RunReader:
 
     # Rows
 
+    def record(self, db: sqlite3.Connection, run_id: str) -> RunRecord:
+        """Return a run's record, for whoever has opened the database."""
+        return self._record(self._row(db, run_id))
+
     def _row(self, db: sqlite3.Connection, run_id: str) -> sqlite3.Row:
-        row: sqlite3.Row | None = db.execute("SELECT * FROM runs WHERE id = ?", (checked_run_id(run_id),)).fetchone()
+        row: sqlite3.Row | None = db.execute(f"{RUNS} WHERE runs.id = ?", (checked_run_id(run_id),)).fetchone()
         if row is None:
             raise RunError(f"there is no run {run_id} in {self.root}; it may have been deleted, or is in another store")
         return row
@@ -115,16 +125,20 @@ class RunReader:
         try:
             fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
             fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
+            fields |= {"tags": tuple(json.loads(row["tags"])), "waiting": bool(row["waiting"])}
         except (ValueError, SpecError) as error:
             raise RunError(
                 f"run {row['id']} cannot be read: {error}; it was written by another version, or with "
                 "a method that this process does not know"
             ) from error
         record = RunRecord(**fields)
-        claimed = record.status is RunStatus.RUNNING or (record.status is RunStatus.QUEUED and record.pid is not None)
-        if claimed and not is_alive(record):
-            return RunRecord(**(fields | {"status": RunStatus.LOST, "message": "the worker process is gone"}))
-        return record
+        # A start that came to nothing is tried again for as long as the run is in the queue.
+        started = record.status is RunStatus.QUEUED and record.pid is not None and not row["ticket"]
+        if (record.status is not RunStatus.RUNNING and not started) or is_alive(record):
+            return record
+        if record.host in (None, host()) and exists(record.pid, record.pid_created, record.host):
+            return replace(record, status=RunStatus.PAUSED, message="the worker process gives no sign of life")
+        return replace(record, status=RunStatus.LOST, message="the worker process is gone")
 
 
 def _stored_event(row: sqlite3.Row) -> StoredEvent:

@@ -18,7 +18,11 @@ RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. `LOST` is never written: it is a running record whose worker is no longer there."""
+    """Where a run stands.
+
+    `LOST` and `PAUSED` are never written: they are running records whose worker is no longer there, or is there and
+    gives no sign of life (stopped by a signal, or hanging).
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,11 +30,12 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"
+    PAUSED = "paused"
 
     @property
     def active(self) -> bool:
         """Whether more events may come."""
-        return self in (RunStatus.QUEUED, RunStatus.RUNNING)
+        return self in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED)
 
     @property
     def resumable(self) -> bool:
@@ -43,7 +48,9 @@ class RunRecord:
     """One run. Times are Unix seconds; `fraction` is the share of the work that is done.
 
     `attempt` grows by one whenever the run is resumed: events after the checkpoint are then superseded, so whoever
-    caches events or arrays keys the cache by `(id, attempt)`. `pid`, `pid_created` and `heartbeat` identify the worker.
+    caches events or arrays keys the cache by `(id, attempt)`. `pid`, `pid_created`, `host` and `heartbeat` identify the
+    worker. `owner` is the browser that started it (`None`: the command line, or everyone); `waiting` says that it has
+    no place among those at work (see `mtz_core.runs.queue`).
     """
 
     id: str
@@ -62,6 +69,10 @@ class RunRecord:
     attempt: int = 1
     pid_created: float | None = None
     heartbeat: float | None = None
+    host: str | None = None
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    waiting: bool = False
 
     @property
     def types(self) -> tuple[TaskType, ...]:

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,16 @@ from safetensors.numpy import save as safetensors_bytes
 
 from mtz_core.errors import RunError
 from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Started
+from mtz_core.runs import tickets
 from mtz_core.runs.alive import process_created
 from mtz_core.runs.database import reading, writing
 from mtz_core.runs.encode import encode, plain
 from mtz_core.runs.files import Array, slug, write_array, write_atomically
 from mtz_core.runs.reader import RunReader
 from mtz_core.runs.records import RunRecord, RunStatus, new_run_id
+from mtz_core.runs.turns import Ticket
 from mtz_core.spec import RunSpec, dump_run_spec
+from mtz_core.system.machine import host
 from mtz_core.zoo.catalog import catalog
 
 __all__ = ["RunRecord", "RunStatus", "RunStore", "StoredCheckpoint"]
@@ -50,17 +53,20 @@ class RunStore(RunReader):
 
     # Anybody
 
-    def create(self, spec: RunSpec) -> RunRecord:
-        """Make a queued run. Raises `RunError` if the store cannot be written."""
+    def create(self, spec: RunSpec, owner: str | None = None, ticket: Ticket | None = None) -> RunRecord:
+        """Make a queued run, of a browser if it has an `owner`. Raises `RunError` if the store cannot be written.
+
+        With a `ticket` it waits for a place (see `mtz_core.runs.queue`), from the moment at which it exists.
+        """
         names = [n.title for n in spec.networks]
         summary = {
             "tasks": [n.data or _task(name) for n, name in zip(spec.networks, names, strict=True)],
-            "parents": names, "layers": [], "counts": None,
+            "inputs": [], "parents": names, "layers": [], "counts": None,
             "errors": None, "parent_errors": None, "seconds": 0.0, "warnings": [], "types": [],
         }  # fmt: skip
         now = time.time()
         run_id = new_run_id()
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             folder = self.root / run_id
             try:
                 (folder / "arrays").mkdir(parents=True)
@@ -68,17 +74,22 @@ class RunStore(RunReader):
                 raise RunError(f"cannot make {folder}: {error.strerror or error}") from error
             write_atomically(folder / "spec.yaml", dump_run_spec(spec).encode())
             db.execute(
-                "INSERT INTO runs (id, title, status, created, updated, spec, summary) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run_id, spec.title, RunStatus.QUEUED, now, now, spec.model_dump_json(), json.dumps(summary)),
+                "INSERT INTO runs (id, title, status, created, updated, spec, summary, owner) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (run_id, spec.title, RunStatus.QUEUED, now, now, spec.model_dump_json(), json.dumps(summary), owner),
             )
+            if ticket is not None:
+                tickets.put(db, replace(ticket, id=run_id))
         return self.get(run_id)
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the worker to stop; a run without a worker is cancelled at once. Raises `RunError` if it has ended."""
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             record = self._record(self._row(db, run_id))
             if record.status.active and record.pid is not None:
                 db.execute("UPDATE runs SET cancel = 1 WHERE id = ?", (run_id,))
+                if record.status is RunStatus.PAUSED:  # it hears of it should it ever go on
+                    _set_status(db, run_id, RunStatus.CANCELLED, "cancelled")
             elif record.status.active or record.status is RunStatus.LOST:
                 _set_status(db, run_id, RunStatus.CANCELLED, "cancelled")
             else:
@@ -86,11 +97,11 @@ class RunStore(RunReader):
 
     def delete(self, run_id: str) -> None:
         """Remove a run and its files. Raises `RunError` while its worker is alive."""
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             record = self._record(self._row(db, run_id))
             if record.status.active and record.pid is not None:
                 raise RunError(f"run {run_id} is {record.status}; cancel it before deleting it")
-            for table, column in (("arrays", "run"), ("events", "run"), ("runs", "id")):
+            for table, column in (("arrays", "run"), ("events", "run"), ("runs", "id"), ("queue", "id")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (run_id,))
         shutil.rmtree(record.path, ignore_errors=True)
 
@@ -101,23 +112,27 @@ class RunStore(RunReader):
 
         Raises `RunError` if a worker has the run or is being started, or it has ended and may not be resumed.
         """
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             row = self._row(db, run_id)
             record = self._startable(row, resume, (None,))
             db.execute(
-                "UPDATE runs SET status = ?, pid = ?, pid_created = ?, heartbeat = NULL, updated = ?, finished = NULL, "
-                "message = 'starting…', cancel = 0 WHERE id = ?",
-                (RunStatus.QUEUED, os.getpid(), process_created(os.getpid()), time.time(), run_id),
+                "UPDATE runs SET status = ?, pid = ?, pid_created = ?, host = ?, heartbeat = NULL, updated = ?, "
+                "finished = NULL, message = 'starting…', cancel = 0 WHERE id = ?",
+                (RunStatus.QUEUED, os.getpid(), process_created(os.getpid()), host(), time.time(), run_id),
             )
         return record
 
     def hand_over(self, run_id: str, pid: int) -> None:
         """Note the process to which the run was handed after `reserve`, unless it has claimed the run already."""
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             self._row(db, run_id)
             db.execute(
                 "UPDATE runs SET pid = ?, pid_created = ?, heartbeat = ? WHERE id = ? AND status = ? AND pid = ?",
                 (pid, process_created(pid), time.time(), run_id, RunStatus.QUEUED, os.getpid()),
+            )
+            db.execute(
+                "UPDATE queue SET pid = ?, pid_created = ?, beat = ? WHERE id = ? AND pid = ?",
+                (pid, process_created(pid), time.time(), run_id, os.getpid()),
             )
 
     def claim(self, run_id: str, *, resume: bool = False, launcher: int | None = None) -> RunRecord:
@@ -125,7 +140,7 @@ class RunStore(RunReader):
 
         `launcher` is the process that reserved the run for this one. Raises `RunError` as `reserve` does.
         """
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             row = self._row(db, run_id)
             record = self._startable(row, resume, (None, launcher, os.getpid()))
             now, keep = time.time(), row["checkpoint_seq"]
@@ -134,14 +149,15 @@ class RunStore(RunReader):
             last = db.execute("SELECT data FROM events WHERE run = ? AND seq = ?", (run_id, keep)).fetchone()
             db.execute(
                 "UPDATE runs SET status = ?, started = coalesce(started, ?), updated = ?, finished = NULL, pid = ?, "
-                "pid_created = ?, heartbeat = ?, cancel = cancel AND ?, fraction = ?, message = 'starting…', "
+                "pid_created = ?, host = ?, heartbeat = ?, cancel = cancel AND ?, fraction = ?, message = 'starting…', "
                 "attempt = attempt + (started IS NOT NULL), summary = ? WHERE id = ?",
                 (
-                    RunStatus.RUNNING, now, now, os.getpid(), process_created(os.getpid()), now,
+                    RunStatus.RUNNING, now, now, os.getpid(), process_created(os.getpid()), host(), now,
                     record.status is RunStatus.QUEUED, json.loads(last["data"])["fraction"] if last else 0.0,
                     json.dumps(record.summary | {"errors": None}), run_id,
                 ),
             )  # fmt: skip
+            tickets.hold(db, run_id, record.owner)
             kept = {item["file"] for item in db.execute("SELECT file FROM arrays WHERE run = ?", (run_id,))}
             kept.add(row["checkpoint_file"])
         for path in (*record.path.glob("arrays/*"), *record.path.glob("checkpoint-*"), *record.path.glob(".*.tmp")):
@@ -158,7 +174,7 @@ class RunStore(RunReader):
         for key, array in arrays.items():
             write_array(folder / files[key], array)
         kind, now = type(event).__name__, time.time()
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             row = self._own(db, run_id)
             seq = int(row["last_seq"]) + 1
             db.execute(
@@ -178,34 +194,39 @@ class RunStore(RunReader):
 
     def update_summary(self, run_id: str, **fields: Any) -> None:
         """Replace some fields of the run's summary."""
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             summary = json.loads(self._own(db, run_id)["summary"]) | plain(fields)
             db.execute(
                 "UPDATE runs SET summary = ?, updated = ? WHERE id = ?", (json.dumps(summary), time.time(), run_id)
             )
 
     def save_images(self, run_id: str, task: int, images: Array) -> None:
-        """Keep the calibration images (m, C, H, W) that `top_images` refer to."""
+        """Keep the calibration inputs (m, ...) that `top_images` refer to."""
         write_array(self.get(run_id).path / f"images-{int(task)}.npy", np.asarray(images, dtype=np.float32))
 
     def set_status(self, run_id: str, status: RunStatus, message: str | None = None) -> None:
         """Set status and message; a status that ends the run also notes when."""
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             self._own(db, run_id)
             _set_status(db, run_id, status, message)
 
-    def heartbeat(self, run_id: str, message: str | None = None) -> None:
-        """Say that the worker is alive (and, with `message`, what it is doing)."""
-        with writing(self._database) as db:
-            self._own(db, run_id)
+    def heartbeat(self, run_id: str, message: str | None = None) -> bool:
+        """Say that the worker is alive (and, with `message`, what it is doing); return whether it has its place still.
+
+        A worker that gave no sign of life for long has lost it to another job, and waits until it has one again.
+        """
+        with writing(self.database) as db:
+            held = not self._own(db, run_id)["waiting"]
+            tickets.beat(db, run_id)
             db.execute(
                 "UPDATE runs SET heartbeat = ?, message = coalesce(?, message) WHERE id = ?",
                 (time.time(), message, run_id),
             )
+        return held
 
     def cancel_requested(self, run_id: str) -> bool:
         """Return whether somebody asked the worker to stop."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             return bool(self._row(db, run_id)["cancel"])
 
     def save_checkpoint(self, run_id: str, tensors: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
@@ -214,7 +235,7 @@ class RunStore(RunReader):
         file = f"checkpoint-{secrets.token_hex(4)}.safetensors"
         folder = self.get(run_id).path
         write_atomically(folder / file, content)
-        with writing(self._database) as db:
+        with writing(self.database) as db:
             before = self._own(db, run_id)["checkpoint_file"]
             db.execute("UPDATE runs SET checkpoint_file = ?, checkpoint_seq = last_seq WHERE id = ?", (file, run_id))
         if before:
@@ -222,7 +243,7 @@ class RunStore(RunReader):
 
     def load_checkpoint(self, run_id: str) -> StoredCheckpoint | None:
         """Return the latest checkpoint, `None` if there is none. Raises `RunError` if it is damaged."""
-        with reading(self._database) as db:
+        with reading(self.database) as db:
             row = self._row(db, run_id)
         if row["checkpoint_file"] is None:
             return None
@@ -236,6 +257,8 @@ class RunStore(RunReader):
 
     def _own(self, db: sqlite3.Connection, run_id: str) -> sqlite3.Row:
         row = self._row(db, run_id)
+        if row["pid"] is None and row["ticket"]:
+            raise RunError(f"run {run_id} waits in the queue; no process may write to it")
         if row["pid"] not in (None, os.getpid()):
             raise RunError(f"run {run_id} now belongs to process {row['pid']}; this one stops writing to it")
         return row
@@ -255,6 +278,8 @@ def _set_status(db: sqlite3.Connection, run_id: str, status: RunStatus, message:
         "UPDATE runs SET status = ?, message = ?, updated = ?, finished = ? WHERE id = ?",
         (status, message, now, None if status.active else now, run_id),
     )
+    if not status.active:
+        tickets.drop(db, run_id)
 
 
 def _summary_of(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 STEP_INTERVAL = 0.2
 """Seconds between two stored `RetrainStep` events; the last one before any other event is always stored."""
 
+WAITING_LOOK = 0.25
+"""Seconds between two looks of a worker that has lost its place."""
+
 EXIT_CODES = {RunStatus.FINISHED: 0, RunStatus.FAILED: 1, RunStatus.CANCELLED: 130}
 
 Listener = Callable[[Event], None]
@@ -122,7 +125,9 @@ def _work(
             announce(text)
 
     inputs = inputs_module.prepare(record, say) if prepare is None else prepare(record)
-    store.update_summary(record.id, tasks=inputs.tasks, parents=inputs.names, threads=threads.settle())
+    store.update_summary(
+        record.id, tasks=inputs.tasks, inputs=inputs.kinds, parents=inputs.names, threads=threads.settle()
+    )
     for task, images in enumerate(inputs.calibration):
         outputs.save_images(store, record.id, task, images)
     _check(pulse)
@@ -131,6 +136,7 @@ def _work(
     engine = make(
         inputs.networks, inputs.calibration, inputs.zipping(record.spec),
         evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
+        harm=record.spec.evaluation.harm,
     )  # fmt: skip
     outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
@@ -140,6 +146,8 @@ def _work(
             if isinstance(event, Finished):
                 pulse.settle()  # finishing is faster than stopping now
                 outputs.save_networks(record.path, engine.network, inputs)
+                if isinstance(engine, outputs.Zipper):
+                    outputs.save_answers(record.path, engine, inputs)
             recorder.add(event)
             if isinstance(event, LayerFinished):
                 outputs.save_checkpoint(store, record.id, engine.checkpoint())
@@ -153,6 +161,8 @@ def _work(
 
 
 def _check(pulse: Pulse) -> None:
+    while not pulse.cancelled.is_set() and not pulse.held.wait(WAITING_LOOK):
+        pass
     if pulse.cancelled.is_set():
         raise _CancelledError
 

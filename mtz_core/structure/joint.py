@@ -41,6 +41,12 @@ class JointLayer:
     members: Mapping[int, LayerSummary]
     group: int
 
+    @property
+    def name(self) -> str:
+        """That of the first network's layer."""
+        task, layer = min(self.members.items())
+        return layer.name if task == 0 else absent_name(layer.name, task)
+
 
 @dataclass(frozen=True)
 class JointStructure:

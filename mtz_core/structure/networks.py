@@ -14,6 +14,8 @@ from typing import Any
 HEAD = "task head"
 RECURRENT = ("lstm", "gru")
 """Kinds of layers whose outputs are not sums of products."""
+INPUT = "(input)"
+"""What a layer reads that reads the network's own input."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class LayerSummary:
     recipe: str = ""
     """How the layer's input follows from the network's: equal for layers of two networks whose earlier layers are equal
     if all between has no parameters of its own and is equal, too. Empty: that is not so, or it is not known."""
+    reads: tuple[str, ...] = ()
+    """Layers and joins whose values it reads, or `INPUT`. Empty: not known."""
 
     @property
     def multiplications(self) -> int:
@@ -65,12 +69,25 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class JoinSummary:
+    """Where values of several layers meet: by `add`, by `concat`, or in another way, `meet`; `reads` as a layer's."""
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class NetworkStructure:
     """Layers in order of execution, their channel groups, and parameters outside weight layers."""
 
     layers: tuple[LayerSummary, ...]
     groups: tuple[GroupSummary, ...]
     other_parameters: int = 0
+    joins: tuple[JoinSummary, ...] = ()
+    """In order of execution."""
+    outputs: tuple[str, ...] = ()
+    """Layers and joins whose values are the network's outputs."""
 
     @property
     def parameters(self) -> int:
@@ -95,7 +112,13 @@ def structure_to_json(structure: NetworkStructure) -> dict[str, Any]:
 def structure_from_json(data: Mapping[str, Any]) -> NetworkStructure:
     """Return the structure that `structure_to_json` (or an event in a run store) wrote."""
     return NetworkStructure(
-        layers=tuple(LayerSummary(**{**layer, "kernel": tuple(layer["kernel"])}) for layer in data["layers"]),
-        groups=tuple(GroupSummary(**{**group, "producers": tuple(group["producers"])}) for group in data["groups"]),
+        layers=tuple(LayerSummary(**_tuples(layer, "kernel", "reads")) for layer in data["layers"]),
+        groups=tuple(GroupSummary(**_tuples(group, "producers")) for group in data["groups"]),
         other_parameters=data["other_parameters"],
+        joins=tuple(JoinSummary(**_tuples(join, "reads")) for join in data.get("joins", ())),
+        outputs=tuple(data.get("outputs", ())),
     )
+
+
+def _tuples(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**data, **{name: tuple(data[name]) for name in names if name in data}}

@@ -97,21 +97,47 @@ def plan_counts(
         reads a part of a group (a residual stream that widens), the shared channels are taken to be spread evenly,
         which is exact if none or all are shared.
     """
+    parents = tuple(network.parameters for network in joint.networks)
+    found = layer_counts(joint, shared, own_bias, own_scale, trunk)
+    private = tuple(parent - sum(layer.saved[t] for layer in found) for t, parent in enumerate(parents))
+    return ParameterCounts(sum(layer.shared for layer in found), private, parents)
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """What one layer stores in common (`shared`), and by how much less each task stores alone for it (`saved`).
+
+    `saved` counts what a task keeps for itself beside shared neurons (a scale) against it.
+    """
+
+    shared: int
+    saved: tuple[int, ...]
+
+
+def layer_counts(
+    joint: JointStructure,
+    shared: Mapping[str, int],
+    own_bias: bool = False,
+    own_scale: bool = False,
+    trunk: Collection[str] = (),
+) -> tuple[LayerCounts, ...]:
+    """Count what every one of `joint.layers` shares; arguments as those of `plan_counts`, whose terms these are."""
     shared = {**shared, **_effective(joint, shared)[0]}
-    common, parents = 0, tuple(network.parameters for network in joint.networks)
-    private = list(parents)
+    found = []
     for layer in joint.layers:
         reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
-        rows = _rows(joint, layer, reading, shared)
+        rows = shared_rows(joint, layer, shared)
         columns = reading.columns(shared)
+        common, saved = 0, [0] * len(joint.networks)
         for tasks, count in stored_once({reading.tasks: rows}, columns):
             common += int(count)
             for t in tasks:
-                private[t] -= int(count)
+                saved[t] += int(count)
         if reading.kept and any(count for tasks, count in columns.items() if len(tasks) > 1):
             for t in reading.tasks[1:]:
-                private[t] += rows
-    return ParameterCounts(common, tuple(private), parents)
+                saved[t] -= rows
+        found.append(LayerCounts(common, tuple(saved)))
+    return tuple(found)
 
 
 def plan_range(
@@ -135,7 +161,7 @@ def plan_range(
         reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
         if len(reading.tasks) < 2:
             continue
-        target, rows = joint.groups[layer.group], _rows(joint, layer, reading, shared)
+        target, rows = joint.groups[layer.group], shared_rows(joint, layer, shared)
         low, high = _saved(target, rows, reading.tasks, reading.part)
         reads = reading.common or any(shared.get(source, 0) for source in joint.sources(layer))
         constant = reading.constant if reads else reading.common
@@ -146,14 +172,14 @@ def plan_range(
                 continue
             a = _saved(target, rows, tasks, reading.part)
             b = _saved(group, shared.get(group.name, 0), tasks, 1.0)
-            low, high = _saved_weights(a, b, _widths(target, tasks, reading.part), _widths(group, tasks, 1.0))
+            low, high = _saved_weights(a, b, group_widths(target, tasks, reading.part), group_widths(group, tasks, 1.0))
             least, most = least + round(low * per), most + round(high * per)
     total = sum(network.parameters for network in joint.networks)
     return total - most, total - least
 
 
-def _widths(group: JointGroup, tasks: Iterable[int], part: float) -> list[int]:
-    """Widths of the tasks, of a layer that writes this part of the group."""
+def group_widths(group: JointGroup, tasks: Iterable[int], part: float) -> list[int]:
+    """Return the widths of the tasks, in a layer that writes this part of the group."""
     return [round(group.members[t].width * part) for t in sorted(tasks)]
 
 
@@ -162,8 +188,8 @@ def _saved(group: JointGroup, count: int, tasks: Sequence[int], part: float) -> 
     saved = (len(group.sharing) - 1) * count
     if len(tasks) == len(group.sharing):
         return saved, saved
-    others = sum(_widths(group, set(group.sharing) - set(tasks), part))
-    return max(0, saved - others), min(saved, (len(tasks) - 1) * sorted(_widths(group, tasks, part))[-2])
+    others = sum(group_widths(group, set(group.sharing) - set(tasks), part))
+    return max(0, saved - others), min(saved, (len(tasks) - 1) * sorted(group_widths(group, tasks, part))[-2])
 
 
 def _saved_weights(a: tuple[int, int], b: tuple[int, int], n: list[int], m: list[int]) -> tuple[int, int]:
@@ -176,9 +202,10 @@ def _saved_weights(a: tuple[int, int], b: tuple[int, int], n: list[int], m: list
     return max(0, low), high
 
 
-def _rows(joint: JointStructure, layer: JointLayer, reading: Reading, shared: Mapping[str, int]) -> int:
-    """Rows of a layer that its tasks share."""
-    return round(shared.get(joint.groups[layer.group].name, 0) * reading.part)
+def shared_rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -> int:
+    """Rows of a layer that its tasks share, from the shared channels of each group."""
+    part = Reading.of(joint, layer, Keeping()).part
+    return round(shared.get(joint.groups[layer.group].name, 0) * part)
 
 
 def why_not_zippable(networks: Sequence[NetworkStructure], names: Sequence[str]) -> str | None:

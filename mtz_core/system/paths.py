@@ -35,12 +35,14 @@ def _kept(variable: str, name: str) -> Path:
     return Path(os.environ.get(variable) or home / name).absolute()
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(memory: int | None = None) -> dict[str, str]:
     """Return the environment for a process that imports `mtz_core`, in whichever folder it starts.
 
-    Python finds an installed package by itself; a checkout must be named.
+    Python finds an installed package by itself; a checkout must be named. The process ends itself where it takes more
+    than `memory` bytes.
     """
+    limited = {} if memory is None else {"MTZ_MEMORY": str(memory)}
     if INSTALLED:
-        return dict(os.environ)
+        return {**os.environ, **limited}
     paths = [str(PROGRAM), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **limited, "PYTHONPATH": os.pathsep.join(paths)}

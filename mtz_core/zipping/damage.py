@@ -43,7 +43,9 @@ class Bench:
     ridges: dict[int, float] = field(default_factory=dict)
     """Ridge of every layer's merge."""
     seen: list[tuple[float, float]] = field(default_factory=list)
-    """Divergence and changed answers in %, of every trial and on whatever images it was judged by."""
+    """Divergence and answers that are likely to change in %, of every trial and on whatever images it was judged by."""
+    known: list[Tensor] = field(default_factory=list)
+    """Every task's predictions by the parents on all images that there are; empty: on those that judge."""
 
     @property
     def network(self) -> ZippedNetwork:
@@ -102,11 +104,11 @@ class Bench:
         return divergence
 
     def compared(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
-        """Task-weighted divergence; that and the answers that changed are `seen`."""
-        divergence = changed = 0.0
-        for alpha, output, x, y in zip(self.alphas, self.outputs, before, now, strict=True):
+        """Task-weighted divergence; that and the answers that are likely to change are `seen`."""
+        divergence, changed, known = 0.0, 0.0, self.known or before
+        for alpha, output, x, y, many in zip(self.alphas, self.outputs, before, now, known, strict=True):
             divergence += alpha * float(output.divergence(x, y).mean().clamp(min=0.0))
-            changed += alpha * float(output.changed(x, y).mean())
+            changed += alpha * output.likely(x, y, many)
         self.seen.append((divergence, 100.0 * changed))
         return divergence
 

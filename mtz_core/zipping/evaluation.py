@@ -50,7 +50,7 @@ def scores(
         if pair is None:
             found.append(Scores(float("nan")))
             continue
-        answer = parent(network, t) if parents else _answer(network, t)
+        answer = parent(network, t) if parents else answers_of(network, t)
         found.append(measured(answer, *pair, output, BATCH, device))
     return tuple(found)
 
@@ -60,7 +60,7 @@ def parent(network: ZippedNetwork, task: int) -> Callable[[Tensor], Tensor]:
     return network.graphs[task].network.outputs
 
 
-def _answer(network: ZippedNetwork, task: int) -> Callable[[Tensor], Tensor]:
-    """A task's answers, with weights assembled once."""
+def answers_of(network: ZippedNetwork, task: int) -> Callable[[Tensor], Tensor]:
+    """The zipped network's answers of a task, as a function, with weights assembled once."""
     program, matrices = network.program(task), network.matrices(task)
     return lambda x: execute(program, x, matrices)

@@ -37,7 +37,7 @@ from mtz_core.pairing.subsets import Costs
 from mtz_core.spec import ZipSpec
 from mtz_core.structure.trunks import Trunk
 from mtz_core.zipping.damage import RIDGE, Anew, Bench
-from mtz_core.zipping.prepare import Job, Labelled, Sample, prepare
+from mtz_core.zipping.prepare import Given, Job, Sample, prepare
 from mtz_core.zipping.rehearsal import rehearsed
 from mtz_core.zipping.sizing import size_with
 
@@ -144,6 +144,8 @@ class Forecast:
             self._compare(index, streams)
             done += 1
         before, streams, base = self.bench.answers(), self._streams(), 0.0
+        known = (before, self.bench.answers(self.fit))
+        self.bench.known = [torch.cat(pair) for pair in zip(*known, strict=True)]
         if self.trunk is not None:
             yield Measuring(self.trunk.name, done, self.steps)
             base = self._trunk_damage(self.trunk, streams, before)
@@ -166,13 +168,13 @@ class Forecast:
         own = (self.spec.own_bias, self.spec.own_scale)
         added = Choice(self.network.joint.structure, tuple(curves), *own, 1.0, self.trunk, base)
         together: list[tuple[float, float]] = []
-        for share in MEASURED:
+        for shares in map(added.uniform, MEASURED):
             yield Measuring(TOGETHER, done, self.steps)
-            shares = added.uniform(share)
-            found = rehearsed(self.walk, self.bench, shares, self._streams(), self.fit, self.part)
+            found = rehearsed(self.walk, self.bench, shares, self._streams(), self.fit, self.part, known)
             together.append((added.divergence(shares), found))
             done += 1
-        yield replace(added, rate=changed_per_root(self.bench.seen), together=rising(together))
+        inputs = sum(map(len, self.fit)) + sum(map(len, self.bench.judge))
+        yield replace(added, rate=changed_per_root(self.bench.seen), together=rising(together), inputs=inputs)
 
     def _streams(self) -> list[Twin]:
         spec = self.spec
@@ -281,7 +283,7 @@ def plan(
     networks: Sequence[nn.Module],
     calibration: Sequence[Tensor],
     spec: ZipSpec,
-    evaluation: Sequence[Labelled | None] | None = None,
+    evaluation: Sequence[Given | None] | None = None,
 ) -> Iterator[Measuring | Plan]:
     """Plan the shares of a zip whose specification has `share="auto"` and a budget: yield progress, then the plan.
 

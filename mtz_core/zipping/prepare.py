@@ -14,6 +14,8 @@ from mtz_core.checking.checks import require_identity
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph.correspondence import JointGraph, correspond
 from mtz_core.graph.propagation import channel_graphs
+from mtz_core.graph.stored_program import why_not_written
+from mtz_core.layerwise.constraints import require_possible
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.kind import Output
 from mtz_core.outputs.types import TaskType
@@ -27,6 +29,8 @@ from mtz_core.zipping.retraining import RetrainingData, held_back
 
 Data = Tensor | Iterable[Any]
 Labelled = tuple[Tensor, Tensor]
+Given = tuple[Tensor, Labels]
+"""Images and labels as they come: of several outputs by their names."""
 FEW_IMAGES = 100
 """With fewer calibration images than this a user is warned."""
 
@@ -112,6 +116,8 @@ class Job:
             for group in graph.groups:
                 if group.width and group.frozen is not None and group.frozen != HEAD:
                     notes.append(f"{', '.join(group.producers)} stay private (network {t}): {group.frozen}")
+            if (why := why_not_written(graph.network.module)) is not None:
+                notes.append(f"network {t} can be zipped, but the zipped network cannot be saved: {why}")
         for name in self.refused:
             notes.append(f"{name} shares nothing: none of the channels that it reads is shared; share those first")
         for name in unfounded(self.joint.structure, shares):
@@ -123,8 +129,8 @@ def prepare(
     networks: Sequence[nn.Module],
     calibration: Sequence[Data],
     spec: ZipSpec,
-    evaluation: Sequence[Labelled | None] | None = None,
-    retraining: Sequence[Data | Labelled] | None = None,
+    evaluation: Sequence[Given | None] | None = None,
+    retraining: Sequence[Data | Given] | None = None,
     live_images: int | None = None,
 ) -> Job:
     """Check everything that a zip is given (see `mtz_core.zipping.zipper.Zipper`).
@@ -156,6 +162,7 @@ def prepare(
     outputs, assumed = found_outputs(joint.graphs, images, asked_types, labels, device)
     tested = _for_evaluation(pairs, outputs)
     trunk = trunk_of(joint.structure, spec.trunk, spec.macs)
+    require_possible(spec, joint, () if trunk is None else tuple(trunk.groups))
     asked = resolve_shares(1.0 if spec.share == "auto" else spec.share, joint)
     asked |= {} if trunk is None else trunk.groups
     effective = effective_shares(joint.structure, asked)

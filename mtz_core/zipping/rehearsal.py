@@ -27,6 +27,7 @@ def rehearsed(
     streams: Sequence[Twin],
     fit: Sequence[Tensor],
     part: float,
+    before: Sequence[Sequence[Tensor]] = (),
 ) -> float:
     """Divergence of the answers that a zip on all images would have, by one on some of them.
 
@@ -40,9 +41,10 @@ def rehearsed(
         streams: the images that fit, at the beginning of the network.
         fit: these images.
         part: of all images, those that fit.
+        before: the parents' answers on images that judge and on those that fit, if they are known.
     """
     given = (bench.judge, fit)
-    before = [bench.answers(images) for images in given]
+    before = before or [bench.answers(images) for images in given]
     with unchanged(walk.network):
         _zip(replace(walk, ledger=Ledger(walk.network.joint, shares)), streams)
         judged, fitted = (bench.compared(x, bench.answers(images)) for x, images in zip(before, given, strict=True))
@@ -78,11 +80,11 @@ def _zip(walk: LayerWalk, streams: Sequence[Twin]) -> None:
         seen = walk.compare(index, streams, network.tables, peaks=False)
         if index not in hidden:
             rows = np.empty((0, network.tasks), dtype=np.int64)
-            network.set_weights(index, seen.merge(rows, rounds).weights)
+            network.set_weights(index, seen.merge(rows, rounds, judged=False).weights)
             continue
         for _ in pair_layer(walk, index, seen, streams):
             pass
-        outcome = seen.merge(walk.rows(index), rounds)
+        outcome = seen.merge(walk.rows(index), rounds, judged=False)
         network.merge(index, outcome.weights, outcome.scales)
         if network.joint.layers[index].repeated:
             for stream in streams:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,10 @@ from mtz_core.outputs.kind import Scores
 from mtz_core.outputs.values import ABSOLUTE
 from mtz_core.structure.sizes import ParameterCounts
 from mtz_core.zipping.prepare import Job, Sample
+from mtz_core.zipping.progress import WorkClock
+
+if TYPE_CHECKING:
+    from mtz_core.zipping.harm import HarmMeter, Undone
 
 Now = Mapping[str, float]
 """Fraction of the work that is done, and seconds."""
@@ -102,6 +106,31 @@ def zipped(
         matters=_importances(seen.problem, len(compared)),
         scales=tuple(as_array(scale) for scale in outcome.scales or ()),
     )
+
+
+def harm(now: Now, meter: HarmMeter, undone: Undone) -> ev.HarmMeasured:
+    """A group's merges were undone for trial."""
+    joint, hidden = meter.job.joint, meter.walk.ledger.hidden()
+    return ev.HarmMeasured(
+        **now,
+        group=joint.groups[undone.group].name,
+        layers=tuple(joint.layers[k].name for k in hidden if joint.layers[k].group == undone.group),
+        errors_before=undone.before.errors,
+        errors_after=undone.after.errors,
+        divergences_before=undone.before.divergences,
+        divergences_after=undone.after.divergences,
+        images=tuple(len(images) for images, _ in meter.judged),
+        labelled=tuple(labels is not None for _, labels in meter.judged),
+        calibration=meter.images,
+    )
+
+
+def harms(clock: WorkClock, meter: HarmMeter) -> Iterator[ev.Event]:
+    """Every merge is undone for trial, one after the other."""
+    for number, undone in enumerate(meter.measure(), start=1):
+        clock.advance(("harm", number))
+        yield harm(clock.now(), meter, undone)
+    clock.leave("harm")
 
 
 def beside_parents(final: ev.Evaluated, parents: Sequence[Scores]) -> ev.Evaluated:

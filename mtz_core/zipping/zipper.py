@@ -27,11 +27,15 @@ from mtz_core.spec import RetrainSpec, ZipSpec
 from mtz_core.zipping.checkpoint import Checkpoint, Standing
 from mtz_core.zipping.evaluation import parent, scores
 from mtz_core.zipping.forecast import Forecast, Measuring, planned
-from mtz_core.zipping.prepare import Data, Labelled, prepare, resumed
+from mtz_core.zipping.harm import HarmMeter
+from mtz_core.zipping.prepare import Data, Given, prepare, resumed
 from mtz_core.zipping.progress import WorkClock
-from mtz_core.zipping.report import beside_parents, compensated, differences, finished, started, zipped
+from mtz_core.zipping.report import beside_parents, compensated, differences, finished, harms, started, zipped
 from mtz_core.zipping.retraining import Retrained, retrain
 from mtz_core.zipping.sufficiency import trial_sizes, trials
+
+EVALUATIONS = 20
+"""After every layer, while the network is retrained."""
 
 
 class Zipper:
@@ -45,6 +49,7 @@ class Zipper:
         evaluation: per task labelled inputs `(images, labels)`, or `None`; report errors, and show what answers are.
         retraining: per task inputs, or `(images, labels)`; the calibration inputs if omitted.
         live_images: at most this many evaluation images are used for reports before the final one.
+        harm: also measure what undoing each merge would win back.
 
     Raises:
         GraphError: a network cannot be traced or would be answered for wrongly, or the networks do not correspond.
@@ -57,9 +62,10 @@ class Zipper:
         calibration: Sequence[Data],
         spec: ZipSpec | None = None,
         *,
-        evaluation: Sequence[Labelled | None] | None = None,
-        retraining: Sequence[Data | Labelled] | None = None,
+        evaluation: Sequence[Given | None] | None = None,
+        retraining: Sequence[Data | Given] | None = None,
         live_images: int | None = None,
+        harm: bool = False,
     ) -> None:
         spec = ZipSpec() if spec is None else spec
         self.job = job = prepare(networks, calibration, spec, evaluation, retraining, live_images)
@@ -68,7 +74,7 @@ class Zipper:
         self._walk = LayerWalk(self.network, spec, Ledger(job.joint, job.shares), calibrator)
         self.hidden, self.stations = self._walk.ledger.hidden(), self._walk.stations()
         self._planned, self._settled = spec.share != "auto", spec.calibration != "enough"
-        self._finished, self._steps, self._spared = list[int](), 0, 0
+        self._finished, self._steps, self._spared, self._harm = list[int](), 0, 0, harm
         first = {job.joint.layers[index].group: index for index in reversed(self.hidden)}.values()
         ahead = {index: self._walk.ahead(index) for index in first}
         self._clock = WorkClock(spec, self.network, self.stations, ahead, self.sample.counts)
@@ -77,14 +83,11 @@ class Zipper:
         """State after the layers finished so far; valid right after a `LayerFinished` event."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         standing = Standing(
-            list(self._finished),
-            self._walk.ledger.data(),
-            self._steps,
-            self._spared,
+            list(self._finished), self._walk.ledger.data(), self._steps, self._spared,
             dict(self._walk.ledger.shares) if self.spec.share == "auto" else None,
             max(self.sample.counts) if self.spec.calibration == "enough" else None,
             self.network.description(),
-        )
+        )  # fmt: skip
         return Checkpoint(tensors, standing.data())
 
     def _resume(self, checkpoint: Checkpoint) -> None:
@@ -110,6 +113,8 @@ class Zipper:
             MTZError: with a remedy, e.g. when calibration data gives NaN.
         """
         self._clock.begin()
+        if self._harm:
+            self._clock.foresee("harm", len(self.hidden))
         if resume is not None:
             self._resume(resume)
             self._clock.skip(self._finished, self._steps + self._spared)
@@ -185,9 +190,7 @@ class Zipper:
 
     def _streams(self) -> list[Twin]:
         """Calibration images, then the evaluation images on which each layer's loss is measured."""
-        spec, both = self.spec, []
-        for images, live in zip(self.sample.images, self.job.live, strict=True):
-            both.append(images if live is None else torch.cat([images, live[0][: len(images)]]))
+        spec, both = self.spec, _with_live(self.sample.images, self.job.live)
         budget = spec.activation_budget - self._walk.calibrator.row_bytes(self.stations, list(map(len, both)))
         return twins(self.network, both, spec.compensate, spec.batch_size, budget, self.job.device)
 
@@ -235,6 +238,7 @@ class Zipper:
 
     def _retrain(self, spec: RetrainSpec, steps: int, layer: str | None) -> Iterator[ev.Event]:
         job, first = self.job, self._steps
+        every = spec.evaluate_every or max(1, steps // EVALUATIONS)
         teachers = [parent(self.network, t) for t in range(self.network.tasks)]
         seed = self.spec.seed + 7919 * (first + 1)
         for item in retrain(self.network, job.retraining, teachers, job.alphas, spec, steps, seed, job.device):
@@ -248,7 +252,7 @@ class Zipper:
             self._steps += 1
             self._clock.advance(("step", self._steps + self._spared))
             yield ev.RetrainStep(**self._clock.now(), layer=layer, step=self._steps, losses=item)
-            if (self._steps - first) % spec.evaluate_every == 0 and self._steps - first < steps:
+            if (self._steps - first) % every == 0 and self._steps - first < steps:
                 yield self._evaluated("retraining", layer)
         yield self._evaluated("retrained", layer)
 
@@ -266,14 +270,34 @@ class Zipper:
             scores=tuple(each.more for each in found),
         )
 
+    def meter(self) -> HarmMeter:
+        """What undoes merges of the network for trial, once it is zipped."""
+        return HarmMeter(self.job, self.sample, self._walk)
+
     def _finish(self) -> Iterator[ev.Event]:
         job, final, parents = self.job, None, None
         if any(pair is not None for pair in job.evaluation):
+            if _are_fewer(job.live, job.evaluation):
+                yield self._evaluated("ended", None)
             parents = scores(self.network, job.evaluation, job.outputs, job.device, parents=True)
             final = beside_parents(self._evaluated("final", None), parents)
             yield final
+        if self._harm:
+            yield from harms(self._clock, self.meter())
         self._clock.end()
         yield finished(self._clock.now(), job, self.network.counts(), final, parents)
+
+
+def _with_live(images: Sequence[torch.Tensor], live: Sequence[Given | None]) -> list[torch.Tensor]:
+    """Each task's calibration images, and behind them as many of its evaluation images at most."""
+    pairs = zip(images, live, strict=True)
+    return [x if pair is None else torch.cat([x, pair[0][: len(x)]]) for x, pair in pairs]
+
+
+def _are_fewer(live: Sequence[Given | None], every: Sequence[Given | None]) -> bool:
+    """Whether some task is not evaluated on all its images before the end."""
+    pairs = zip(live, every, strict=True)
+    return any(len(some[0]) < len(whole[0]) for some, whole in pairs if some is not None and whole is not None)
 
 
 def _restart(streams: Sequence[Twin]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
 from mtz_core.data import bundled, uploads
+from mtz_core.data.kinds import INPUTS, input_kind
 from mtz_core.errors import MTZError, SpecError
 from mtz_core.figures.text import count_text
 from mtz_core.outputs.types import KINDS, WORDS
@@ -20,10 +21,11 @@ from mtz_core.own.ask import ask
 from mtz_core.own.recognition import architectures
 from mtz_core.own.registered import FORM, VARIABLE
 from mtz_core.own.registry import OwnNetwork, forget
+from mtz_core.runs.limits import check_upload
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec, TypeSpec
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.system.paths import uploads_folder
-from pages.ui import address, frame, query
+from pages.ui import address, frame, jobs, paths, query, visitor
 
 SOURCES = ("file", "torchvision", "registered")
 SAID = {"file": "a weights file", "torchvision": "torchvision's published weights", "registered": "a registered module"}
@@ -34,7 +36,7 @@ SETS = (
     "MNIST", "FashionMNIST", "KMNIST", "EMNIST-letters", "EMNIST-digits", "EMNIST-balanced", "CIFAR10", "CIFAR100",
     "STL10",
 )  # fmt: skip
-LOCAL = ("localhost", "127.0.0.1", "::1")
+MOST_INSPECTIONS = 100
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,9 +57,14 @@ def area(parents: Sequence[str]) -> None:
         fields, default, title = found
         outputs = fields.pop("outputs", ())
         try:
-            fields["data"], fields["labels"] = _data(fields.get("data"))
+            pictures = isinstance(default, TransformSpec)
+            fields["data"], fields["labels"] = _data(fields.get("data") or (None if pictures else "upload"))
             fields |= _types(outputs) if outputs else {"type": _type("What its answers are", "own-type")}
-            fields["transform"] = _transform(default, source + str(fields.get("architecture")))
+            key = source + str(fields.get("architecture"))
+            if isinstance(default, TransformSpec):
+                fields["transform"] = _transform(default, key)
+            elif default == "values":
+                fields["transform"] = _normalisation(key)
             title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
             if st.button("Check and add", type="primary", icon=":material/add:", key="own-add"):
                 spec = NetworkSpec(**{name: value for name, value in fields.items() if value is not None})
@@ -74,7 +81,9 @@ def removal(network: OwnNetwork, parents: Sequence[str]) -> None:
         st.rerun()
 
 
-Found = tuple[dict[str, Any], TransformSpec, str]
+Prepared = TransformSpec | Literal["values", "numbers"]
+"""How inputs are prepared by default: pictures by a transform, values normalised if asked, whole numbers never."""
+Found = tuple[dict[str, Any], Prepared, str]
 
 
 def _file() -> Found | None:
@@ -104,8 +113,9 @@ def _file() -> Found | None:
             _problem(SpecError(known["error"]))
             return None
     name = _shown(upload)
-    shape = " × ".join(str(n) for n in known["input_shape"])
-    read = "images" if len(known["input_shape"]) == 3 else "inputs"
+    shape, whole = " × ".join(str(n) for n in known["input_shape"]), known["dtype"] != "float32"
+    read = INPUTS[input_kind(known["input_shape"], whole)]
+    shape += " whole numbers" if whole else ""
     kind = {"safetensors": "safetensors", "torch": "state dict of torch.save", "pt2": "program of torch.export"}
     classes = f"{known['classes']} classes" if known["classes"] else "number of classes unknown"
     if known["outputs"]:
@@ -117,12 +127,8 @@ def _file() -> Found | None:
     fitting, title = list(known["architectures"]), name.rsplit(".", 1)[0]
     if fitting == [EXPORTED]:
         st.success("It brings its own architecture.", icon=":material/check_circle:")
-        size, channels = known["input_shape"][-1], known["input_shape"][0]
-        return (
-            {"architecture": EXPORTED, "weights": upload, "outputs": known["outputs"]},
-            _exported(size, channels),
-            title,
-        )
+        fields = {"architecture": EXPORTED, "weights": upload, "outputs": known["outputs"]}
+        return fields, _prepared(known["transform"], whole), title
     if fitting:
         st.success(f"Its tensors fit {', '.join(fitting)}.", icon=":material/check_circle:")
     else:
@@ -171,7 +177,8 @@ def _registered() -> Found | None:
         st.caption(frame.plain(FORM))
         return None
     name = st.selectbox("Module", list(known["done"]), key="registered-name")
-    return {"model": name, "data": known["done"][name]}, TransformSpec(), str(name)
+    about = known["done"][name]
+    return {"model": name, "data": about["data"]}, _prepared(about["transform"], about["whole"]), str(name)
 
 
 def _chosen_file(
@@ -183,16 +190,18 @@ def _chosen_file(
     """
     left, right = st.columns(2, vertical_alignment="top")
     with left:
-        given = st.file_uploader(what, key=f"{key}-file", help=help)
+        given = st.file_uploader(what, key=f"{key}-file", help=help, max_upload_size=visitor.settings().most_upload)
     st.caption(help)
     path = ""
-    if st.get_option("server.address") in LOCAL:
+    if paths.may_name_paths():
         with right:
             path = st.text_input("… or its path on this computer", key=f"{key}-path", placeholder=example)
     identity = given.file_id if given is not None else path.strip()
     if identity and st.session_state.get(f"{key}-kept") != identity:
         try:
-            upload = uploads.keep(given.getbuffer()) if given is not None else uploads.keep_path(path.strip())
+            if given is not None:
+                check_upload(visitor.settings(), given.size)
+            upload = _kept(given, path.strip())
         except MTZError as error:
             _problem(error)
             return None
@@ -220,8 +229,8 @@ def _data(known: str | None) -> tuple[str, str | None]:
     kind = st.selectbox(
         "Data that it was trained on", DATA, start, key="own-data",
         format_func=lambda name: {
-            "folder or file": "a folder of images, or an .npz file, on this computer",
-            "upload": "an .npz or .npy file, uploaded", "torchvision": "a data set of torchvision",
+            "folder or file": "a folder of images, or an .npz or .zip file, on this computer",
+            "upload": "an .npz, .npy or .zip file, uploaded", "torchvision": "a data set of torchvision",
         }.get(name, f"{name} (bundled)"),
     )  # fmt: skip
     if kind == "torchvision":
@@ -231,41 +240,54 @@ def _data(known: str | None) -> tuple[str, str | None]:
         return f"torchvision:{name}", None
     if kind == "upload":
         upload = _chosen_file(
-            "Images", "images",
-            "`images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1; `labels` (N,) if you have them: "
-            "without labels no errors are reported.", "images-file", "/home/me/images.npz",
+            "Inputs", "images",
+            "An .npz file with `images` (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or 0 to 1, or `inputs` as the "
+            "network reads them: vectors (N, F), sequences (N, L, F), tokens (N, L), audio (N, 1, L), volumes "
+            "(N, C, D, H, W); and `labels` if you have them (of several outputs: `labels.NAME` each): without labels "
+            "no errors are reported. Or a folder of images as one .zip file.", "images-file", "/home/me/images.npz",
         )  # fmt: skip
         labels = _chosen_file(
-            "Labels, if the file of images has none", "labels",
-            "A .csv file with a header and one row for each image, in their order. One column of words or whole "
+            "Labels, if the file of inputs has none", "labels",
+            "A .csv file with a header and one row for each input, in their order. One column of words or whole "
             "numbers is a class; columns of 0 and 1 are attributes; other numbers are values.", "labels-file",
             "/home/me/labels.csv", optional=True,
         )  # fmt: skip
         return upload or "", labels
     if kind == "folder or file":
-        if st.get_option("server.address") not in LOCAL:
-            raise SpecError("paths are taken only where the dashboard runs on your own computer; upload an .npz file")
+        if not paths.may_name_paths():
+            raise SpecError(paths.REFUSED)
         path = st.text_input(
             "Path",
             key="own-path",
             placeholder="/home/me/photos",
-            help="A folder with one subfolder per class, with labels.csv, or with images and masks; or an .npz file.",
+            help="A folder with one subfolder per class, with labels.csv, or with images and masks; a .zip of such "
+            "a folder; or an .npz file.",
         )
-        return path.strip(), None
+        return paths.own_path(path.strip()), None
     return kind, None
 
 
+def _kept(given: Any, path: str) -> str:
+    """Keep what was uploaded, or a copy of the file that a path names."""
+    if given is not None:
+        return uploads.keep(given.getbuffer())
+    return uploads.keep_path(paths.own_path(path))
+
+
 def _types(outputs: Sequence[str]) -> dict[str, Any]:
-    """Draw the choices of what each of several outputs is, and to which of them labels belong."""
+    """Draw the choices of what each of several outputs is, and which of them have labels."""
     found = {name: _type(f"What {frame.plain(name)} is", f"own-type-{name}") for name in outputs}
     chosen = {name: kind for name, kind in found.items() if kind is not None}
-    whose = st.selectbox(
+    whose = st.multiselect(
         "Labels belong to",
         outputs,
+        default=outputs[:1],
         key="own-labels-for",
-        help="The output that the labels of the data are for; the others are measured against the parent alone.",
+        help="The outputs that have labels; the others are measured against the parent alone. Labels of several are "
+        "called by the outputs: arrays labels.NAME in an .npz file, columns NAME or NAME.* in a table.",
     )
-    return {"type": TypeSpec(heads=chosen) if chosen else None, "labels_for": whose}
+    labels_for = whose[0] if len(whose) == 1 else tuple(whose) or None
+    return {"type": TypeSpec(heads=chosen) if chosen else None, "labels_for": labels_for}
 
 
 def _type(label: str, key: str) -> TypeSpec | None:
@@ -280,34 +302,68 @@ def _type(label: str, key: str) -> TypeSpec | None:
 
 
 def _transform(default: TransformSpec, key: str) -> TransformSpec:
-    """Draw how images are prepared, filled in with what the architecture expects."""
+    """Draw how images are prepared, filled in with what the network expects."""
     st.markdown("**How images are prepared**")
     size, channels, crop, mean, std = st.columns([2, 2, 2, 3, 3])
+    known = default.channels in (1, 3)
     chosen = {
-        "size": size.number_input("Size", 4, 1024, default.size, key=f"size-{key}", help="Width and height in pixels."),
+        "size": _size(default, key, size),
         "channels": channels.selectbox(
-            "Channels", [1, 3], [1, 3].index(default.channels), key=f"channels-{key}",
-            format_func=lambda n: {1: "1 (grey)", 3: "3 (RGB)"}[n],
+            "Channels", [1, 3] if known else [default.channels], int(default.channels == 3),
+            key=f"channels-{key}", format_func=lambda n: {1: "1 (grey)", 3: "3 (RGB)"}.get(n, str(n)),
         ),
         "crop": crop.number_input(
             "Crop", 0.05, 1.0, default.crop, 0.005, format="%.4g", key=f"crop-{key}",
-            help="The central square, as a part of the image's shorter side.",
+            help="What is kept of an image, in the middle, as a part of its shorter side.",
         ),
         "mean": _numbers(mean.text_input("Mean", _text(default.mean), key=f"mean-{key}"), "mean"),
         "std": _numbers(std.text_input("Standard deviation", _text(default.std), key=f"std-{key}"), "std"),
+        "values": st.segmented_control(
+            "Numbers in an array of images", ["unit", "any"], default=default.values, required=True,
+            key=f"values-{key}", format_func=lambda name: {"unit": "from 0 to 1", "any": "as they are"}[name],
+            help="Bytes are divided by 255 in both cases. Numbers beyond 0 and 1, as decibels, are only taken as they "
+            "are.",
+        ),
     }  # fmt: skip
     return TransformSpec(**chosen)
+
+
+def _size(default: TransformSpec, key: str, place: Any) -> Any:
+    """Draw the size of a picture: one number for a square."""
+    _, height, width = default.shape
+    if height == width:
+        return place.number_input("Size", 1, 1024, height, key=f"size-{key}", help="Width and height in pixels.")
+    sides = [
+        place.number_input(name, 1, 65_536, side, key=f"{name.lower()}-{key}", help="In pixels.")
+        for name, side in (("Height", height), ("Width", width))
+    ]
+    return tuple(sides)
+
+
+def _normalisation(key: str) -> TransformSpec | None:
+    """Draw what is subtracted from inputs that are no pictures, and what divides them; nothing by default."""
+    st.markdown("**How inputs are prepared**")
+    st.caption("They are read as they are stored. A mean and a standard deviation may normalise them, one number or "
+               "one for each feature.")  # fmt: skip
+    mean, std = st.columns(2)
+    numbers = TransformSpec(
+        mean=_numbers(mean.text_input("Mean", "0", key=f"mean-{key}"), "mean"),
+        std=_numbers(std.text_input("Standard deviation", "1", key=f"std-{key}"), "std"),
+    )
+    return None if numbers.plain else numbers
 
 
 def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
     """Have the network checked, and choose it beside those of the chosen that it zips with."""
     if not spec.data:
         raise SpecError("choose the data that the network was trained on")
+    paths.check_paths(spec)
     with st.status("Checking the network…", expanded=True) as status:
         line = st.empty()
         request = {"do": "add", "spec": spec.model_dump(mode="json"), "title": title}
         try:
-            added = ask(request, _progress(line))
+            with jobs.place("inspect"):
+                added = ask(request, _progress(line))
         except MTZError:
             status.update(label="The network was not added", state="error")
             raise
@@ -331,19 +387,32 @@ def _progress(line: Any) -> Callable[[str], None]:
     return say
 
 
-@st.cache_data(show_spinner=False, max_entries=100)
+@st.cache_resource(show_spinner=False)
+def _inspections() -> dict[tuple[str, str | None], dict[str, Any]]:
+    """What is known of uploads; a page that waits for its turn draws, which a cached function must not."""
+    return {}
+
+
 def _inspected(upload: str, part: str | None) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = ask({"do": "inspect", "upload": upload, "part": part})
-    except MTZError as error:
-        return {"error": str(error)}
+    known = _inspections()
+    if (upload, part) in known:
+        return known[upload, part]
+    with jobs.place("inspect"):
+        try:
+            found: dict[str, Any] = ask({"do": "inspect", "upload": upload, "part": part})
+        except MTZError as error:
+            found = {"error": str(error)}
+    for old in list(known)[: max(0, len(known) - MOST_INSPECTIONS)]:
+        known.pop(old, None)
+    known[upload, part] = found
     return found
 
 
 @st.cache_data(show_spinner=False, ttl=60)
 def _models(where: str) -> dict[str, Any]:
     try:
-        return {"done": ask({"do": "models"})}
+        with jobs.place("inspect", told=False):
+            return {"done": ask({"do": "models"})}
     except MTZError as error:
         return {"error": str(error)}
 
@@ -371,10 +440,11 @@ def _default(architecture: str) -> TransformSpec:
     return TransformSpec(**architectures()[architecture].transform)
 
 
-def _exported(size: int, channels: int) -> TransformSpec:
-    if channels == 3:
-        return _default("torchvision:resnet18").model_copy(update={"size": size, "crop": 1.0})
-    return TransformSpec(size=size)
+def _prepared(transform: dict[str, Any] | None, whole: bool) -> Prepared:
+    """How a network's inputs are prepared, as a process that looked into it says."""
+    if transform is not None:
+        return TransformSpec(**transform)
+    return "numbers" if whole else "values"
 
 
 def _text(numbers: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mtz_core.errors import MTZError
+from mtz_core.figures.names import run_name
 from mtz_core.figures.palette import palette
 from mtz_core.figures.text import ago_text, percent_text
 from mtz_core.own.registered import VARIABLE, register
 from mtz_core.system.paths import runs_folder
+from pages.ui import paths
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,25 +30,29 @@ if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
     from mtz_core.runs.store import RunStore
 
-HOME, NETWORKS, ZIP = "app.py", "pages/1_Networks.py", "pages/2_Zip.py"
+HOME, NETWORKS, ZIP = "Home.py", "pages/1_Networks.py", "pages/2_Zip.py"
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
 NAME = "MTZ Explorer"
 FLAG = re.compile(r"--models(=.*)?")
-MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$:<>&-])")
+MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$:<>&@=-]|(?<=www)\.|(?<=\d)\.(?=\s))", re.IGNORECASE)
+TAG = re.compile(r"<(?!/?(?:b|br|i|sub|sup|extra)\b)", re.IGNORECASE)
+"""What would begin a tag in a figure's text, but for those that the figures write."""
 
 # status → word, Material icon, badge colour: the word and the icon carry the meaning without the colour
 STATUS = {
     "queued": ("Starting", ":material/hourglass_top:", "gray"),
+    "waiting": ("Waiting", ":material/hourglass_top:", "gray"),
     "running": ("Running", ":material/play_circle:", "blue"),
     "finished": ("Finished", ":material/check_circle:", "green"),
     "failed": ("Failed", ":material/error:", "red"),
     "cancelled": ("Stopped", ":material/stop_circle:", "orange"),
     "lost": ("Interrupted", ":material/link_off:", "orange"),
+    "paused": ("Paused", ":material/pause_circle:", "orange"),
 }
-LIVE = ("queued", "running")
+LIVE = ("queued", "waiting", "running", "paused")
 
 
-def page(title: str, *, lead: str | None = None, heading: bool = True, edge: bool = True) -> None:
+def page(title: str, *, lead: str | None = None, heading: bool = True, edge: bool = True, follow: bool = True) -> None:
     """Begin a page: call this before any other Streamlit command.
 
     Args:
@@ -54,6 +60,7 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
         lead: one sentence under the heading.
         heading: `False` lets the page draw its own heading.
         edge: `False` lets the page call `draw_edge` itself, after what must appear sooner.
+        follow: `False` lets the page see to it that the sidebar tells how far runs are.
     """
     _register_models()
     st.set_page_config(
@@ -62,22 +69,27 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
         initial_sidebar_state="auto",
     )
     st.html(Path(__file__).with_name("style.css"))
+    paths.check_host()
+    from pages.ui import visitor  # which needs the store of this module
+
+    visitor.welcome()
     if edge:
-        draw_edge()
+        draw_edge(follow=follow)
     if heading:
-        st.title(title, anchor=False)
+        with st.container(key="page-title"):
+            st.title(title, anchor=False)
         if lead:
-            st.markdown(f"<p class='lead'>{lead}</p>", unsafe_allow_html=True)
+            st.html(f"<p class='lead'>{lead}</p>")  # Markdown would be typeset a moment later, and move the page
 
 
-def draw_edge() -> None:
+def draw_edge(*, follow: bool = True) -> None:
     """Draw what surrounds every page: the tab's icon, the mark and the sidebar.
 
     They import image libraries and open the run store, which takes half a second after a server start.
     """
     st.set_page_config(page_icon=_icon(palette("light")))  # adds to what `page` has set
     st.logo(_logo(palette(theme())), size="large", link=None)
-    _sidebar()
+    _sidebar(follow)
 
 
 def _register_models() -> None:
@@ -90,6 +102,23 @@ def _register_models() -> None:
 def plain(text: str) -> str:
     """Return text that Markdown shows as it is: for names and messages that come from outside."""
     return MARKUP.sub(r"\\\1", text)
+
+
+def _has_tag(text: Any) -> bool:
+    if isinstance(text, str):
+        return TAG.search(text) is not None
+    if isinstance(text, dict | list | tuple):
+        return any(map(_has_tag, text.values() if isinstance(text, dict) else text))
+    return False
+
+
+def without_links(text: Any) -> Any:
+    """Return what a figure holds with no tags but plain ones in its texts: a name can't be a link or a style."""
+    if isinstance(text, str):
+        return TAG.sub("&lt;", text)
+    if isinstance(text, dict):
+        return {name: without_links(value) for name, value in text.items()}
+    return [without_links(each) for each in text] if isinstance(text, list | tuple) else text
 
 
 def theme() -> Mode:
@@ -120,11 +149,13 @@ def show(figure: go.Figure, key: str, *, alt: str, file_name: str | None = None,
         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
         "toImageButtonOptions": {"format": "png", "filename": file_name or f"mtz-{key}", "scale": 2},
     }
+    if _has_tag(content := figure.to_dict()):
+        figure = type(figure)(without_links(content))
     return st.plotly_chart(figure, key=key, theme=None, config=config, alt=alt, **options)
 
 
 def link(target: str, label: str, *, icon: str | None = None, help: str | None = None, **parameters: Any) -> None:
-    """Draw a link to a page (one of this module's constants); `parameters` become its URL's query.
+    """Draw a link to a page (one of this module's constants), as its label says; `parameters` become its URL's query.
 
     A list or tuple is repeated (`parents=a&parents=b`), `None` is left out.
     """
@@ -133,7 +164,7 @@ def link(target: str, label: str, *, icon: str | None = None, help: str | None =
         for name, value in parameters.items()
         if value is not None
     }
-    st.page_link(target, label=label, icon=icon, help=help, query_params=query or None)
+    st.page_link(target, label=plain(label), icon=icon, help=help, query_params=query or None)
 
 
 def status_chip(status: str) -> None:
@@ -149,9 +180,12 @@ def is_live(status: str) -> bool:
 
 def run_title(record: RunRecord) -> str:
     """Return a run's title, or what it zips where it has none."""
-    if record.spec.title:
-        return record.spec.title
-    return " + ".join(n.title for n in record.spec.networks)
+    return run_name(record)
+
+
+def run_status(record: RunRecord) -> str:
+    """Return a run's status as pages tell it: one that is queued waits, or its worker starts."""
+    return "waiting" if record.waiting and str(record.status) == "queued" else str(record.status)
 
 
 def run_age(record: RunRecord) -> str:
@@ -160,9 +194,10 @@ def run_age(record: RunRecord) -> str:
 
 
 def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -> RunRecord | None:
-    """Draw a run selector bound to `?run=ID` and return the chosen run, newest first.
+    """Draw a run selector that lives in `?run=ID` and return the chosen run: without one, the newest.
 
-    With no run to choose from it says so, links to the Zip page and returns `None`.
+    The address of who comes without a run stays as it is: a new one would be a step more to go back. With no run to
+    choose from it says so, links to the Zip page and returns `None`.
     """
     records = [r for r in store().list() if statuses is None or str(r.status) in statuses]
     if not records:
@@ -172,12 +207,10 @@ def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -
     known = {record.id: record for record in records}
     asked = st.query_params.get("run")
     if asked is not None and asked not in known:
-        st.warning(f"There is no run “{asked[:40]}” here; showing the newest one.", icon=":material/search_off:")
+        st.warning(f"There is no run “{plain(asked[:40])}” here; showing the newest one.", icon=":material/search_off:")
     # The URL leads and the widget follows (a bound widget would write its long label into the URL).
     current = asked if asked in known else records[0].id
     st.session_state["choice-of-run"] = current
-    if asked != current:
-        st.query_params["run"] = current
     chosen = st.selectbox(
         label,
         list(known),
@@ -189,7 +222,9 @@ def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -
 
 
 def _follow_choice() -> None:
-    st.query_params["run"] = st.session_state["choice-of-run"]
+    from pages.ui import address  # which needs `plain` of this module
+
+    address.move(drop=("layer", "tasks", "i", "j"), run=st.session_state["choice-of-run"])
 
 
 @contextmanager
@@ -198,13 +233,18 @@ def problems() -> Iterator[None]:
     try:
         yield
     except MTZError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         st.stop()
 
 
-def _sidebar() -> None:
+def _sidebar(follow: bool) -> None:
+    from pages.ui import menu  # which needs `link` of this module
+
     with st.sidebar:
-        _live_runs()
+        menu.draw()
+        st.session_state["live-runs"] = st.container()
+        if follow:
+            follow_live_runs()
         st.html(
             "<p class='colophon'>Multi-Task Zipping<br>He, Zhou and Thiele, NeurIPS 2018<br>"
             "<a href='https://arxiv.org/abs/1805.09791' target='_blank' rel='noopener'>arXiv 1805.09791</a></p>"
@@ -234,11 +274,40 @@ def _logo(colours: Palette) -> str:
     )
 
 
-def _live_runs() -> None:
-    """Link the runs that are going on, so that no page is a dead end while one works."""
+def follow_live_runs() -> None:
+    """Let the sidebar tell of live runs, again every second while there are any."""
+    if _live():
+        with st.session_state["live-runs"]:
+            st.fragment(_follow_live_runs, run_every=1.0)()
+
+
+def show_live_runs(shown: RunRecord) -> None:
+    """Tell of live runs in the sidebar from the fragment that looks at one of them, so that both say one number."""
+    with st.session_state["live-runs"]:
+        _draw_live_runs([shown if record.id == shown.id else record for record in _live()])
+
+
+def progress_text(record: RunRecord) -> str:
+    """Return how much of a run is done, as every page says it."""
+    return percent_text(record.fraction)
+
+
+def _live() -> list[RunRecord]:
     try:
-        live = [record for record in store().list(limit=8) if is_live(record.status)]
+        return [record for record in store().list(limit=8) if is_live(record.status)]
     except (MTZError, ImportError):
-        return
+        return []
+
+
+def _draw_live_runs(live: Sequence[RunRecord]) -> None:
+    """Link the runs that are going on, so that no page is a dead end while one works."""
     for record in live[:3]:
-        link(ZIP, f"{percent_text(record.fraction)} · {run_title(record)}", icon=":material/autorenew:", run=record.id)
+        link(ZIP, f"{progress_text(record)} · {run_title(record)}", icon=":material/autorenew:", run=record.id)
+
+
+def _follow_live_runs() -> None:
+    """Show the live runs again; the page is drawn anew when the last one ends."""
+    live = _live()
+    _draw_live_runs(live)
+    if not live:
+        st.rerun()

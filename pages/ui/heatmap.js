@@ -43,7 +43,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (!full) return;
     const room = full - margin.left - 2;
     let cell = room / columns;
-    if (rows * cell > 640) cell = 640 / rows;
+    if (rows * cell > 640) cell = Math.max(640 / rows, Math.min(6, cell, 960 / rows));
     cell = Math.min(cell, rows * columns <= 64 ? 76 : 44);
     size = { w: columns * cell, h: rows * cell };
     map.style.height = `${size.h + margin.top + 2}px`;
@@ -106,21 +106,53 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const j = Math.floor(((event.offsetX - margin.left) / size.w) * columns), i = Math.floor(((event.offsetY - margin.top) / size.h) * rows);
     return i >= 0 && i < rows && j >= 0 && j < columns ? [i, j] : null;
   };
+  const frame = parentElement.querySelector(".frame"), tip = parentElement.querySelector(".tip");
+  const lens = tip.querySelector(".lens"), AROUND = 4, SMALL = 6; // cells on either side; pixels below which a cell needs it
+  const hideTip = () => { tip.style.display = "none"; };
+  const showTip = (cell, x, y) => { // beside the pointer, or beside the cell that the keys have reached
+    tip.querySelector(".tiptext").textContent = say(cell);
+    const small = Math.min(size.w / columns, size.h / rows) < SMALL;
+    lens.style.display = small ? "block" : "none";
+    if (small) {
+      const c = lens.getContext("2d"), n = 2 * AROUND + 1, step = lens.width / n;
+      c.imageSmoothingEnabled = false;
+      c.clearRect(0, 0, lens.width, lens.height);
+      c.drawImage(image, cell[1] - AROUND, cell[0] - AROUND, n, n, 0, 0, lens.width, lens.height);
+      for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
+        const r = cell[0] - AROUND + i, k = cell[1] - AROUND + j;
+        if (r < 0 || k < 0 || r >= rows || k >= columns || !paired.has(r * columns + k)) continue;
+        for (const [width, paint] of [[3, "#000"], [1.5, "#fff"]]) {
+          c.beginPath(); c.arc((j + 0.5) * step, (i + 0.5) * step, 4, 0, 2 * Math.PI); c.lineWidth = width; c.strokeStyle = paint; c.stroke();
+        }
+      }
+      for (const [width, paint] of [[4, "#000"], [2, "#ff5ca8"]]) {
+        c.lineWidth = width; c.strokeStyle = paint; c.strokeRect(AROUND * step, AROUND * step, step, step);
+      }
+    }
+    tip.style.display = "block";
+    const wide = frame.clientWidth, left = x + 18 + tip.offsetWidth > wide ? x - 14 - tip.offsetWidth : x + 18;
+    tip.style.left = `${Math.max(0, Math.min(left, wide - tip.offsetWidth))}px`;
+    tip.style.top = `${y + 16}px`;
+  };
+  const centre = ([i, j]) => [margin.left + ((j + 0.5) * size.w) / columns, margin.top + ((i + 0.5) * size.h) / rows];
   const rest = () => { readout.textContent = data.selected ? `${data.readonly ? "Last" : "Chosen"}: ${say(data.selected)}` : (data.readonly ? "Point at a cell to read it." : "Point at a cell to read it; click to choose it."); };
   const choose = (cell) => {
     if (data.readonly) return; cursor = map.cursorCell = cell; setTriggerValue("cell", { i: cell[0], j: cell[1] }); draw(); };
 
   map.setAttribute("aria-label", `Map of ${rows} by ${columns} differences, ${names[0]} down, ${names[1]} across. Arrow keys move, Enter chooses a cell.`);
-  map.onpointermove = (event) => { hovered = cellAt(event); hovered ? (readout.textContent = say(hovered)) : rest(); };
-  map.onpointerleave = rest;
+  map.onpointermove = (event) => {
+    hovered = cellAt(event);
+    if (hovered) { readout.textContent = say(hovered); showTip(hovered, event.offsetX, event.offsetY); } else { hideTip(); rest(); }
+  };
+  map.onpointerleave = () => { hideTip(); rest(); };
   map.onclick = (event) => { const cell = cellAt(event); if (cell) choose(cell); };
-  map.onfocus = draw; map.onblur = draw;
+  map.onfocus = draw; map.onblur = () => { hideTip(); draw(); };
   map.onkeydown = (event) => {
     const step = event.shiftKey ? 10 : 1;
     const move = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step] }[event.key];
     if (move) {
       cursor = map.cursorCell = [Math.max(0, Math.min(rows - 1, cursor[0] + move[0])), Math.max(0, Math.min(columns - 1, cursor[1] + move[1]))];
-      readout.textContent = say(cursor); draw(); event.preventDefault();
+      readout.textContent = say(cursor); draw(); showTip(cursor, ...centre(cursor)); event.preventDefault();
     } else if (event.key === "Enter" || event.key === " ") { choose(cursor); event.preventDefault(); }
   };
 
@@ -132,6 +164,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     data.marked && data.pairs.length ? `${data.mark} (${data.pairs.length} shown).` : "",
     data.readonly ? "" : "Keyboard: arrows, Shift + arrows, Enter.",
   ].join(" ").trim();
+  map.parentElement.classList.add("drawn");
   rest(); draw();
   let width = map.clientWidth;
   const watcher = new ResizeObserver(() => { if (map.clientWidth !== width) { width = map.clientWidth; draw(); } });

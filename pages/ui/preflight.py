@@ -18,8 +18,9 @@ from mtz_core.errors import MTZError, RunError
 from mtz_core.figures.text import duration_text, percent_text
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.structure.sizes import why_not_zippable
+from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
-from pages.ui import address, frame, query, setup
+from pages.ui import address, frame, jobs, query, setup
 
 PATIENCE = 120.0
 """Seconds until a check is given up."""
@@ -51,7 +52,7 @@ def area(parents: Sequence[str], tasks: Sequence[str]) -> None:
     _report(report, [f"{number}: {task}" for number, task in enumerate(tasks)])
     known = query.known_networks()
     if report["green"] and (problem := why_not_zippable([known[name] for name in parents], parents)):
-        st.info(f"The Zip page does not take them. {problem}", icon=":material/block:")
+        st.info(f"The Zip page does not take them. {frame.plain(problem)}", icon=":material/block:")
 
 
 def _report(report: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -82,7 +83,9 @@ def _report(report: Mapping[str, Any], names: Sequence[str]) -> None:
         frozen = [f"group {group} stays with its task: {reason}" for group, reason in network["frozen"].items()]
         if private or frozen:
             lines = [f"- {frame.plain(line)}" for line in (*private, *frozen)]
-            st.markdown("\n".join([f"**Network {name}**, what stays private", "", *lines]))
+            st.markdown("\n".join([f"**Network {frame.plain(name)}**, what stays private", "", *lines]))
+        if network.get("unsaved"):
+            st.warning(frame.plain(f"Network {name} cannot be saved once it is zipped: {network['unsaved']}."))
     st.markdown("**Self-checks**")
     _table(
         {
@@ -110,13 +113,13 @@ def _checked(parents: Sequence[str]) -> dict[str, Any]:
     Raises `RunError` with the message of the process, or if it took too long.
     """
     spec = RunSpec(networks=tuple(map(setup.network_spec, parents)))
-    with TemporaryDirectory() as folder:
+    with jobs.place("check"), TemporaryDirectory() as folder:
         file = Path(folder) / "preflight.yaml"
         file.write_text(dump_run_spec(spec), encoding="utf-8")
         with subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "preflight", str(file), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            env=child_environment(),
+            env=child_environment(run_limit()),
         ) as process:  # fmt: skip
             try:
                 output, errors = _awaited(process)

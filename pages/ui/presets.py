@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A zip to begin with; it opens the Zip page filled in."""
+    """A zip to begin with; it opens the Zip page filled in, with `settings` as in its address."""
 
     title: str
     text: str
     parents: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 PRESETS = (
@@ -24,6 +26,20 @@ PRESETS = (
         "Digits and fashion",
         "Two convolutional networks, two unrelated tasks. Filters are shared where they agree.",
         ("lenet5-mnist-0", "lenet5-fashion-0"),
+    ),
+    Preset(
+        "Unequal shares",
+        "The first filters see different pictures and stay apart; the large layer behind them is shared. Which layer "
+        "saves, and which one hurts?",
+        ("lenet5-mnist-0", "lenet5-fashion-0"),
+        {"share-conv1": "0.2", "share-conv2": "0.6", "share-fc1": "1"},
+    ),
+    Preset(
+        "Watch it learn again",
+        "Merged by the paper's formula alone, the network forgets; some steps after every layer, without labels, bring "
+        "answers back while you watch.",
+        ("lenet5-mnist-0", "lenet5-fashion-0"),
+        {"compensate": "false", "pairing": "greedy", "retrain": "layerwise", "steps": "300"},
     ),
     Preset(
         "Three tasks at once",

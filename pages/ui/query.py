@@ -34,6 +34,7 @@ CARRIED = {
     "device": "zip.device",
     "tested": "evaluation.images",
     "live": "evaluation.live_images",
+    "harm": "evaluation.harm",
     "decay": "zip.retrain.weight_decay",
     "every": "zip.retrain.evaluate_every",
 }
@@ -43,7 +44,7 @@ CARRIED = {
 def query_of(spec: RunSpec) -> dict[str, Any] | None:
     """Return the URL parameters that fill the Zip page with this specification, as far as they differ from its own.
 
-    `None` where the page cannot show it: networks that were not brought through the dashboard.
+    `None` where the page cannot show it: networks that were not brought through the dashboard, pairs that were decided.
     """
     known = known_networks()
     named = {network.spec: name for name, network in own_networks().items()}
@@ -51,6 +52,8 @@ def query_of(spec: RunSpec) -> dict[str, Any] | None:
     parents = [named[network] for network in spec.networks if network in named]
     zipping, retrain = spec.zip, spec.zip.retrain
     if len(parents) < len(spec.networks) or len(parents) > MOST_PARENTS or spec.data_root is not None:
+        return None
+    if zipping.constraints:
         return None
     networks = [known[name] for name in parents]
     query: dict[str, Any] = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from mtz_core.data.bundled import inputs_text
-from mtz_core.figures.curves import error_curves, loss_curves
+from mtz_core.figures.curves import SHOWN, Shown, error_curves, loss_curves
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.size import size_by_layer
 from mtz_core.figures.text import (
@@ -27,55 +27,96 @@ from mtz_core.figures.text import (
 from mtz_core.outputs.types import errors_text
 from mtz_core.spec import dump_run_spec
 from mtz_core.structure.sizes import ParameterCounts
-from pages.ui import frame, jobs
+from pages.ui import address, frame, jobs, keeping, menu, run_replay, test_drive, try_it, visitor
+from pages.ui.diagram import details, diagram
 from pages.ui.query import query_of
+from pages.ui.run_diagram import drawing_of
 from pages.ui.story import Story, seconds_left, tell, thinned
 
 if TYPE_CHECKING:
+    from mtz_core.outputs.flips import Difference
     from mtz_core.runs.records import RunRecord, StoredEvent
 
 BYTES = 4  # of a stored number
+VIEWS = {"how": "How it went", "answers": "Test drive", "replay": "Replay"}
+VIEWING = ("view", "of", "output", "show", "curves", "at", "pace")
+"""Parameters of the address that say what is shown of a run."""
 
 
 def show_run(run_id: str) -> None:
     """Show a run by its identifier: live while it works, with its results and files afterwards."""
     record = frame.store().get(run_id)
-    if set(st.query_params) != {"run"}:
+    if not {"run"} <= set(st.query_params) <= {"run", *VIEWING}:
         st.query_params.from_dict({"run": run_id})  # what chose the run is in its specification now
-    live = frame.is_live(record.status)
+    live, status, refusal = frame.is_live(record.status), frame.run_status(record), visitor.access().refusal(record)
     tasks = task_labels(record.summary["tasks"], record.summary["parents"])
-    head, actions = st.columns([3, 2], vertical_alignment="center")
+    if not live:
+        frame.follow_live_runs()
+    head, actions = st.container(key="run-head").columns([3, 2], vertical_alignment="center")
     with head:
-        st.title(frame.run_title(record), anchor=False)
+        st.title(frame.plain(frame.run_title(record)), anchor=False)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            frame.status_chip(record.status)
-            st.caption(f"started {frame.run_age(record)} · run {record.id}", width="content")
+            frame.status_chip(status)
+            began = "asked for" if status == "waiting" else "started"
+            st.caption(f"{began} {frame.run_age(record)} · run {record.id}", width="content")
+            for tag in record.tags:
+                st.badge(frame.plain(tag), icon=":material/label:", color="gray")
     with actions, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
-        if live:
+        if live and refusal is None:
             _stop_button(run_id)
+        elif live:
+            st.caption(f":material/lock: {refusal}")
         else:
             if str(record.status) == "finished":
-                frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id)
+                frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id, **menu.within(record.id))
                 frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
             if (query := query_of(record.spec)) is not None:
                 frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **query)
-    _ending(record)
+    _ending(record, refusal)
+    view = _view() if str(record.status) == "finished" else "how"
+    if view == "answers":
+        test_drive.area(record, tasks)
+        if pictured(record.summary):
+            try_it.area(record, tasks)
+    elif view == "replay":
+        run_replay.area(record, tasks, _events(record))
+    if view != "how":
+        _afterwards(record)
+        keeping.area(record, refusal)
+        return
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
-    st.fragment(_progress, run_every=1.0 if live else None)(run_id, tasks, str(record.status))
+    every = {"waiting": 2.0}.get(status, 1.0) if live else None  # many may wait, and little changes meanwhile
+    st.fragment(_progress, run_every=every)(run_id, tasks, status)
 
     if not live:
         _afterwards(record)
+        keeping.area(record, refusal)
+
+
+def pictured(summary: Mapping[str, Any]) -> bool:
+    """Whether a run's networks read pictures, as far as it wrote down what they read."""
+    kinds = summary.get("inputs") or []
+    return any(kind == "images" for kind in kinds)
+
+
+def _view() -> str:
+    """Draw the choice of what is shown of a finished run."""
+    return address.choice(
+        st.segmented_control, "View", list(VIEWS), name="view", what="the view", required=True,
+        format_func=VIEWS.__getitem__, label_visibility="collapsed",
+    )  # fmt: skip
 
 
 def _stop_button(run_id: str) -> None:
     stopping = frame.store().cancel_requested(run_id)
     if st.button("Stopping…" if stopping else "Stop", icon=":material/stop:", disabled=stopping, key="stop"):
-        frame.store().request_cancel(run_id)
+        with frame.problems():
+            visitor.access().stop(run_id)
         st.rerun()
 
 
-def _ending(record: RunRecord) -> None:
+def _ending(record: RunRecord, refusal: str | None) -> None:
     """Say how the run ended, where it did not end well, and offer what helps."""
     match str(record.status):
         case "lost":
@@ -85,12 +126,23 @@ def _ending(record: RunRecord) -> None:
                 icon=":material/link_off:",
             )
         case "failed":
-            st.error(record.message or "The run failed and left no message.", icon=":material/error:")
+            st.error(
+                frame.plain(record.message or "") or "The run failed and left no message.", icon=":material/error:"
+            )
         case "cancelled":
             st.info("This run was stopped. Layers that were finished are safe.", icon=":material/stop_circle:")
+        case "paused":
+            st.warning(
+                "The process that works on this run gives no sign of life: it was stopped by a signal, or it hangs. "
+                "Its place went to another job. When it goes on, so does the run; it can also be stopped and resumed.",
+                icon=":material/pause_circle:",
+            )
+            return
         case _:
             return
-    if st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
+    if refusal is not None:
+        st.caption(f":material/lock: {refusal}")
+    elif st.button("Resume", icon=":material/resume:", type="primary", key="resume"):
         with frame.problems():
             jobs.resume(record.id)
         time.sleep(0.3)
@@ -99,29 +151,34 @@ def _ending(record: RunRecord) -> None:
 
 def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
     """Everything that changes while the run works."""
-    jobs.reap()
+    jobs.move(now=False)
     record = frame.store().get(run_id)
-    story = tell(_events(record), tasks, inputs_text(record.summary["tasks"]))
-    if str(record.status) != seen:
+    if frame.is_live(seen):
+        frame.show_live_runs(record)
+    story = tell(_events(record), tasks, inputs_text(record.summary["tasks"], record.summary.get("inputs", ())))
+    if frame.run_status(record) != seen:
         st.rerun()  # status, buttons and files stand outside this fragment
     if frame.is_live(seen):
         _progress_bar(record, story)
     for warning in story.warnings:
-        st.caption(f":material/info: {warning}")
+        st.caption(f":material/info: {frame.plain(warning)}")
     if not story.log:
         return
-    _numbers(story)
+    _numbers(story, test_drive.differences(record) if seen == "finished" else [])
+    _drawing(record)
     mode = frame.theme()
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("Error, layer by layer", anchor=False)
+        shown = _shown(record)
         frame.show(
             error_curves(
                 story.measurements,
                 layers=story.layers,
                 tasks=tasks,
                 retrain_steps=story.retrain_steps,
-                final_parents=story.final_parents,
+                kept=story.kept,
+                shown=shown,
                 inputs=story.inputs,
                 mode=mode,
             ),
@@ -130,7 +187,7 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             file_name=f"mtz-error-{run_id}",
         )
         said = errors_text(record.types, tasks)
-        st.caption(f"Dashed: each task's own parent. {story.counts_in_words()} {said}".rstrip())
+        st.caption(f"Dashed: each task's own parent. {story.counts_in_words()} {frame.plain(said)}".rstrip())
     with right:
         st.subheader("Size, layer by layer", anchor=False)
         stages, sizes = _size_stages(story)
@@ -150,8 +207,38 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
             file_name=f"mtz-loss-{run_id}",
         )
         if story.retrained:
-            st.caption(story.retrained[-1])
+            st.caption(frame.plain(story.retrained[-1]))
     _log(story)
+
+
+def _shown(record: RunRecord) -> Shown:
+    """Draw the choice of what the curves show; only wrong answers have a counterpart, right ones."""
+    able = [s for s in SHOWN if s != "accuracy" or all(t.kind in ("multiclass", "binary") for t in record.types)]
+    return address.choice(
+        st.segmented_control, "Curves show", able, name="curves", required=True, label_visibility="collapsed"
+    )  # type: ignore[return-value]  # one of them
+
+
+def _drawing(record: RunRecord) -> None:
+    """The network as it is merged; a layer that is opened is told about, with the way to Inspect."""
+    drawing = drawing_of(record)
+    if drawing is None:
+        return
+    key = f"layer-of-{record.id}"
+    looked_at = drawing.column(st.session_state.get(key, ""))
+    diagram(
+        drawing,
+        key=f"drawing-{record.id}",
+        on_layer=lambda layer: st.session_state.update({key: layer}),
+        selected=None if looked_at is None else drawing.columns[looked_at].name,
+    )
+    if looked_at is not None:
+        column = drawing.columns[looked_at]
+        details(column, drawing)
+        if column.state == "merged":
+            frame.link(
+                frame.INSPECT, f"Inspect {column.name}", icon=":material/grid_on:", run=record.id, layer=column.name
+            )
 
 
 def _events(record: RunRecord) -> list[StoredEvent]:
@@ -166,6 +253,8 @@ def _events(record: RunRecord) -> list[StoredEvent]:
 def _progress_bar(record: RunRecord, story: Story) -> None:
     if frame.store().cancel_requested(record.id):
         text = "Stopping… the worker ends at its next step and keeps the finished layers."
+    elif record.waiting and (said := jobs.where(record.id)) is not None:
+        text = said
     elif not story.log:
         text = "Starting… the worker loads the networks (a few seconds)."
     else:
@@ -175,12 +264,12 @@ def _progress_bar(record: RunRecord, story: Story) -> None:
         if left is not None:
             st.session_state["time-left"] = {record.id: (left, now)}
         remaining = f", about {duration_text(max(1.0, round(left)))} left" if left is not None else ""
-        text = f"{percent_text(story.fraction)} done{remaining} · {story.log[-1][1]}"
-    st.progress(min(1.0, max(0.0, story.fraction)), text=text)
+        text = f"{frame.progress_text(record)} done{remaining} · {frame.plain(story.log[-1][1])}"
+    st.progress(min(1.0, max(0.0, record.fraction)), text=text)
 
 
-def _numbers(story: Story) -> None:
-    """The size and each task's error, in large type."""
+def _numbers(story: Story, differences: Sequence[Difference | None]) -> None:
+    """The size and each task's error, in large type, with the interval of its difference where it is known."""
     columns = st.container(key="run-numbers").columns(1 + len(story.tasks))
     counts = story.sizes[-1] if story.sizes else None
     if counts is not None:
@@ -198,12 +287,15 @@ def _numbers(story: Story) -> None:
         error = errors[t] if errors else math.nan
         parent = parents[t] if parents else math.nan
         column.metric(
-            f"Error on {task}",
+            f"Error on {frame.plain(task)}",
             error_text(error),
             None if math.isnan(error - parent) else f"{points_text(error - parent)} points against its parent",
             delta_color="off",
             delta_arrow="off",
         )
+        sure = differences[t] if t < len(differences) else None
+        if sure is not None:
+            column.caption(test_drive.interval_text(sure) + ("" if sure.clear else ": not clear"))
 
 
 def _size_stages(story: Story) -> tuple[list[str], list[ParameterCounts]]:
@@ -229,13 +321,16 @@ def _size_in_words(sizes: Sequence[ParameterCounts]) -> str:
 
 
 def _log(story: Story) -> None:
+    # The box scrolls, so the keyboard must reach it; the role of a log would take the list's own away.
     lines = "".join(
         f"<li><time>{duration_text(seconds)}</time><span>{html.escape(text)}</span></li>"
         for seconds, text in reversed(story.log[-200:])
     )
     st.subheader("What happened", anchor=False)
     with st.container(height=240, border=True, key="log"):
-        st.html(f"<ol class='log' role='log' aria-label='What happened, newest first'>{lines}</ol>")
+        st.html(
+            f"<div role='log' tabindex='0' aria-label='What happened, newest first'><ol class='log'>{lines}</ol></div>"
+        )
 
 
 def _afterwards(record: RunRecord) -> None:
@@ -248,7 +343,11 @@ def _afterwards(record: RunRecord) -> None:
             size = f" ({bytes_text(BYTES * counts['total'])})" if counts and "total" in counts else ""
             _file(record.path / "zipped.safetensors", f"Zipped network{size}", f"{record.id}-zipped.safetensors")
             for t, task in enumerate(task_labels(record.summary["tasks"], record.summary["parents"])):
-                _file(record.path / f"extracted-{t}.safetensors", f"Only {task}", f"{record.id}-{task}.safetensors")
+                _file(
+                    record.path / f"extracted-{t}.safetensors",
+                    f"Only {frame.plain(task)}",
+                    f"{record.id}-{task}.safetensors",
+                )
                 _program(record, t, task)
             _specification(record)
         with st.expander("Load it in Python", icon=":material/code:"):
@@ -277,7 +376,7 @@ def _program(record: RunRecord, number: int, task: str) -> None:
         return
 
     st.download_button(
-        f"{task}: program (.pt2)",
+        f"{frame.plain(task)}: program (.pt2)",
         data=lambda: jobs.exported(record.id, "program", number),
         file_name=f"{record.id}-{task}.pt2",
         mime="application/octet-stream",
@@ -306,7 +405,7 @@ def _snippet(record: RunRecord) -> str:
 
 network = ZippedNetwork.load("{record.id}-zipped.safetensors")
 single = network.extract(0)  # the first task alone, as a plain module"""
-    inputs = inputs_text(record.summary["tasks"])
+    inputs = inputs_text(record.summary["tasks"], record.summary.get("inputs", ()))
     if record.spec.zip.trunk is None and record.spec.zip.macs is None:
         return f"{load}\nanswer = network({inputs}, task=0)"
     together = f"Together(network)({inputs})  # of all tasks to the same {inputs}; common layers run once"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from mtz_core.figures.text import percent_text, sentence
 from mtz_core.methods.kinds import METRICS, PAIRING
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, TypeSpec, ZipSpec
-from mtz_core.structure.joint import NO_PARTNER, JointGroup, JointStructure
-from mtz_core.structure.networks import HEAD, NetworkStructure
-from mtz_core.structure.sizes import shared_count
+from mtz_core.structure.joint import JointStructure
+from mtz_core.structure.networks import NetworkStructure
 from mtz_core.structure.trunks import Trunk, trunks
 from mtz_core.system.registry import Registry
 from mtz_core.zoo.catalog import catalog
+from pages.ui import address, paths
+from pages.ui.frame import plain
 from pages.ui.query import (
     CARRIED,
     DEFAULTS,
@@ -40,6 +41,7 @@ from pages.ui.query import (
 
 DEFAULT_PARENTS = ("lenet300-mnist-0", "lenet300-mnist-1")
 NO_TRUNK = "nothing"
+MOST_TITLE = 200
 IMAGES = (20, 50, 100, 200, 500, 1000, 1500, 2000, 2500)
 
 
@@ -83,6 +85,53 @@ def _ridge(text: str) -> str:
     return text if _number_between(text, 0.0, 1e300) >= 0 else ""
 
 
+def check_parents(known: Mapping[str, NetworkStructure]) -> dict[str, address.Check]:
+    """What the URL may say of parents, for `address.vet`."""
+    return {"parents": address.among(list(known))}
+
+
+def check_inputs(joint: JointStructure) -> dict[str, address.Check]:
+    """What the URL may say on the Zip page, for `address.vet`, whose networks are known.
+
+    What is read without a widget, and the title, is checked where it is read.
+    """
+    number, among = address.between, address.among
+    shares = {f"share-{group.name}": number(0.0, 1.0) for group in joint.groups if group.sharing}
+    checks = {
+        "budget": among(("size", "error", "computation")),
+        "size": number(0.05, 100.0),
+        "change": number(0.0, 100.0),
+        "macs": number(1.0, 100.0),
+        "trunk": among([NO_TRUNK, *(trunk.name for trunk in trunks(joint))]),
+        "images": _whole,
+        "enough": address.truth,
+        "pairing": among(PAIRING.names),
+        "metric": among(METRICS.names),
+        "sharing": among(("subsets", "all")),
+        "compensate": address.truth,
+        "ridge": lambda text: text if text == "auto" else _ridge(text),
+        "retrain": among(("never", "layerwise", "final")),
+        "steps": number(1, 1_000_000, whole=True),
+        "targets": among(("distill", "labels")),
+        "rate": _rate,
+        "seed": number(0, 2**31 - 1, whole=True),
+        "positions": number(0, 100_000, whole=True),
+        "optimizer": among(("adam", "sgd")),
+        "batch": number(1, 65_536, whole=True),
+        "temperature": number(0.01, 100.0),
+        "title": _title,
+    }
+    weights = {f"weight-{t}": number(1e-9, 1e9) for t in range(len(joint.networks))}
+    carried = dict.fromkeys(("parents", f"{TYPE}*", *CARRIED), address.anything)
+    return shares | checks | weights | carried
+
+
+def _title(text: str) -> str:
+    if len(text) > MOST_TITLE or paths.UNSHOWN.search(text):
+        raise ValueError(text)
+    return text
+
+
 def choose_parents(known: Mapping[str, NetworkStructure], *, most: int = MOST_PARENTS) -> tuple[str, ...]:
     """Draw the selector of parents, bound to `?parents=a&parents=b`."""
     if wanted := st.session_state.pop("parents-wanted", None):
@@ -117,7 +166,8 @@ def task_labels(parents: Sequence[str]) -> list[str]:
 def inputs_of(parents: Sequence[str]) -> str:
     """Return in a word what the parents read."""
     own = own_networks()
-    return inputs_text([str(own[name].spec.data) if name in own else catalog()[name].task for name in parents])
+    tasks = [str(own[name].spec.data) if name in own else catalog()[name].task for name in parents]
+    return inputs_text(tasks, [own[name].inputs if name in own else "images" for name in parents])
 
 
 def choose_trunk(joint: JointStructure, things: str) -> Trunk | None:
@@ -138,99 +188,28 @@ def choose_trunk(joint: JointStructure, things: str) -> Trunk | None:
         "all tasks, so they are computed once.",
     )
     trunk = possible.get(chosen or NO_TRUNK)
-    st.caption(sentence(multiplications_text(trunk, joint.networks)))
+    st.caption(plain(sentence(multiplications_text(trunk, joint.networks))))
     return trunk
 
 
-def choose_shares(
-    joint: JointStructure,
-    tasks: Sequence[str],
-    under: Callable[[str, int], None] | None = None,
-    fixed: Collection[str] = (),
-) -> dict[str, float]:
-    """Draw one slider for every channel group that several networks have, and one for all; return group → share ratio.
-
-    `under` draws what stands under the slider of a group, given how many channels are shared. Groups that are `fixed`
-    are shared fully and get none.
-
-    Only the groups' sliders are bound to the URL: the slider for all just moves them.
-    """
-    open_groups = [group.name for group in joint.groups if group.sharing and group.name not in fixed]
-    top = st.container()
-    shares: dict[str, float] = {}
-    for group in joint.groups:
-        if not group.sharing:
-            reasons = [own.frozen for own in group.members.values() if own.frozen not in (None, HEAD, NO_PARTNER)]
-            if reasons:
-                st.caption(f":material/lock: **{group.name}** stays with its task: {reasons[0]}")
-            continue
-        if group.name in fixed:
-            st.caption(f":material/join: **{group.name}**: all {min(group.widths)} shared, computed once for all tasks")
-            continue
-        shares[group.name] = _share_slider(group, tasks)
-        if under is not None:
-            under(group.name, shared_count(shares[group.name], [min(group.widths)]))
-    for network, task in zip(joint.networks, tasks, strict=True):
-        private = [layer.name for layer in network.layers if layer.alone]
-        if private:
-            st.caption(
-                f":material/lock: **Private to {task}**, no other network has layers that correspond: "
-                + ", ".join(private)
-            )
-    values = set(shares.values())
-    if len(values) == 1 or "share-all" not in st.session_state:
-        st.session_state["share-all"] = max(values, default=1.0)
-    with top:
-        st.slider(
-            "Share of all layers",
-            0.0,
-            1.0,
-            step=0.05,
-            format="percent",
-            key="share-all",
-            on_change=_share_all,
-            args=(open_groups,),
-            disabled=not open_groups,
-            help="Moves all sliders below.",
-        )
-    return shares | dict.fromkeys(fixed, 1.0)
-
-
-def _share_slider(group: JointGroup, tasks: Sequence[str]) -> float:
-    """Draw the slider of a channel group, and under it how many neurons it shares."""
-    first, width = next(iter(group.members.values())), min(group.widths)
-    more = f" + {len(first.producers) - 1} more" if len(first.producers) > 1 else ""
-    some = f" ({', '.join(tasks[t] for t in group.sharing)})" if len(group.sharing) < len(tasks) else ""
-    ratio = st.slider(
-        f"Share of {group.name}{more}{some}",
-        0.0,
-        1.0,
-        1.0,
-        0.05,
-        format="percent",
-        key=f"share-{group.name}",
-        bind="query-params",
-        help=f"How many of {width} neurons become one for all tasks. Layers: {', '.join(first.producers)}.",
-    )
-    st.html(f"<p class='under-slider'>{shared_count(ratio, [width])} of {width} shared</p>")
-    return ratio
-
-
-def _share_all(groups: Sequence[str]) -> None:
-    for name in groups:
-        st.session_state[f"share-{name}"] = st.session_state["share-all"]
+def groups_of_columns(joint: JointStructure) -> dict[str, str]:
+    """Return, by name of a layer that several networks have, the channel group that it writes and shares."""
+    open_layers = (layer for layer in joint.layers if joint.groups[layer.group].sharing)
+    return {layer.name: joint.groups[layer.group].name for layer in open_layers}
 
 
 def choose_weights(tasks: Sequence[str]) -> tuple[float, ...] | None:
     """Draw one weight per task; `None` means equal ones."""
     weights = [
-        st.slider(f"Weight of {task}", *_weight_range(f"weight-{t}"), 1.0, 0.1, key=f"weight-{t}", bind="query-params")
+        st.slider(
+            f"Weight of {plain(task)}", *_weight_range(f"weight-{t}"), 1.0, 0.1, key=f"weight-{t}", bind="query-params"
+        )
         for t, task in enumerate(tasks)
     ]
     if len(set(weights)) == 1:
         return None
     total = sum(weights)
-    st.caption(" · ".join(f"{task} {percent_text(w / total)}" for task, w in zip(tasks, weights, strict=True)))
+    st.caption(" · ".join(f"{plain(task)} {percent_text(w / total)}" for task, w in zip(tasks, weights, strict=True)))
     return tuple(weights)
 
 
@@ -252,7 +231,7 @@ def choose_types(parents: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]
                 kind = read_type(text)
             except (ValueError, TypeError, RecursionError):
                 st.warning(
-                    f"The link asks for the type “{text[:40]}” of {task}, which is not valid.",
+                    f"The link asks for the type {address.said(text)} of {plain(task)}, which is not valid.",
                     icon=":material/link_off:",
                 )
         found.append(kind)
@@ -265,7 +244,7 @@ def choose_types(parents: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]
         )
         return {}
     listed = (f"{task}: {kind.kind}" for task, kind in zip(tasks, found, strict=True) if kind is not None)
-    st.caption(f"Types of tasks: {', '.join(listed)}")
+    st.caption(f"Types of tasks: {plain(', '.join(listed))}")
     return {"zip.types": [None if kind is None else kind.model_dump(mode="json") for kind in found]}
 
 
@@ -329,7 +308,7 @@ def _choose_images(things: str, most: Most | None) -> dict[str, Any]:
         help=f"Unlabelled {things} on which the networks are compared.",
     )
     if most is not None and options[-1] == most.count < IMAGES[-1]:
-        st.caption(f"{most.whose} has {most.count:,} {things} to calibrate on.")
+        st.caption(f"{plain(most.whose)} has {most.count:,} {things} to calibrate on.")
     enough = st.toggle(
         f"Stop at enough {things}",
         value=False,
@@ -348,8 +327,8 @@ def _up_to(most: Most, options: Sequence[int], things: str) -> list[int]:
         chosen = int(str(asked))
         if chosen > most.count:
             st.warning(
-                f"The link asks for {chosen:,} {things} per task, and {most.whose} has {most.count:,}: all of them are "
-                "taken.",
+                f"The link asks for {chosen:,} {things} per task, and {plain(most.whose)} has {most.count:,}: "
+                "all of them are taken.",
                 icon=":material/link_off:",
             )
     if chosen is not None and chosen > most.count:  # of the link, or of other networks
@@ -479,7 +458,7 @@ def choose_advanced(retrain: RetrainSpec | None, things: str) -> dict[str, Any]:
         )
     carried = _carried(retrain is not None)
     for path, value in carried.items():
-        st.caption(f"{path} = {'all' if value is None else value}")
+        st.caption(plain(f"{path} = {'all' if value is None else value}"))
     return chosen | carried
 
 
@@ -493,8 +472,10 @@ def _carried(retraining: bool) -> dict[str, Any]:
         value = None if text == "all" else text
         try:
             found[path] = field_of(with_fields(PLAIN, {path: value}), path)
-        except ValidationError:
-            st.warning(f"The link asks for {path} = “{text[:40]}”, which is not valid.", icon=":material/link_off:")
+        except (ValidationError, OverflowError):
+            st.warning(
+                f"The link asks for {path} = {address.said(text)}, which is not valid.", icon=":material/link_off:"
+            )
     return found
 
 

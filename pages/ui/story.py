@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
-from mtz_core.figures.text import error_text, percent_text, times_text
+from mtz_core.figures.text import error_text, percent_text, points_text, times_text
 from mtz_core.runs.progress import on_inputs
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class Story:
     losses: list[tuple[float, ...]] = field(default_factory=list)
     retrained: list[str] = field(default_factory=list)
     """What retraining came to, a sentence for each time it ended."""
+    kept: list[tuple[Measurement, float]] = field(default_factory=list)
+    """States that retraining kept, and after which part of its steps."""
+    keeping: float | None = None
+    """That part, until the state is measured."""
     log: list[tuple[float, str]] = field(default_factory=list)
     fraction: float = 0.0
     seconds: float = 0.0
@@ -127,6 +131,9 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
         case "Evaluated":
             measurement = Measurement.from_event(data)
             story.measurements.append(measurement)
+            if data["stage"] == "retrained" and story.keeping is not None:
+                story.kept.append((measurement, story.keeping))
+                story.keeping = None
             if data["stage"] == "final":
                 story.stages.append("final")
                 story.sizes.append(counts_from_event(data["counts"]))
@@ -136,7 +143,10 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))
         case "RetrainEnded":
             story.retrained.append(data["text"])
+            story.keeping = (data.get("kept") or 0) / max(1, data.get("wanted") or 0)
             say(story.retrained[-1])
+        case "HarmMeasured":
+            say(_harm(story, data))
         case "Finished":
             counts = counts_from_event(data["counts"])
             if data.get("parent_errors"):
@@ -161,6 +171,12 @@ def _zipped(story: Story, data: dict[str, Any]) -> str:
     return f"{data['layer']}: {merged}{_loss_text(story, data)}"
 
 
+def _harm(story: Story, data: dict[str, Any]) -> str:
+    both = zip(story.tasks, data["errors_before"], data["errors_after"], strict=False)
+    won = ", ".join(f"{task} {points_text(before - after)}" for task, before, after in both)
+    return f"{', '.join(data['layers'])}: undoing this merge alone would win back {won}"
+
+
 def _compensated(story: Story, data: dict[str, Any]) -> str:
     return f"{data['layer']}: shares nothing, fitted to its parents{_loss_text(story, data)}"
 
@@ -178,8 +194,9 @@ def _evaluated(story: Story, m: Measurement) -> str:
     errors = ", ".join(f"{task} {error_text(e)}" for task, e in zip(story.tasks, m.errors, strict=False))
     if m.stage == "parents":
         return f"Parents' error: {errors}"
-    if m.stage == "final":
-        return f"Error of the finished network: {errors}"
+    if m.stage in ("ended", "final"):
+        counted = f", on {' / '.join(f'{n:,}' for n in dict.fromkeys(m.images))} {story.inputs}" if m.images else ""
+        return f"Error of the finished network{counted}: {errors}"
     step = f" (step {m.step})" if m.stage == "retraining" else ""
     where = f" {m.layer}" if m.layer and m.stage == "zipped" else ""
     return f"Error {STAGES[m.stage]}{where}{step}: {errors}"

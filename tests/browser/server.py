@@ -25,6 +25,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 )
 READY = "[data-testid=stApp][data-test-script-state=notRunning]"
 
@@ -37,14 +38,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def dashboard(runs: Path, port: int | None = None) -> Iterator[str]:
-    """Serve the dashboard with the run store `runs`; yield its address."""
+def dashboard(runs: Path, port: int | None = None, **environment: str) -> Iterator[str]:
+    """Serve the dashboard with the run store `runs` and more variables of the environment; yield its address."""
     port = port or free_port()
     with (runs.parent / f"server-{port}.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mtz_core", "app", f"--port={port}", "--no-browser"],
             cwd=ROOT,
-            env=os.environ | {"MTZ_RUNS": str(runs)},
+            env=os.environ | {"MTZ_RUNS": str(runs)} | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )

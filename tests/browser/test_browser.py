@@ -41,7 +41,7 @@ def test_landing_shows_a_picture_soon_and_draws_no_plotly(page: Page, address: s
     assert time.monotonic() - began < FIRST_PICTURE
     settle(page)
     assert page.locator(".js-plotly-plot").count() == 0
-    expect(page.get_by_role("navigation").or_(page.get_by_test_id("stSidebarNav")).first).to_be_visible()
+    expect(page.locator(".st-key-menu").get_by_role("link", name="Learn")).to_be_visible()
 
 
 def test_preset_start_finished(page: Page, address: str, store: RunStore) -> None:
@@ -64,7 +64,7 @@ def test_preset_start_finished(page: Page, address: str, store: RunStore) -> Non
 def test_slider_by_keyboard_changes_size_and_url(page: Page, address: str) -> None:
     page.goto(f"{address}/Zip")
     settle(page)
-    size = page.get_by_test_id("stMetricValue").first
+    size = page.locator("[data-total=size] dd")
     before = size.inner_text()
     slider = page.get_by_role("slider", name="Share of fc1")
     slider.focus()

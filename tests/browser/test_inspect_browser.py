@@ -20,12 +20,18 @@ def test_heatmap_answers_click_and_keyboard(page: Page, address: str, store: Run
     settle(page)
     canvas = page.locator("canvas.map")
     expect(canvas).to_be_visible()
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     assert box is not None
     cell = (box["height"] - TOP - 2) / 10
     at = {"x": LEFT + 6.5 * cell, "y": TOP + 2.5 * cell}
     canvas.hover(position=at)
     expect(page.locator(".readout")).to_contain_text("digits neuron 2, clothes neuron 6")
+    tip, box = page.locator(".tip").bounding_box(), canvas.bounding_box()
+    assert tip is not None
+    assert box is not None
+    assert abs(tip["x"] - box["x"] - at["x"]) < 300  # 240 wide at most, beside the pointer
+    assert 0 < tip["y"] - box["y"] - at["y"] < 40
     canvas.click(position=at)
     expect(page).to_have_url(re.compile(r"i=2&j=6"))
     expect(page.get_by_role("heading", name="digits 2 and clothes 6")).to_be_visible()
@@ -63,7 +69,7 @@ def test_a_point_of_compare_opens_its_run(page: Page, address: str, store: RunSt
 def test_pages_do_not_scroll_sideways_on_a_phone(page: Page, address: str, store: RunStore) -> None:
     run = synthetic_run(store, layers=SMALL)
     page.set_viewport_size({"width": 390, "height": 844})
-    for path in (f"Inspect?run={run.id}", "Compare", "Learn?step=2", "Learn?step=5"):
+    for path in (f"Inspect?run={run.id}", "Compare", "Learn?step=2", "Learn?step=5", "Learn?step=9"):
         page.goto(f"{address}/{path}")
         settle(page)
         width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")

@@ -1,0 +1,118 @@
+"""Measures the harm of a finished run's merges, or of one pair, after the run (the torch side of `undone`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mtz_core.errors import RunError
+from mtz_core.events import HarmMeasured
+from mtz_core.layerwise.comparison import Calibrator
+from mtz_core.layerwise.ledger import Ledger
+from mtz_core.layerwise.walk import LayerWalk
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.pairing.slots import shared_rows
+from mtz_core.runs.encode import plain
+from mtz_core.runs.inputs import prepare
+from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.store import RunStore
+from mtz_core.runs.undone import Undone, keep
+from mtz_core.zipping.harm import HarmMeter
+from mtz_core.zipping.harm import Undone as Trial
+from mtz_core.zipping.prepare import prepare as checked
+from mtz_core.zipping.prepare import resumed
+from mtz_core.zipping.report import harm
+
+Neurons = tuple[int | None, ...]
+"""One neuron of each task; `None`: none of that task's."""
+
+
+def measure(
+    store: RunStore,
+    run_id: str,
+    layer: str | None = None,
+    neurons: Sequence[int | None] | None = None,
+    dearest: int = 0,
+) -> Iterator[Undone]:
+    """Undo merges of a finished run for trial; keep what each wins back with the run, and yield it.
+
+    Args:
+        store: where the run is.
+        run_id: the run.
+        layer: the layer; `None`: every one.
+        neurons: one for each task (`None`: none), of a pair of that layer that alone is undone.
+        dearest: so many pairs of that layer are undone instead, one at a time: those that cost most.
+
+    Raises:
+        RunError: the run has no network, or shares no such pair.
+        MTZError: networks or data of the run are not there any more.
+    """
+    record = store.get(run_id)
+    meter = _meter(store, record)
+    if layer is None:
+        for trial in meter.measure():
+            yield _kept(record, meter, trial, None)
+        return
+    group = _group(meter, layer)
+    streams = meter.replay.streams(meter.reference[0])
+    if neurons is None and not dearest:
+        yield _kept(record, meter, meter.undo(group, None, streams), None)
+        return
+    pairs = [tuple(neurons)] if neurons is not None else _dearest(store, run_id, layer, dearest)
+    for pair, slot in [(pair, _slot(meter, layer, pair)) for pair in pairs]:
+        yield _kept(record, meter, meter.undo(group, [slot], streams), pair)
+
+
+def _dearest(store: RunStore, run_id: str, layer: str, count: int) -> list[Neurons]:
+    """The pairs of a layer that cost most."""
+    arrays = store.layer_arrays(run_id, layer)
+    chosen = arrays["pairs"][np.argsort(-arrays["costs"], kind="stable")[:count]]
+    return [tuple(None if n < 0 else int(n) for n in pair) for pair in chosen]
+
+
+def _meter(store: RunStore, record: RunRecord) -> HarmMeter:
+    """The run as it stood at its end."""
+    file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
+    if record.status is not RunStatus.FINISHED or started is None or not file.exists():
+        raise RunError(f"run {record.id} is {record.status}; merges can be undone once it is finished")
+    inputs = prepare(record)
+    spec, live = inputs.zipping(record.spec), record.spec.evaluation.live_images
+    job = checked(inputs.networks, inputs.calibration, spec, inputs.evaluation, inputs.retraining, live)
+    sample = resumed(job, max(started.data["images"]) if spec.calibration == "enough" else None)
+    stored, network = ZippedNetwork.load(file), job.network()
+    network.restore(stored.description(), stored.state_dict())
+    network.to(job.device)
+    calibrator = Calibrator(network, spec, job.alphas, sample.halves(spec.seed), answers=job.outputs)
+    return HarmMeter(job, sample, LayerWalk(network, spec, Ledger(job.joint, started.data["shared"]), calibrator))
+
+
+def _group(meter: HarmMeter, layer: str) -> int:
+    """Number of the group whose channels a layer writes."""
+    joint = meter.job.joint
+    known = {joint.layers[k].name: g for g in meter.groups for k in joint.producers(g)}
+    if layer not in known:
+        raise RunError(f"no neuron of layer {layer!r} is shared in this run; those that share: {', '.join(known)}")
+    return known[layer]
+
+
+def _slot(meter: HarmMeter, layer: str, neurons: Neurons) -> int:
+    """Number of the shared slot that holds these neurons of a layer."""
+    joint = meter.job.joint
+    members = next(found.members for found in joint.layers if found.name == layer)
+    if len(neurons) != joint.tasks:
+        raise RunError(f"{len(neurons)} neurons were named for {joint.tasks} networks; name one for each")
+    if any(n is not None and not 0 <= n < own.width for n, own in zip(neurons, members, strict=True)):
+        raise RunError(f"layer {layer!r} has {[own.width for own in members]} neurons; {list(neurons)} are not there")
+    channels = [-1 if n is None else int(own.rows[n]) for n, own in zip(neurons, members, strict=True)]
+    found = np.flatnonzero((shared_rows(meter.network.tables[_group(meter, layer)]) == channels).all(axis=1))
+    if not len(found):
+        raise RunError(f"neurons {list(neurons)} of layer {layer!r} are not one shared neuron in this run")
+    return int(found[0])
+
+
+def _kept(record: RunRecord, meter: HarmMeter, trial: Trial, neurons: Neurons | None) -> Undone:
+    event: HarmMeasured = harm({"fraction": 1.0, "seconds": 0.0}, meter, trial)
+    found = Undone.of({**plain(event), "neurons": neurons})
+    keep(record, [found])
+    return found
