@@ -235,7 +235,7 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarmMeasured(Event):
+class Harm:
     """What undoing the merge of channel group `group` alone wins back (see `mtz_core.zipping.undoing`).
 
     `layers` write its channels and are undone together. `before` is the same merges done again from `calibration`
@@ -253,6 +253,11 @@ class HarmMeasured(Event):
     images: tuple[int, ...]
     labelled: tuple[bool, ...]
     calibration: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmMeasured(Harm, Event):
+    """The harm of one group, whose pairs were all undone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,8 +110,6 @@ class Tab:
         kind = element.WhichOneof("type")
         if kind == "button":
             self.widgets[element.button.label] = element.button.id
-        elif kind == "slider":
-            self.widgets[element.slider.label] = element.slider.id
         elif kind == "progress":
             self.said = element.progress.text
         elif kind == "exception":
@@ -124,9 +122,8 @@ async def zip_once(tab: Tab, met: Met, gate: asyncio.Barrier | None, share: floa
     """Open the page, move a slider, press Start, watch the run to its end."""
     tab.query, tab.fragment = f"share-fc1={share:.2f}", ""
     met.opened.append(await tab.ask())
-    moved = WidgetState(id=tab.widgets["Share of fc1"])
-    moved.double_array_value.data.append(round(share / 2, 2))
-    met.slid.append(await tab.ask(moved))
+    tab.query = f"share-fc1={share / 2:.2f}"  # what a slider writes when it is let go
+    met.slid.append(await tab.ask())
     if gate is not None:
         await gate.wait()
     met.answered.append(await tab.ask(WidgetState(id=tab.widgets["Start"], trigger_value=True), answer="run="))
@@ -193,7 +190,8 @@ def tell(met: Met, store: RunStore, seconds: float, jobs: int) -> int:
         if values:
             print(f"{name:16} {len(values):6}  median {statistics.median(values):.2f} s  worst {max(values):.2f} s")
     everything = [*met.slid, *met.answered, *met.looked]
-    print(f"{'all interactions':16} {len(everything):6}  median {statistics.median(everything):.2f} s")
+    if everything:
+        print(f"{'all interactions':16} {len(everything):6}  median {statistics.median(everything):.2f} s")
     records = [store.get(run) for run in met.runs]
     states = {status: sum(r.status is status for r in records) for status in RunStatus}
     print(f"runs: {len(records)} started, " + ", ".join(f"{n} {status}" for status, n in states.items() if n))
@@ -209,7 +207,7 @@ def tell(met: Met, store: RunStore, seconds: float, jobs: int) -> int:
     )
     for error in dict.fromkeys(met.errors):
         print(f"error, {met.errors.count(error)} times: {error}")
-    good = not met.errors and states[RunStatus.FINISHED] == len(records) and max(met.at_work) <= jobs
+    good = bool(records) and not met.errors and states[RunStatus.FINISHED] == len(records) and max(met.at_work) <= jobs
     return 0 if good else 1
 
 

@@ -185,7 +185,10 @@ def test_weight_figure_uses_one_scale_and_says_what_is_missing() -> None:
 
 def _undone(layers: tuple[str, ...], before: tuple[float, ...], after: tuple[float, ...]) -> Undone:
     judged = {"images": (10, 10), "labelled": (True, True), "calibration": 50}
-    return Undone(layers[0], layers, before, after, (0.2, 0.2), (0.1, 0.2), **judged)
+    return Undone(
+        group=layers[0], layers=layers, errors_before=before, errors_after=after, divergences_before=(0.2, 0.2),
+        divergences_after=(0.1, 0.2), **judged,
+    )  # fmt: skip
 
 
 def test_the_layer_that_does_most_harm_comes_first_and_losses_are_relative_to_a_layer_of_zeros() -> None:

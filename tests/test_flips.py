@@ -122,8 +122,8 @@ def test_a_drive_says_what_the_networks_answer(kind: Any) -> None:
     assert own.truth is not None
     with torch.no_grad():
         theirs, mine = parent(network, 1)(x), answers_of(network, 1)(x)
-    said = {"multiclass": lambda z: z.argmax(1, keepdim=True), "regression": lambda z: z.float()}.get(
-        kind, lambda z: (z > 0).long()
+    said = {"multiclass": lambda z: z.argmax(1, keepdim=True).int(), "regression": lambda z: z.float()}.get(
+        kind, lambda z: (z > 0).int()
     )
     assert torch.equal(own.parent[:, 0], said(theirs))
     assert torch.equal(own.zipped[:, 0], said(mine))

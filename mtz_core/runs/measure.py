@@ -18,8 +18,7 @@ from mtz_core.runs.inputs import prepare
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.undone import Undone, keep
-from mtz_core.zipping.harm import HarmMeter
-from mtz_core.zipping.harm import Undone as Trial
+from mtz_core.zipping.harm import HarmMeter, Undoing
 from mtz_core.zipping.prepare import prepare as checked
 from mtz_core.zipping.prepare import resumed
 from mtz_core.zipping.report import harm
@@ -111,7 +110,7 @@ def _slot(meter: HarmMeter, layer: str, neurons: Neurons) -> int:
     return int(found[0])
 
 
-def _kept(record: RunRecord, meter: HarmMeter, trial: Trial, neurons: Neurons | None) -> Undone:
+def _kept(record: RunRecord, meter: HarmMeter, trial: Undoing, neurons: Neurons | None) -> Undone:
     event: HarmMeasured = harm({"fraction": 1.0, "seconds": 0.0}, meter, trial)
     found = Undone.of({**plain(event), "neurons": neurons})
     keep(record, [found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ __all__ = [
     "save_networks",
 ]
 
+MOST_ANSWERS = 2**23
+"""Numbers of a task's answers that are kept, of each side; of more inputs the first ones."""
 MOST_IMAGE_BYTES = 256 * 2**20
 """More calibration images than this aren't kept for display."""
 
@@ -78,7 +81,10 @@ def save_answers(folder: Path, engine: Zipper, inputs: Inputs) -> None:
     """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels."""
     for t, (output, tested) in enumerate(zip(engine.job.outputs, engine.job.evaluation, strict=True)):
         x, labels = (engine.sample.images[t], None) if tested is None else tested
-        found = drive(engine.network, t, output, x, labels, engine.job.device)
+        ask = partial(drive, engine.network, t, output, device=engine.job.device)
+        numbers = sum(one.parent.numel() for one in ask(x[:1], None).answers)
+        most = max(1, MOST_ANSWERS // numbers)
+        found = ask(x[:most], None if labels is None else labels[:most])
         names = (inputs.classes[t] if t < len(inputs.classes) else None) or ()
         parts = tuple(
             OutputAnswers(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import RunError
+from mtz_core.events import Harm
 from mtz_core.runs.files import write_atomically
 from mtz_core.runs.reader import RunReader
 from mtz_core.runs.records import RunRecord
@@ -17,23 +18,14 @@ FILE = "undone.json"
 MOST_BYTES = 4 * 2**20
 
 
-@dataclass(frozen=True)
-class Undone:
-    """What undoing merges alone won back; see `mtz_core.events.HarmMeasured` for the fields.
+@dataclass(frozen=True, kw_only=True)
+class Undone(Harm):
+    """What undoing merges alone won back.
 
     `neurons` is `None` if all pairs of the layers were undone, else one neuron for each task (`None`: none): the pair
     that alone was.
     """
 
-    group: str
-    layers: tuple[str, ...]
-    errors_before: tuple[float, ...]
-    errors_after: tuple[float, ...]
-    divergences_before: tuple[float, ...]
-    divergences_after: tuple[float, ...]
-    images: tuple[int, ...]
-    labelled: tuple[bool, ...]
-    calibration: int
     neurons: tuple[int | None, ...] | None = None
 
     @classmethod

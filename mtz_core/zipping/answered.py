@@ -78,8 +78,8 @@ def _plain(output: Output, predictions: Tensor) -> Tensor:
     """Predictions (N, P, K) as what they say."""
     predictions = some_places(predictions)
     if output.type.kind == "multiclass":
-        return predictions.argmax(-1, keepdim=True)
-    return predictions.float() if output.type.kind == "regression" else (predictions > 0).long()
+        return predictions.argmax(-1, keepdim=True).int()
+    return predictions.float() if output.type.kind == "regression" else (predictions > 0).int()
 
 
 def _truths(output: Output, labels: Tensor | None) -> list[Tensor | None]:
@@ -93,4 +93,4 @@ def _truth(output: Output, labels: Tensor) -> Tensor:
     """Labels as (N, P, K), at the places that answers have."""
     found = output.labels(labels)
     found = found[..., None] if output.type.kind == "multiclass" else found
-    return some_places(found.float() if output.type.kind == "regression" else found.long())
+    return some_places(found.float() if output.type.kind == "regression" else found.int())

@@ -28,7 +28,7 @@ FEWEST = 300
 
 
 @dataclass(frozen=True)
-class Undone:
+class Undoing:
     """A network with the merges of channel group number `group` undone (`slots`: of these alone), and without."""
 
     group: int
@@ -122,17 +122,17 @@ class HarmMeter:
         weights = self.replay.weights(self.network.tables, first, {}, self.replay.streams({}))
         return weights, self.judge.standing(weights)
 
-    def measure(self) -> Iterator[Undone]:
+    def measure(self) -> Iterator[Undoing]:
         """Undo every group, in order."""
         streams = self.replay.streams(self.reference[0])
         for group in self.groups:
             yield self.undo(group, None, streams)
 
-    def undo(self, group: int, slots: Sequence[int] | None = None, streams: Sequence[Twin] | None = None) -> Undone:
+    def undo(self, group: int, slots: Sequence[int] | None = None, streams: Sequence[Twin] | None = None) -> Undoing:
         """Undo a group's merges, or of its shared slots only those with these numbers."""
         start, before = self.reference
         first = self.first(group)
         ways = self.replay.streams(start) if streams is None else streams
         self.replay.bring(ways, first)
         weights = self.replay.weights(without(self.network.tables, group, slots), first, start, ways)
-        return Undone(group, before, self.judge.standing(weights, start, first))
+        return Undoing(group, before, self.judge.standing(weights, start, first))

@@ -21,7 +21,7 @@ from mtz_core.zipping.prepare import Job, Sample
 from mtz_core.zipping.progress import WorkClock
 
 if TYPE_CHECKING:
-    from mtz_core.zipping.harm import HarmMeter, Undone
+    from mtz_core.zipping.harm import HarmMeter, Undoing
 
 Now = Mapping[str, float]
 """Fraction of the work that is done, and seconds."""
@@ -108,7 +108,7 @@ def zipped(
     )
 
 
-def harm(now: Now, meter: HarmMeter, undone: Undone) -> ev.HarmMeasured:
+def harm(now: Now, meter: HarmMeter, undone: Undoing) -> ev.HarmMeasured:
     """A group's merges were undone for trial."""
     joint, hidden = meter.job.joint, meter.walk.ledger.hidden()
     return ev.HarmMeasured(

@@ -35,7 +35,7 @@ MARKS = {
 }
 
 
-@st.cache_data(show_spinner=False, max_entries=16)
+@st.cache_resource(show_spinner=False, max_entries=16)  # read, never changed: a copy each time would cost
 def answers_of(folder: str, attempt: int, task: int) -> TaskAnswers | None:
     """A task's answers of a finished run."""
     from pathlib import Path

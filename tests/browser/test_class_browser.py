@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from mtz_core.runs.store import RunStore
+from scripts import class_load
 from tests.browser.server import dashboard, settle
 from tests.browser.test_browser import start
 
 TOKEN = "a token of some length"
+
+
+def test_the_load_script_presses_start_and_sees_every_run_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["class_load", "--browsers", "2"])
+    assert class_load.main() == 0
+    assert "runs: 2 started, 2 finished" in capsys.readouterr().out
 
 
 def stop_of(page: Page) -> Locator:
