@@ -40,6 +40,7 @@ def test_the_curves_of_the_smallest_pair_are_measured_again() -> None:
     for one, other in zip(found["curves"], known["curves"], strict=True):
         assert one["divergences"] == pytest.approx(other["divergences"], rel=1e-3, abs=1e-9)
         assert one["counts"] == other["counts"]
+    assert found["inputs"] == known["inputs"]
     assert found["rate"] == pytest.approx(known["rate"], rel=1e-3)
     assert found["together"] == [pytest.approx(pair, rel=1e-3) for pair in known["together"]]
 

@@ -45,7 +45,8 @@ def plain_spec(parents: Sequence[str]) -> RunSpec:
 
 def shipped(spec: RunSpec) -> dict[str, Any] | None:
     """Return what `mtz_core.budget.plan.choice_data` wrote of a specification, if it is in the file."""
-    return shipped_curves().get(curves_key(spec))
+    found = shipped_curves().get(curves_key(spec))
+    return None if found is None else {"inputs": IMAGES * len(found["parents"]), **found}
 
 
 @lru_cache(maxsize=1)
