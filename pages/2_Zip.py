@@ -49,12 +49,14 @@ joint = joined(networks)
 shares.forget_others(joint)
 address.vet(setup.check_inputs(joint))
 numbers = st.container(key="plan-numbers")
+said, go = numbers.columns([7, 2], vertical_alignment="center")  # they keep their place while they are empty
 inputs, picture = st.columns([2, 3], gap="large")
 
 plan.apply_wanted()
 with inputs:
     planning = st.expander("Plan all shares", icon=":material/route:", expanded=plan.busy())
-    sliders = st.container()
+    (sliders,) = st.container(key=shares.PANEL).columns(1)
+    shares.keep_room(joint)
     with st.expander(f"The same {things} for all tasks", icon=":material/join:"):
         trunk = setup.choose_trunk(joint, things)
         if trunk is None:
@@ -94,10 +96,9 @@ with sliders:
     shares.sliders(joint, tasks, asked, keeping, fixed=fixed, subsets=subsets, choice=choice, changed=changed)
     measuring.watch()
 
+with said:
+    shares.totals(counts, about=about, error=predicted, changed=changed)
 with numbers:
-    said, go = st.columns([7, 2], vertical_alignment="center")
-    with said:
-        shares.totals(counts, about=about, error=predicted, changed=changed)
     start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
     if start:
         try:

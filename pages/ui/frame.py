@@ -79,7 +79,8 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
         with st.container(key="page-title"):
             st.title(title, anchor=False)
         if lead:
-            st.html(f"<p class='lead'>{lead}</p>")  # Markdown would be typeset a moment later, and move the page
+            with st.container(key="page-lead"):  # style.css keeps its height: what renders it is loaded later
+                st.html(f"<p class='lead'>{lead}</p>")
 
 
 def draw_edge(*, follow: bool = True) -> None:

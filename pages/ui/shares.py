@@ -27,7 +27,9 @@ from pages.ui.marks import marked
 
 _HERE = Path(__file__).parent
 PARAMETER = "share-"
-KEY = "shares"
+KEY, PANEL = "shares", "share-panel"
+ALL, ROW = 67, 123
+"""Pixels of the slider for all layers, and of one for a layer with its curve."""
 
 
 def _read(name: str) -> str:
@@ -121,6 +123,12 @@ def sliders(
         on_moved_change=moved,
     )
     _private(joint, tasks, fixed)
+
+
+def keep_room(joint: JointStructure) -> None:
+    """Give the panel, which is drawn last, the height that it will have, so that nothing below it moves."""
+    rows = sum(bool(group.sharing) for group in joint.groups)
+    st.html(f"<style>.st-key-{PANEL} {{ min-height: {ALL + ROW * rows}px; }}</style>")
 
 
 def totals(counts: ParameterCounts, *, about: bool, error: float | None, changed: str) -> None:

@@ -32,7 +32,7 @@ _pad = st.components.v2.component(
 PAPER = 280
 MOST_PROCESSES = 2
 MOST_BYTES = 20 * 2**20
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif")
+PICTURES = ("png", "jpg", "jpeg")
 
 
 @st.cache_resource(show_spinner=False)
