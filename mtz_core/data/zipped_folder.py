@@ -82,7 +82,7 @@ def unzipped_folder(path: Path) -> Path:
             if not home.is_dir():
                 with zipfile.ZipFile(stream) as archive:
                     _unpack(archive, _checked(archive, path), home, path)
-    except (*DAMAGE, OSError, NotImplementedError) as error:
+    except (*DAMAGE, OSError, NotImplementedError) as error:  # the last: a compression that zipfile does not know
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(f"{path} is damaged, or cannot be unpacked ({why}); zip the folder again") from error
     inside = sorted(home.iterdir())
