@@ -66,11 +66,22 @@ def area(parents: Sequence[str]) -> None:
             elif default == "values":
                 fields["transform"] = _normalisation(key)
             title = st.text_input("Name", title, max_chars=60, key=f"own-title-{title}")
-            if st.button("Check and add", type="primary", icon=":material/add:", key="own-add"):
+            if _pressed(bool(fields["data"])):
                 spec = NetworkSpec(**{name: value for name, value in fields.items() if value is not None})
                 _add(spec, title, parents)
         except MTZError as error:
             _problem(error)
+
+
+def _pressed(ready: bool) -> bool:
+    """Draw the button that adds; before the data are there (a file may still be on its way) it cannot be pressed."""
+    why = None if ready else "Choose the data that the network was trained on; a file counts once it has arrived."
+    pressed = st.button(
+        "Check and add", type="primary", icon=":material/add:", key="own-add", disabled=not ready, help=why
+    )
+    if why:
+        st.caption(why)
+    return pressed
 
 
 def removal(network: OwnNetwork, parents: Sequence[str]) -> None:
@@ -355,8 +366,6 @@ def _normalisation(key: str) -> TransformSpec | None:
 
 def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
     """Have the network checked, and choose it beside those of the chosen that it zips with."""
-    if not spec.data:
-        raise SpecError("choose the data that the network was trained on")
     paths.check_paths(spec)
     with st.status("Checking the network…", expanded=True) as status:
         line = st.empty()
