@@ -78,14 +78,18 @@ def test_labels_come_in_a_table_of_their_own(visit: Open, tmp_path: Path) -> Non
     app.text_input(key="labels-path").set_value(str(LENET5)).run()
     app.button(key="own-add").click().run()
     assert r"safetensors is no table of comma\-separated values" in shown(app)
+    app.text_input(key="labels-path").set_value("").run()
+    assert "labels-file" not in app.query_params
     app.text_input(key="labels-path").set_value(str(tmp_path / "labels.csv")).run()
+    assert len(app.query_params["labels-file"]) == 64
     app.button(key="own-add").click().run()
     (added,) = own_networks().values()
     assert added.images == 8
     assert added.error == 0.0
-    assert len(app.query_params["labels-file"]) == 64
-    app.text_input(key="labels-path").set_value("").run()
-    assert "labels-file" not in app.query_params
+    assert not {"file", "images-file", "labels-file"} & set(app.query_params)
+    app.text_input(key="weights-1-path").set_value(str(tmp_path / "net.safetensors")).run()
+    app.selectbox(key="own-data").set_value("upload").run()
+    assert app.button(key="own-add").disabled, "the next network would get the data of the one before"
 
 
 class Two(nn.Module):

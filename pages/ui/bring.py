@@ -59,7 +59,7 @@ def area(parents: Sequence[str]) -> None:
         try:
             pictures = isinstance(default, TransformSpec)
             fields["data"], fields["labels"] = _data(fields.get("data") or (None if pictures else "upload"))
-            fields |= _types(outputs) if outputs else {"type": _type("What its answers are", "own-type")}
+            fields |= _types(outputs) if outputs else {"type": _type("What its answers are", _fresh("own-type"))}
             key = source + str(fields.get("architecture"))
             if isinstance(default, TransformSpec):
                 fields["transform"] = _transform(default, key)
@@ -200,6 +200,7 @@ def _chosen_file(
     What is optional is forgotten when it is taken away again.
     """
     left, right = st.columns(2, vertical_alignment="top")
+    key = _fresh(key)
     with left:
         given = st.file_uploader(what, key=f"{key}-file", help=help, max_upload_size=visitor.settings().most_upload)
     st.caption(help)
@@ -382,7 +383,21 @@ def _add(spec: NetworkSpec, title: str, parents: Sequence[str]) -> None:
     kept = [name for name in fitting if name != added["name"]][: query.MOST_PARENTS - 1]
     st.session_state["parents-wanted"] = [*kept, added["name"]]
     st.toast(f"{frame.plain(title)} was added.", icon=":material/check_circle:")
+    _clear()
     st.rerun()
+
+
+def _fresh(key: str) -> str:
+    """A widget's key that is another one after every network that was added: the next begins with nothing chosen."""
+    turn = st.session_state.get("brought", 0)
+    return f"{key}-{turn}" if turn else key
+
+
+def _clear() -> None:
+    """Forget what was brought, so that the next network does not get this one's data or labels."""
+    st.session_state["brought"] = st.session_state.get("brought", 0) + 1
+    for name in ("file", "images-file", "labels-file"):
+        st.query_params.pop(name, None)
 
 
 def _progress(line: Any) -> Callable[[str], None]:

@@ -61,7 +61,7 @@ def add(page: Page, address: str, folder: Path, name: str) -> str:
     settle(page)
     added = page.get_by_role("button", name="Check and add")
     expect(added).to_be_disabled()
-    page.locator(".st-key-images-file input[type=file]").set_input_files(folder / f"{name}.npz")
+    page.locator("[class*=st-key-images-] input[type=file]").set_input_files(folder / f"{name}.npz")
     expect(added).to_be_enabled(timeout=60_000)
     added.click()
     page.wait_for_url(re.compile(rf"parents={name}-"), timeout=90_000)

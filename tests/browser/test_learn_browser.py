@@ -34,6 +34,19 @@ def test_the_keyboard_walks_through_all_steps_and_back_is_one_step(page: Page, a
     assert problems == []
 
 
+def test_keys_that_come_faster_than_the_pages_are_all_counted(page: Page, address: str) -> None:
+    page.goto(f"{address}/Learn?hide=question")
+    expect(page.get_by_role("heading", level=1, name=TEXTS["1"]["title"])).to_be_visible(timeout=30_000)
+    settle(page)
+    for key in ("ArrowRight",) * 4 + ("ArrowLeft",):
+        page.keyboard.press(key)
+    expect(page).to_have_url(re.compile(r"step=4"))
+    expect(page.get_by_role("heading", level=1, name=TEXTS["4"]["title"])).to_be_visible(timeout=30_000)
+    page.go_back()
+    page.wait_for_timeout(2_000)
+    assert "step=4" not in page.url
+
+
 def test_the_lowest_place_of_two_bowls_is_what_the_engine_computes(page: Page, address: str) -> None:
     page.goto(f"{address}/Learn?step=3&lowest=1")
     slider = page.get_by_role("slider", name="α, how much the digits count")

@@ -53,7 +53,10 @@ function lesson({ data, parentElement, setTriggerValue }, draw) {
   root.className = `lesson ${mode} step-${data.step}`;
   for (const [name, value] of Object.entries(data.colours)) root.style.setProperty(`--${name}`, value);
 
+  const asked = (window.mtzLesson ??= { to: null, until: 0 }); // the step that was asked for and is not yet shown
+  const ahead = () => (performance.now() < asked.until ? asked.to : data.step);
   const turn = (to, tries = 3) => { // a page that is still being drawn may miss it: ask again while this step is shown
+    if (tries === 3) Object.assign(asked, { to, until: performance.now() + 5000 });
     setTriggerValue("go", to);
     const again = tries ? setTimeout(() => turn(to, tries - 1), 1500) : 0;
     cleanups.push(() => clearTimeout(again));
@@ -172,7 +175,7 @@ function lesson({ data, parentElement, setTriggerValue }, draw) {
   const onKey = (event) => {
     const inner = event.composedPath()[0], busy = inner instanceof Element && inner.closest("input, textarea, select, [role=slider], [role=grid], [contenteditable]");
     if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented || busy) return;
-    const at = data.order.indexOf(data.step), by = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key];
+    const at = data.order.indexOf(ahead()), by = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key];
     if (by && data.order[at + by]) { turn(data.order[at + by]); event.preventDefault(); }
     const onButton = inner instanceof Element && inner.closest("button, a, summary");
     if (event.key === " " && made.play && !onButton) { play(); event.preventDefault(); }
@@ -182,6 +185,8 @@ function lesson({ data, parentElement, setTriggerValue }, draw) {
   };
   if (mode !== "handout") {
     document.addEventListener("keydown", onKey);
+    if (asked.to === data.step) asked.until = 0;
+    else if (ahead() !== data.step) turn(asked.to); // keys that came faster than the pages
     cleanups.push(() => document.removeEventListener("keydown", onKey));
   }
   return () => cleanups.forEach((clean) => clean());
