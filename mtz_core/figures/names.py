@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -22,18 +23,23 @@ def display_name(task: str) -> str:
     >>> display_name("mnist"), display_name("letters"), display_name("/home/me/birds")
     ('digits', 'letters', 'birds')
     """
-    if task.startswith("upload:"):
-        return f"upload-{task[7:13]}"
     return NAMES.get(task) or PurePath(task.removeprefix("torchvision:")).name or task
 
 
 def task_labels(tasks: Sequence[str], parents: Sequence[str]) -> list[str]:
     """Return one distinct name per task: its data; with the parents' numbers or names where data occurs twice.
 
+    Uploaded data has no name but its digest: such a task is called as its network is.
+
     >>> task_labels(["mnist", "mnist"], ["lenet300-mnist-0", "lenet300-mnist-1"])
     ['digits-0', 'digits-1']
+    >>> task_labels(["upload:" + "0f" * 32, "letters"], ["pumps-1a2b3c4d", "lenet5-letters-0"])
+    ['pumps', 'letters']
     """
-    names = [display_name(task) for task in tasks]
+    names = [
+        re.sub(r"-[0-9a-f]{8}$", "", parent) if task.startswith("upload:") else display_name(task)
+        for task, parent in zip(tasks, parents, strict=True)
+    ]
     numbered = [
         f"{name}-{parent.rsplit('-', 1)[1]}" if parent.rpartition("-")[0].endswith(f"-{task}") else parent
         for name, task, parent in zip(names, tasks, parents, strict=True)

@@ -42,7 +42,7 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 def area(parents: Sequence[str]) -> None:
     """Draw where networks are brought; one that was added joins the chosen `parents`."""
-    opened = any(address.asked(name) is not None for name in ("bring", "file"))
+    opened = "brought" in st.session_state or any(address.asked(name) is not None for name in ("bring", "file"))
     with st.expander("Bring your own network", icon=":material/upload_file:", expanded=opened):
         source = address.choice(
             st.segmented_control,
