@@ -577,6 +577,12 @@ EXPORTED = "exported"
 class NetworkSpec(_Strict):
     """One parent: a bundled network, weights for an architecture, an exported program, or a registered module."""
 
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=60,
+        description="what the network is called where it is shown. null: as its file, its architecture or its parent",
+    )
     parent: str | None = Field(default=None, description="a bundled network; `python -m mtz_core parents` lists them")
     architecture: str | None = Field(
         default=None,
@@ -662,6 +668,13 @@ class NetworkSpec(_Strict):
             raise ValueError("give one name or more, each once")
         return given
 
+    @field_validator("name")
+    @classmethod
+    def _legible(cls, name: str | None) -> str | None:
+        if name is not None and (not name.isprintable() or not name.strip()):
+            raise ValueError("a name is a line of characters that can be shown")
+        return name
+
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
@@ -682,6 +695,8 @@ class NetworkSpec(_Strict):
     @property
     def title(self) -> str:
         """A short name for messages and pictures."""
+        if self.name is not None:
+            return self.name
         if self.parent is not None or self.model is not None:
             return self.parent or self.model or ""
         architecture, weights = (self.architecture or "").removeprefix("torchvision:"), self.weights or ""

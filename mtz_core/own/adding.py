@@ -33,7 +33,7 @@ LOW = 2.0
 def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> OwnNetwork:
     """Load a network and its data, trace it, measure its error on up to `MOST_TESTED` labelled inputs, remember it.
 
-    Raises `MTZError` if any of this fails; nothing is remembered then.
+    Runs and pictures call it by its `title`. Raises `MTZError` if any of this fails; nothing is remembered then.
     """
     tell = say or (lambda text: None)
     tell("reading the network…")
@@ -52,8 +52,9 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     asked = asked_of(data, spec.type, outputs, whose), whose
     error, tested = _error(network, graph, data, asked, network.preparation)
     note = _normalised_twice(network, graph, data, asked, error)
-    known = title.strip() or network.name
-    kept = spec.model_copy(update={"data": network.data, "transform": network.transform})
+    said = "".join(letter for letter in title if letter.isprintable()).strip()[:60].strip()
+    known = said or network.name
+    kept = spec.model_copy(update={"data": network.data, "transform": network.transform, "name": said or spec.name})
     shape = tuple(images.shape[1:])
     count = len(data.calibration)
     named, kind = network_name(known, kept), input_kind(shape, not images.is_floating_point())

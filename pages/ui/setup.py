@@ -160,7 +160,7 @@ def task_labels(parents: Sequence[str]) -> list[str]:
     """Return one distinct name per task: a bundled parent's own, and the data of a network that was brought."""
     own = own_networks()
     tasks = [str(own[name].spec.data) if name in own else catalog()[name].task for name in parents]
-    return names.task_labels(tasks, parents)
+    return names.task_labels(tasks, [own[name].title if name in own else name for name in parents])
 
 
 def inputs_of(parents: Sequence[str]) -> str:

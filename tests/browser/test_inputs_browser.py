@@ -89,6 +89,7 @@ def test_inputs_that_are_no_pictures_are_zipped_and_drawn(
     record = store.list()[0]
     assert record.status is RunStatus.FINISHED
     assert record.summary["inputs"] == [form, form]
+    assert record.summary["parents"] == list(names)
     assert max(record.summary["errors"]) < 15.0
     page.goto(f"{address}/Inspect?run={record.id}")
     settle(page)
