@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from playwright.sync_api import Page, expect
+
 from benchmarks.machine import table
+from mtz_core.runs.store import RunStore
 from tests.browser.server import chromium, dashboard, settle
+from tests.synthetic import Layer, synthetic_run
 
 PICTURE = "img.picture"
 SAMPLES = ".samples img"
+SIDES = (512, 4096)
+"""Neurons of a layer in each of two networks, whose map is looked at."""
 
 
 def run(repeats: int = 5) -> None:
@@ -53,3 +60,35 @@ def run(repeats: int = 5) -> None:
         ["preset “same task”: click on it, Start → finished", zipped],
     ]
     print(table(["", "median, s", "worst, s"], [[n, f"{statistics.median(v):.1f}", f"{max(v):.1f}"] for n, v in rows]))
+    _selections()
+
+
+def _selections(choices: int = 10) -> None:
+    """Time from choosing a cell of the map by the keyboard until everything about its two neurons is drawn."""
+    rows = []
+    for side in SIDES:
+        with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+            store = RunStore(Path(folder) / "runs")
+            made = synthetic_run(store, layers=(Layer("wide", side),), title=f"{side}")
+            with dashboard(store.root) as address:
+                page = browser.new_page(viewport={"width": 1440, "height": 900})
+                page.goto(f"{address}/Inspect?run={made.id}&layer=wide&i=0&j=0")
+                took = [_choose(page) for _ in range(choices)]
+        rows.append([f"{side:,} × {side:,}", f"{statistics.median(took):.2f}", f"{max(took):.2f}"])
+    print("\n## From a selected cell to its view\n")
+    print(table(["neurons", "median, s", "worst, s"], rows))
+
+
+def _choose(page: Page) -> float:
+    """Go one step to the right on the map and choose what is there; return the seconds until its view is drawn."""
+    settle(page)
+    heading = page.get_by_role("heading", name=re.compile(r"^digits \d+ and clothes \d+$"))
+    expect(heading).to_be_visible(timeout=120_000)
+    before = heading.inner_text()
+    page.locator("canvas.map").focus()
+    page.keyboard.press("ArrowRight")
+    begin = time.perf_counter()
+    page.keyboard.press("Enter")
+    expect(heading).not_to_have_text(before, timeout=60_000)
+    settle(page)
+    return time.perf_counter() - begin
