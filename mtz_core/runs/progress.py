@@ -208,10 +208,11 @@ def percent(value: float | None) -> str:
 
 
 def table(records: Sequence[RunRecord]) -> str:
-    """Return one line per run."""
+    """Return one line per run; its tags stand between brackets behind its title."""
     rows = [("RUN", "STATUS", "DONE", "CREATED", "TITLE")]
     for record in records:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
         title = record.title or " + ".join(record.summary.get("parents", []))
-        rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, title))
+        tagged = f"{title}  [{', '.join(record.tags)}]" if record.tags else title
+        rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, tagged))
     return "\n".join(f"{a:22}  {b:9}  {c:>4}  {d:16}  {e}".rstrip() for a, b, c, d, e in rows)

@@ -42,11 +42,17 @@ class RunReader:
         with reading(self.database) as db:
             return self._record(self._row(db, run_id))
 
-    def list(self, limit: int | None = None) -> list[RunRecord]:
-        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged."""
+    def list(self, limit: int | None = None, tags: Sequence[str] = ()) -> list[RunRecord]:
+        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged.
+
+        With `tags`, only of those that have all of them.
+        """
+        known = "CASE WHEN json_valid(runs.tags) THEN runs.tags ELSE '[]' END"
+        tagged = f"EXISTS (SELECT 1 FROM json_each({known}) WHERE json_each.value = ?)"
+        where = f"WHERE {' AND '.join([tagged] * len(tags))}" if tags else ""
         with reading(self.database) as db:
             rows = db.execute(
-                f"{RUNS} ORDER BY created DESC, runs.id DESC LIMIT ?", (-1 if limit is None else limit,)
+                f"{RUNS} {where} ORDER BY created DESC, runs.id DESC LIMIT ?", (*tags, -1 if limit is None else limit)
             ).fetchall()
         records = []
         for row in rows:

@@ -59,8 +59,7 @@ def show_run(run_id: str) -> None:
             frame.status_chip(status)
             began = "asked for" if status == "waiting" else "started"
             st.caption(f"{began} {frame.run_age(record)} · run {record.id}", width="content")
-            for tag in record.tags:
-                st.badge(frame.plain(tag), icon=":material/label:", color="gray")
+            keeping.badges(record)
     with actions, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         if live and refusal is None:
             _stop_button(run_id)
@@ -82,7 +81,7 @@ def show_run(run_id: str) -> None:
         run_replay.area(record, tasks, _events(record))
     if view != "how":
         _afterwards(record)
-        keeping.area(record, refusal)
+        keeping.area(record, refusal, leave=_leave)
         return
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
@@ -91,7 +90,13 @@ def show_run(run_id: str) -> None:
 
     if not live:
         _afterwards(record)
-        keeping.area(record, refusal)
+        keeping.area(record, refusal, leave=_leave)
+
+
+def _leave() -> None:
+    """Go where a run that was deleted is not."""
+    st.query_params.pop("run", None)
+    st.switch_page(frame.HOME)
 
 
 def pictured(summary: Mapping[str, Any]) -> bool:
