@@ -38,7 +38,8 @@ frame.page(
 with frame.problems():
     known, infos, own = query.known_networks(), catalog(), own_networks()
     address.vet(
-        dict.fromkeys(("preflight", "bring", "file", "images-file", "labels-file"), address.anything)
+        dict.fromkeys(("file", "images-file", "labels-file", "layer"), address.anything)
+        | {"preflight": preflight.check(known), "bring": address.among(bring.SOURCES)}
         | {"wrong": address.truth, "draw": address.between(0, 999, whole=True)}
         | setup.check_parents(known)
     )
@@ -64,6 +65,7 @@ joint = joined(networks)
 full = {group.name: min(group.widths) for group in joint.groups if group.sharing}
 drawing = planned_drawing(joint, tasks, full, True, True, state="possible")
 st.subheader("Layers" if len(parents) == 1 else "Which layers correspond", anchor=False)
+address.vet({"layer": address.among([column.name for column in drawing.columns]), "*": address.anything})
 looked_at = drawing.column(address.asked("layer") or "")
 diagram(
     drawing,
@@ -73,8 +75,6 @@ diagram(
 )
 if looked_at is not None:
     details(drawing.columns[looked_at], drawing)
-elif asked := address.asked("layer"):
-    st.caption(f":material/link_off: These networks have no layer “{frame.plain(asked[:40])}”.")
 
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
     with column, st.container(border=True):

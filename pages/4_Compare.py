@@ -20,6 +20,18 @@ TAG = "tag"
 PINS = 2
 
 
+def checks(points: list[Any], labels: list[str]) -> dict[str, address.Check]:
+    """What the URL may say, for `address.vet`, of runs on the same networks."""
+    runs, among = [p.id for p in points], address.among
+    finished = f"one of the {len(runs):,} finished runs on these networks" if runs else "a finished run"
+    found = {name: among(list(dict.fromkeys(getattr(p, name) for p in points))) for name in FILTERS}
+    return found | {
+        "networks": address.anything, "task": among(["mean", *labels]), "show": among(get_args(compare.Measure)),
+        "size": among(get_args(compare.Size)), "run": among(["none", *runs], finished), "pin": among(runs, finished),
+        TAG: among(sorted({tag for p in points for tag in p.tags})),
+    }  # fmt: skip
+
+
 def choose_networks(groups: dict[str, list[Any]]) -> list[Any]:
     """Return the runs on one set of networks: those of the run that is asked for, else those of the newest run."""
     run = address.asked("run")
@@ -299,13 +311,16 @@ def show_table(points: list[Any], labels: list[str], measure: compare.Measure) -
 frame.page("Compare", lead="Every finished run: how small it became, and what that cost in error.")
 with frame.problems():
     points = [point for record in frame.store().list() if (point := compare.run_point(record)) is not None]
+    groups = compare.same_parents(points)
+    address.vet({"networks": address.among(list(groups)), "*": address.anything} if groups else checks([], []))
     if not points:
         st.info("There is no finished run to compare yet. Zip two networks first.", icon=":material/info:")
         frame.link(frame.ZIP, "Go to Zip", icon=":material/compress:")
         st.stop()
-    points = choose_networks(compare.same_parents(points))
+    points = choose_networks(groups)
     points = [compare.aligned(point, points[0].parents) for point in points]
     labels = task_labels(points[0].tasks, points[0].parents)
+    address.vet(checks(points, labels))
     everything = points
     controls, picture = st.columns([1, 3], gap="medium")
     with controls:
