@@ -17,6 +17,7 @@ from mtz_core.events import (
     LayerFinished,
     LayerZipped,
     LookedAhead,
+    Measuring,
     OutputsWeighed,
     Planned,
     Planning,
@@ -154,6 +155,8 @@ def describe(event: Event, inputs: str = "images") -> str:
             return f"network {event.task + 1}: how much each output matters, {event.part:.0%}"
         case LookedAhead():
             return f"{layer}: differences in {event.producer}"
+        case Measuring():
+            return f"zipped; measuring what undoing each of {event.merges} merges would win back"
         case HarmMeasured():
             won = (b - a for b, a in zip(event.errors_before, event.errors_after, strict=True))
             return f"{', '.join(event.layers)} undone: {' / '.join(f'{points:+.2f}' for points in won)} points won back"

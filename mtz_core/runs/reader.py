@@ -13,7 +13,7 @@ from mtz_core.errors import RunError, SpecError
 from mtz_core.runs.alive import exists, is_alive
 from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
-from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
+from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id, with_result
 from mtz_core.spec import parse_run_spec
 from mtz_core.system.machine import host
 from mtz_core.system.paths import runs_folder
@@ -144,6 +144,12 @@ class RunReader:
             return record
         if record.host in (None, host()) and exists(record.pid, record.pid_created, record.host):
             return replace(record, status=RunStatus.PAUSED, message="the worker process gives no sign of life")
+        if record.summary.get("zipped"):
+            message = "The zip is done. The process that measured its harm is gone; what it had measured is kept."
+            return replace(
+                record, status=RunStatus.FINISHED, message=message, fraction=1.0, summary=with_result(record.summary),
+                finished=record.updated,
+            )  # fmt: skip
         return replace(record, status=RunStatus.LOST, message="the worker process is gone")
 
 

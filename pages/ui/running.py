@@ -158,6 +158,9 @@ def _ending(record: RunRecord, refusal: str | None) -> None:
                 icon=":material/pause_circle:",
             )
             return
+        case "finished" if record.message:
+            st.info(frame.plain(record.message), icon=":material/undo:")
+            return
         case _:
             return
     if refusal is not None:
