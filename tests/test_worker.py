@@ -282,6 +282,8 @@ def test_work_that_is_about_to_finish_is_left_alone(store: RunStore) -> None:
         pulse.settle()
         store.request_cancel(run.id)
         assert not given_up.wait(1.0)
+        pulse.go_on()
+        assert given_up.wait(1.0), "what comes after that is not"
 
 
 def test_a_pulse_beats(store: RunStore) -> None:
