@@ -6,7 +6,7 @@ import streamlit as st
 
 from mtz_core.errors import MTZError
 from mtz_core.figures.text import error_text, percent_text
-from pages.ui import frame, landing, replay
+from pages.ui import address, frame, landing, replay
 from pages.ui.presets import PRESETS
 
 frame.page(frame.NAME, heading=False, edge=False)
@@ -18,6 +18,7 @@ with st.container(key="home-lead"):  # style.css keeps its height: what Streamli
         "<p class='lead'>Each of your networks does one task, and all of them must fit one small device. "
         "Multi-Task Zipping pairs neurons that do nearly the same, stores each pair once, and keeps every task.</p>"
     )
+address.vet({})
 replay.play()
 if result:
     with st.container(key="home-pictures"):

@@ -172,7 +172,7 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    print(table(_store(options).list(limit=options.limit)))
+    print(table(_store(options).list(limit=options.limit, tags=labels.checked_tags(options.tag))))
     return 0
 
 
@@ -197,12 +197,12 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
-    labels.rename(_store(options), options.run, options.title)
+    labels.label(_store(options), options.run, title=options.title)
     return 0
 
 
 def _tag(options: argparse.Namespace) -> int:
-    labels.tag(_store(options), options.run, options.tags)
+    labels.label(_store(options), options.run, tags=options.tags)
     return 0
 
 
@@ -408,6 +408,7 @@ def command_parser() -> argparse.ArgumentParser:
     _add_looking(commands, [computing, json_output])
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")
     command.add_argument("--limit", type=int, default=50)
+    command.add_argument("--tag", action="append", default=[], metavar="TAG", help="only runs with it; may be repeated")
     command.set_defaults(command=_list)
     commands.add_parser("show", parents=[run], help="show a run").set_defaults(command=_show)
     commands.add_parser("cancel", parents=[run], help="stop a run").set_defaults(command=_cancel)

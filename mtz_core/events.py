@@ -1,5 +1,5 @@
 """What the zipper tells its listeners, in order: planned (if asked for), started, per layer calibrated → difference →
-zipped → retrained → evaluated, then finished or failed.
+zipped → retrained → evaluated, then measuring (if asked for), finished or failed.
 
 Events are frozen, hold numpy arrays and plain numbers only, and need no torch to be read. `fraction` is the share
 of the whole run's work that is done, in [0, 1]; `seconds` counts from the start of the run.
@@ -268,7 +268,7 @@ class LayerFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished(Event):
+class Result(Event):
     """The zipped network is ready; errors and scores as in `Evaluated`, and `types` as in `Started`."""
 
     counts: ParameterCounts
@@ -277,6 +277,18 @@ class Finished(Event):
     types: tuple[TaskType, ...] = ()
     scores: tuple[Mapping[str, float], ...] = ()
     parent_scores: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Result):
+    """What follows only measures the harm of so many `merges`, and may be cut off: the moment to save the network."""
+
+    merges: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Result):
+    """Nothing follows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from mtz_core.own.registry import own_networks
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
-from pages.ui import address, bring, frame, preflight, query, samples, setup
+from pages.ui import address, bring, frame, own_samples, preflight, query, samples, setup
 from pages.ui.diagram import details, diagram
 
 TASKS = {
@@ -38,7 +38,8 @@ frame.page(
 with frame.problems():
     known, infos, own = query.known_networks(), catalog(), own_networks()
     address.vet(
-        dict.fromkeys(("preflight", "bring", "file", "images-file", "labels-file"), address.anything)
+        dict.fromkeys(("file", "images-file", "labels-file", "layer"), address.anything)
+        | {"preflight": preflight.check(known), "bring": address.among(bring.SOURCES)}
         | {"wrong": address.truth, "draw": address.between(0, 999, whole=True)}
         | setup.check_parents(known)
     )
@@ -64,6 +65,7 @@ joint = joined(networks)
 full = {group.name: min(group.widths) for group in joint.groups if group.sharing}
 drawing = planned_drawing(joint, tasks, full, True, True, state="possible")
 st.subheader("Layers" if len(parents) == 1 else "Which layers correspond", anchor=False)
+address.vet({"layer": address.among([column.name for column in drawing.columns]), "*": address.anything})
 looked_at = drawing.column(address.asked("layer") or "")
 diagram(
     drawing,
@@ -73,8 +75,6 @@ diagram(
 )
 if looked_at is not None:
     details(drawing.columns[looked_at], drawing)
-elif asked := address.asked("layer"):
-    st.caption(f":material/link_off: These networks have no layer “{frame.plain(asked[:40])}”.")
 
 for column, name, network, task in zip(st.columns(len(parents), gap="medium"), parents, networks, tasks, strict=True):
     with column, st.container(border=True):
@@ -116,36 +116,36 @@ for column, name, network, task in zip(st.columns(len(parents), gap="medium"), p
         elif info.nonzero_parameters < 0.9 * info.parameters:
             st.caption(f"Pruned: {count_text(info.nonzero_parameters)} of them are not zero.")
 
-if any(name not in own for name in parents):
-    st.subheader("What they answer", anchor=False)
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
-        seed = st.number_input(
-            "Draw",
-            0,
-            999,
-            0,
-            key="draw",
-            bind="query-params",
-            width=140,
-            help=f"Another number, other {setup.inputs_of(parents)}.",
-        )
-    for name, task in zip(parents, tasks, strict=True):
-        if name in own:
-            continue
-        data = infos[name].task
-        with frame.problems():
-            about = bundled_set(data)
-            inputs, labels = bundled_inputs(data, "test")
-            answers = predictions(name)
-        wrong = samples.wrong_answers(about.type, labels, answers)
-        chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
-        st.markdown(
-            f"**{frame.plain(task)}** · {int(wrong.sum()):,} of {len(labels):,} bundled test {about.inputs} "
-            f"{WRONG[about.type]}"
-        )
-        st.html(samples.sample_grid(inputs[chosen], labels[chosen], answers[chosen], wrong[chosen], about))
-    st.caption("✓ right, ✗ wrong with what is true below it.")
+st.subheader("What they answer", anchor=False)
+with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    only_wrong = st.toggle("Only wrong answers", key="wrong", bind="query-params")
+    seed = st.number_input(
+        "Draw",
+        0,
+        999,
+        0,
+        key="draw",
+        bind="query-params",
+        width=140,
+        help=f"Another number, other {setup.inputs_of(parents)}.",
+    )
+for name, task in zip(parents, tasks, strict=True):
+    if name in own:
+        own_samples.area(own[name], task, int(seed), only_wrong)
+        continue
+    data = infos[name].task
+    with frame.problems():
+        about = bundled_set(data)
+        inputs, labels = bundled_inputs(data, "test")
+        answers = predictions(name)
+    wrong = samples.wrong_answers(about.type, labels, answers)
+    chosen = samples.some_indices(labels, wrong, 20, int(seed), only_wrong)
+    st.markdown(
+        f"**{frame.plain(task)}** · {int(wrong.sum()):,} of {len(labels):,} bundled test {about.inputs} "
+        f"{WRONG[about.type]}"
+    )
+    st.html(samples.sample_grid(inputs[chosen], labels[chosen], answers[chosen], wrong[chosen], about))
+st.caption("✓ right, ✗ wrong with what is true below it.")
 
 above = st.container()  # filled last: a link to a report must not keep the rest of the page waiting
 

@@ -13,6 +13,7 @@ from mtz_core.figures.names import task_labels
 from mtz_core.figures.text import percent_text
 from mtz_core.runs.undone import of_layers
 from pages.ui import address, frame, inspect_glance, inspect_harm, what_if
+from pages.ui.inspect_map import CHECKS as MAP
 from pages.ui.inspect_map import NO_PAIRS, choose_view, chosen_cell, network_range, pooled_map, show_map
 from pages.ui.inspect_pair import show_cell
 from pages.ui.inspect_pairs import show_pairs
@@ -20,6 +21,7 @@ from pages.ui.inspect_stored import layer_summary
 from pages.ui.run_diagram import show_layers
 
 VIEWS = {"map": "Map and pair", "pairs": "All pairs", "harm": "Harm by layer"}
+PARAMETERS = ("run", "view", "layer", "tasks", *MAP, "i", "j")
 
 
 def choose_layer(run: Any, layers: list[str]) -> str:
@@ -29,9 +31,14 @@ def choose_layer(run: Any, layers: list[str]) -> str:
     return address.choice(st.selectbox, "Layer", layers, name="layer", default=first, what="layer", drop=("i", "j"))
 
 
+def couples_of(arrays: Any, labels: list[str]) -> dict[str, tuple[int, int]]:
+    """Return any two tasks whose neurons are compared, by the name of their choice."""
+    return {f"{labels[t]} × {labels[u]}": (t, u) for t, u in draw.compared_tasks(arrays)}
+
+
 def choose_tasks(arrays: Any, labels: list[str]) -> tuple[int, int]:
     """Return the two tasks whose neurons are compared; with two tasks there is nothing to choose."""
-    couples = {f"{labels[t]} × {labels[u]}": (t, u) for t, u in draw.compared_tasks(arrays)}
+    couples = couples_of(arrays, labels)
     if len(couples) == 1:
         return next(iter(couples.values()))
     return couples[address.choice(st.selectbox, "Tasks", list(couples), name="tasks", what="tasks")]
@@ -55,6 +62,7 @@ frame.page(
     lead="Look into a layer: how different any two neurons are, which became one, and what harm that does.",
 )
 with frame.problems():
+    address.vet(dict.fromkeys(PARAMETERS, address.anything) | {"run": frame.check_run()})
     top = st.columns([2, 1, 1])
     with top[0]:
         run = frame.choose_run()
@@ -84,12 +92,14 @@ with frame.problems():
             run=run.id,
         )
         st.stop()
+    address.vet({"layer": address.among(layers), "view": address.among(list(VIEWS)), "*": address.anything})
     with top[1]:
         layer = choose_layer(run, layers)
     arrays = frame.store().layer_arrays(run.id, layer)
     if not draw.compared_tasks(arrays):
         st.info(f"No differences were kept for {frame.plain(layer)}.", icon=":material/info:")
         st.stop()
+    address.vet({"tasks": address.among(list(couples_of(arrays, labels))), "*": address.anything} | MAP)
     with top[2]:
         couple = choose_tasks(arrays, labels)
     what_if.show_family(run, labels)
@@ -97,6 +107,8 @@ with frame.problems():
     show_layers(run, layers, layer, {name: each.points for name, each in harm.items()})
     inspect_glance.show_layers(run, layers, layer, couple)
     difference = arrays[f"difference_{couple[0]}_{couple[1]}"]
+    rows, columns = map(address.index, difference.shape)
+    address.vet({"i": rows, "j": columns, "*": address.anything})
     arrays = draw.shared_by(arrays, couple)
     pairs = arrays["pairs"][:, list(couple)] if "pairs" in arrays else NO_PAIRS
     summary = layer_summary(run, layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import streamlit as st
@@ -12,10 +13,23 @@ from mtz_core.figures.names import task_labels
 from mtz_core.figures.settings import differences
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 from mtz_core.outputs.types import errors_text
-from pages.ui import address, frame, menu, test_drive
+from pages.ui import address, frame, keeping, menu, test_drive, visitor
 
 FILTERS = {"method": "Method", "share": "Share", "retraining": "Retraining"}
+TAG = "tag"
 PINS = 2
+
+
+def checks(points: list[Any], labels: list[str]) -> dict[str, address.Check]:
+    """What the URL may say, for `address.vet`, of runs on the same networks."""
+    runs, among = [p.id for p in points], address.among
+    finished = f"one of the {len(runs):,} finished runs on these networks" if runs else "a finished run"
+    found = {name: among(list(dict.fromkeys(getattr(p, name) for p in points))) for name in FILTERS}
+    return found | {
+        "networks": address.anything, "task": among(["mean", *labels]), "show": among(get_args(compare.Measure)),
+        "size": among(get_args(compare.Size)), "run": among(["none", *runs], finished), "pin": among(runs, finished),
+        TAG: among(sorted({tag for p in points for tag in p.tags})),
+    }  # fmt: skip
 
 
 def choose_networks(groups: dict[str, list[Any]]) -> list[Any]:
@@ -31,7 +45,7 @@ def choose_networks(groups: dict[str, list[Any]]) -> list[Any]:
         name="networks",
         what="networks",
         default=first,
-        drop=("run", "pin", *FILTERS),
+        drop=("run", "pin", TAG, *FILTERS),
         format_func=lambda name: f"{name} · {len(groups[name])} {'run' if len(groups[name]) == 1 else 'runs'}",
         help="Only runs on the same networks can be compared.",
     )
@@ -39,7 +53,16 @@ def choose_networks(groups: dict[str, list[Any]]) -> list[Any]:
 
 
 def filtered(points: list[Any]) -> list[Any]:
-    """Draw what narrows the runs down, where they differ in it, and return those that are left."""
+    """Draw what narrows the runs down, where they differ in it, and return those that are left.
+
+    Of methods (shares, kinds of retraining) a run has one of those that are chosen, of tags all.
+    """
+    if tags := sorted({tag for p in points for tag in p.tags}):
+        wanted = address.several(
+            st.multiselect, "Tags", tags, name=TAG, placeholder="all", format_func=frame.plain,
+            help="Runs that have all of these.",
+        )  # fmt: skip
+        points = [p for p in points if set(wanted) <= set(p.tags)]
     able = {name: found for name in FILTERS if len(found := list(dict.fromkeys(getattr(p, name) for p in points))) > 1}
     for name, found in able.items():
         kept = address.several(
@@ -117,7 +140,12 @@ def choose_run(points: Sequence[Any]) -> Any | None:
 def show_run(point: Any, labels: list[str]) -> None:
     """The run that was chosen, in numbers, with the ways into it."""
     with st.container(border=True):
+        record = frame.store().get(point.id)
+        refusal = visitor.access().refusal(record)
         st.subheader(frame.plain(point.title), anchor=False)
+        if point.tags:
+            with st.container(horizontal=True, gap="small"):
+                keeping.badges(record)
         st.caption(
             frame.plain(
                 f"{point.method} · share {point.share} · at most {point.images:,} inputs of each task · "
@@ -140,12 +168,12 @@ def show_run(point: Any, labels: list[str]) -> None:
                     delta_color="off",
                     delta_arrow="off",
                 )
-        for label, sure in zip(labels, ordered_differences(point), strict=True):
+        for label, sure in zip(labels, ordered_differences(point, record), strict=True):
             if sure is not None and not sure.clear:
                 st.caption(
                     f"{frame.plain(label)}: {test_drive.interval_text(sure)}, so it may be no difference at all."
                 )
-        if said := errors_text(frame.store().get(point.id).types, labels):
+        if said := errors_text(record.types, labels):
             st.caption(frame.plain(said))
         with st.container(horizontal=True, vertical_alignment="center"):
             frame.link(
@@ -160,11 +188,22 @@ def show_run(point: Any, labels: list[str]) -> None:
                     "Pin to compare", icon=":material/keep:", key=f"pin-{point.id}", on_click=pin, args=(point.id,),
                     help="Pin two runs to see where they differ.",
                 )  # fmt: skip
+        if refusal is not None:
+            st.caption(f":material/lock: {refusal}")
+        if not frame.is_live(record.status):  # it writes its last files
+            keeping.area(record, refusal, leave=partial(gone, point.id))
 
 
-def ordered_differences(point: Any) -> list[Any]:
+def gone(run: str) -> None:
+    """Take a run that was deleted out of the address."""
+    if address.asked("run") == run:
+        del st.query_params["run"]
+    unpin(run)
+    st.rerun()
+
+
+def ordered_differences(point: Any, record: Any) -> list[Any]:
     """How sure the run's differences from its parents are, in the order of the point's tasks."""
-    record = frame.store().get(point.id)
     found, left = test_drive.differences(record), list(record.summary["parents"])
     order = []
     for name in point.parents:
@@ -261,7 +300,7 @@ def show_table(points: list[Any], labels: list[str], measure: compare.Measure) -
     )
     st.download_button(
         "All runs shown (.csv)",
-        data=lambda: rows.to_csv(index=False).encode(),
+        data=lambda: pd.DataFrame(compare.without_formulas(listed)).to_csv(index=False).encode(),
         file_name="mtz-runs.csv",
         mime="text/csv",
         icon=":material/download:",
@@ -272,13 +311,16 @@ def show_table(points: list[Any], labels: list[str], measure: compare.Measure) -
 frame.page("Compare", lead="Every finished run: how small it became, and what that cost in error.")
 with frame.problems():
     points = [point for record in frame.store().list() if (point := compare.run_point(record)) is not None]
+    groups = compare.same_parents(points)
+    address.vet({"networks": address.among(list(groups)), "*": address.anything} if groups else checks([], []))
     if not points:
         st.info("There is no finished run to compare yet. Zip two networks first.", icon=":material/info:")
         frame.link(frame.ZIP, "Go to Zip", icon=":material/compress:")
         st.stop()
-    points = choose_networks(compare.same_parents(points))
+    points = choose_networks(groups)
     points = [compare.aligned(point, points[0].parents) for point in points]
     labels = task_labels(points[0].tasks, points[0].parents)
+    address.vet(checks(points, labels))
     everything = points
     controls, picture = st.columns([1, 3], gap="medium")
     with controls:

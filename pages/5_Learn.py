@@ -9,6 +9,7 @@ import streamlit as st
 
 from mtz_core.figures.lessons import load_lesson
 from pages.ui import address, frame, jobs
+from pages.ui.lesson.checks import checks
 from pages.ui.lesson.parts import PARTS
 from pages.ui.lesson.stage import stage
 from pages.ui.lesson.texts import END, ORDER, STEPS, load_texts
@@ -72,6 +73,7 @@ frame.page("Learn", heading=False)
 with frame.problems():
     if run := st.session_state.pop("lesson-run", None):
         st.switch_page(frame.ZIP, query_params={"run": run})
+    address.vet(checks(lesson(), address.asked("step") or STEPS[0]))
     common = texts()["common"]
     if address.asked("handout") == "1":
         st.html(f"<h1 class='handout-title'>{common['handout_title']}</h1>")
@@ -80,10 +82,6 @@ with frame.problems():
                 show(step, "handout")
         st.stop()
     step = address.asked("step") or STEPS[0]
-    if step not in ORDER:
-        said = f"The link asks for step {address.said(step)}; there are {STEPS[0]} to {STEPS[-1]}."
-        st.warning(said, icon=":material/link_off:")
-        step = STEPS[0]
     present = address.asked("present") == "1"
     if present:
         st.html(WITHOUT_FRAME)

@@ -24,6 +24,7 @@ from mtz_core.events import (
     LayerCalibrated,
     LayerFinished,
     LayerZipped,
+    Measuring,
     RetrainEnded,
     RetrainStep,
     Started,
@@ -139,6 +140,10 @@ def synthetic_events(
         )  # fmt: skip
         yield evaluated("retrained", layer.name, step, rest, counts)
         yield LayerFinished(**clock(), layer=layer.name)
+    final = evaluated("final", None, step, rest, counts, 2000)
+    yield final
+    found = {"counts": counts, "errors": final.errors, "parent_errors": parent_errors}
+    yield Measuring(**clock(), **found, merges=len(layers))
     for number, layer in enumerate(layers, start=1):
         yield HarmMeasured(
             **clock(), group=layer.name, layers=(layer.name,), calibration=images, images=(1000,) * tasks,
@@ -146,10 +151,7 @@ def synthetic_events(
             errors_after=tuple(error + 2.0 - 0.25 / number - 0.05 * t for t, error in enumerate(parent_errors)),
             divergences_before=(0.02,) * tasks, divergences_after=(0.02 - 0.005 / number,) * tasks,
         )  # fmt: skip
-    final = evaluated("final", None, step, rest, counts, 2000)
-    yield final
-    seconds = clock()["seconds"]
-    yield Finished(fraction=1.0, seconds=seconds, counts=counts, errors=final.errors, parent_errors=parent_errors)
+    yield Finished(fraction=1.0, seconds=clock()["seconds"], **found)
 
 
 def synthetic_run(
@@ -185,7 +187,7 @@ def synthetic_run(
         store.save_images(record.id, task, _images(rng, images))
     events = list(synthetic_events(tasks=tasks, layers=layers, share=share, images=images, seed=seed, bias=bias))
     if wanted is not RunStatus.FINISHED:
-        events = [event for event in events if not isinstance(event, HarmMeasured)]
+        events = [event for event in events if not isinstance(event, HarmMeasured | Measuring)]
         events = events[: 2 + (len(events) - 2) * 2 // 3]
     for event in events:
         store.append(record.id, event)

@@ -27,6 +27,7 @@ from tests.synthetic import Layer, synthetic_run, synthetic_spec
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = [{"parent": "lenet5-mnist-0"}, {"parent": "lenet5-fashion-0"}]
 ANN, BOB = "a" * 32, "b" * 32
+COMPARE = "pages/4_Compare.py"
 SMALL = (Layer("fc1", 6),)
 
 
@@ -71,8 +72,7 @@ def test_the_administrators_token_is_asked_for_once_and_ends_with_another(store:
 CHANGES = {
     "stop": lambda access, run: access.stop(run),
     "resume": lambda access, run: access.resume(run),
-    "rename": lambda access, run: access.rename(run, "new"),
-    "tag": lambda access, run: access.tag(run, ["new"]),
+    "label": lambda access, run: access.label(run, "new", ["new"]),
     "delete": lambda access, run: access.delete(run),
 }
 
@@ -97,7 +97,7 @@ def test_strangers_look_and_change_nothing(store: RunStore, change: str, owner: 
 
 
 def test_pages_change_runs_through_access_only() -> None:
-    forbidden = ("store().request_cancel", "store().delete", "store().create", "labels.rename", "labels.tag(")
+    forbidden = ("store().request_cancel", "store().delete", "store().create", "labels.label(")
     for path in [ROOT / "Home.py", *(ROOT / "pages").rglob("*.py")]:
         assert not any(text in path.read_text(encoding="utf-8") for text in forbidden), path
 
@@ -180,9 +180,12 @@ def test_a_run_is_called_by_what_it_zips_until_it_is_renamed(store: RunStore) ->
     assert main(["tag", run, "b", "a", "b", "", *at]) == 0
     assert (run_name(store.get(run)), store.get(run).tags) == ("my run", ("a", "b"))
     assert store.get(run).spec.title == "", "the specification is what was asked for"
-    for wrong in (lambda: labels.rename(store, run, "x" * 201), lambda: labels.tag(store, run, ["x" * 41])):
+    for title, tags in (("x" * 201, ["new"]), ("new", ["x" * 41]), ("new", [str(k) for k in range(21)])):
         with pytest.raises(RunError, match="at most"):
-            wrong()
+            labels.label(store, run, title, tags)
+    assert (store.get(run).title, store.get(run).tags) == ("my run", ("a", "b")), "both or neither"
+    assert main(["tag", run, "b, \u202ea\0", "\udcff", *at]) == 0, "no tag turns what follows it, or prints nothing"
+    assert store.get(run).tags == ("a", "b")
     assert main(["delete", run, *at]) == 0
     assert main(["delete", run, *at]) == 2
 
@@ -191,14 +194,74 @@ def test_a_stranger_sees_no_buttons_and_the_reason(
     visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MTZ_OWNERS", "browser")
-    for status, key in (("running", "stop"), ("lost", "resume"), ("finished", "run-delete")):
+    for status, key in (("running", "stop"), ("lost", "resume"), ("finished", "run-")):
         run = owned(store, synthetic_run(store, status=status, layers=SMALL).id, ANN)
         app = visit("pages/2_Zip.py", run=run)
-        assert key not in [button.key for button in app.button]
+        assert not [button.key for button in app.button if str(button.key).startswith(key)]
         if status != "finished":
             assert "belongs to another browser" in shown(app)
     monkeypatch.setenv("MTZ_OWNERS", "everyone")
-    assert "run-delete" in [button.key for button in visit("pages/2_Zip.py", run=run).button]
+    assert f"run-sure-{run}" in [button.key for button in visit("pages/2_Zip.py", run=run).button]
+
+
+def as_browser(app: Any, cookie: str, **parameters: str) -> Any:
+    app.session_state["browser-cookie"] = cookie
+    app.query_params.clear()
+    app.query_params.update(parameters)
+    return app.run()
+
+
+def test_on_compare_a_run_is_named_tagged_and_deleted_by_whose_it_is_and_filtered_by_everybody(
+    visit: Open, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTZ_OWNERS", "browser")
+    monkeypatch.setenv("MTZ_ADMIN", "the token")
+    secret = people.secret_of(store.root)
+    ann, bob = people.new_cookie(secret), people.new_cookie(secret)
+    mine, other = (owned(store, synthetic_run(store, layers=SMALL, title=t).id, ann[:32]) for t in ("one", "two"))
+    app = as_browser(visit(COMPARE), ann, run=mine)
+    assert "Tags" not in [choice.label for choice in app.multiselect]
+    app.text_input(key=f"run-title-{mine}").set_value(" =my  run")
+    app.text_input(key=f"run-tags-{mine}").set_value("best,  class 3, <b>best</b>")
+    app = app.button(key=f"run-save-{mine}").click().run()
+    assert (store.get(mine).title, store.get(mine).tags) == ("=my run", ("<b>best</b>", "best", "class 3"))
+    assert "\\<b\\>best" in shown(app)
+    assert set(app.dataframe[0].value["tags"]) == {"", "<b>best</b>, best, class 3"}
+
+    app = app.multiselect(key="url-tag").set_value(["best", "class 3"]).run()
+    assert list(app.dataframe[0].value["title"]) == ["=my run"]
+    assert app.query_params["tag"] == ["best", "class 3"]
+    app = as_browser(visit(COMPARE), bob, run=mine, tag="best")
+    assert list(app.dataframe[0].value["title"]) == ["=my run"]
+    assert "belongs to another browser" in shown(app)
+    assert not [each.key for each in (*app.button, *app.text_input) if str(each.key).startswith("run-")]
+
+    copy = visitor(store, bob[:32]).start(store.get(mine).spec)
+    assert (copy.owner, copy.tags) == (bob[:32], ())
+    for browser, run in ((ann[:32], copy.id), (bob[:32], mine)):
+        with pytest.raises(AccessError):
+            visitor(store, browser).label(run, tags=["x"])
+    people.make_administrator(store, bob[:32], "the token", "the token")
+    app = as_browser(app, bob, run=other, pin=other).button(key=f"run-sure-{other}").click().run()
+    app = app.button(key=f"run-delete-{other}").click().run()
+    assert not app.exception
+    assert mine in [record.id for record in store.list()]
+    assert other not in [record.id for record in store.list()]
+    assert not {"run", "pin"} & set(app.query_params), "what is gone is no longer asked for"
+
+
+def test_lists_of_runs_are_narrowed_down_by_tags(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [store.create(synthetic_spec()).id for _ in range(3)]
+    for run, tags in zip(runs, (["a", "b"], ["a"], []), strict=True):
+        labels.label(store, run, tags=tags)
+    with writing(store.database) as db:
+        db.execute("UPDATE runs SET tags = 'no JSON' WHERE id = ?", (runs[2],))
+    assert [record.id for record in store.list(tags=["a"])] == [runs[1], runs[0]]
+    assert [record.id for record in store.list(tags=["b", "a"], limit=1)] == [runs[0]]
+    assert main(["list", "--tag", "b", "--store", str(store.root)]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 2
+    assert listed[1].endswith("[a, b]")
 
 
 def test_a_run_in_the_queue_says_its_position_and_is_stopped_there(

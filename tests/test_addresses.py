@@ -47,7 +47,7 @@ def test_the_zip_page_names_every_value_that_is_none(visit: Open) -> None:
     named = [warning.value.replace("\\", "") for warning in app.warning]
     assert all("“-3.5x”" in text for text in named)
     assert len(named) == len(ZIP) - 1
-    for name in (n for n in ZIP if n != "parents" and n not in CARRIED and not n.startswith("type-")):
+    for name in (n for n in ZIP if n != "parents" and not n.startswith("type-")):
         assert any(f"“{name}” = " in text for text in named), name
 
 
@@ -58,6 +58,74 @@ def test_unknown_parents_and_parameters_are_named_and_the_others_stay(visit: Ope
     said = " ".join(warning.value for warning in app.warning)
     assert "“nobody”" in said
     assert "“sahre” = “1”, which this page does not know" in said
+
+
+TWO = {"parents": ["lenet300-mnist-0", "lenet300-fashion-0"]}
+LINKS: dict[str, tuple[str, dict[str, object], dict[str, tuple[str, str]]]] = {
+    "home": ("Home.py", {}, {}),
+    "networks": ("pages/1_Networks.py", TWO, {
+        "parents": ("nobody", "one of lenet"), "layer": ("nosuch", "one of fc1, fc2 and fc3"),
+        "wrong": ("x", "true or false"), "draw": ("1000", "whole number from 0 to 999"), "preflight": ("x", "names of"),
+        "bring": ("x", "one of file, torchvision and registered")}),
+    "zip": ("pages/2_Zip.py", TWO, {
+        "share-fc1": ("2", "a number from 0 to 1"), "retrain": ("x", "one of never, layerwise and final"),
+        "images": ("-3", "a whole number from 2"), "rate": ("x", "a number above 0"),
+        "ridge": ("x", "auto or a number")}),
+    "run": ("pages/2_Zip.py", {"run": ""}, {
+        "view": ("x", "one of how, answers and replay"), "at": ("9999", "a whole number from 0 to"),
+        "pace": ("x", "one of slow, steady and quick"), "of": ("x", "one of digits and clothes"),
+        "show": ("x", "one of changed, worse, better and all"), "curves": ("x", "one of error, accuracy"),
+        "output": ("x", "as there are none")}),
+    "inspect": ("pages/3_Inspect.py", {}, {
+        "run": ("20260131-235959-3fa2b1", "one of the runs here"), "view": ("x", "one of map, pairs and harm"),
+        "layer": ("nosuch", "one of fc1 and fc2"), "tasks": ("x", "digits × clothes"), "i": ("-1", "from 0 to 5"),
+        "j": ("²", "from 0 to 5"), "scale": ("x", "one of this layer and whole network"), "marks": ("x", "on and off"),
+        "order": ("x", "one of as in the networks and"), "region": ("x", "one of whole layer, 64 × 64 and 16 × 16")}),
+    "compare": ("pages/4_Compare.py", {}, {
+        "networks": ("x", "lenet300-fashion-0 + lenet300-mnist-0"), "task": ("x", "one of mean, digits and clothes"),
+        "show": ("x", "one of test error, increase"), "size": ("x", "one of parameters"),
+        "run": ("x", "one of the 1 finished runs"), "pin": ("x", "one of the 1 finished runs"),
+        "method": ("x", "optimal pairs, compensated"), "share": ("x", "80\xa0%"),
+        "retraining": ("x", "60 steps, layerwise"),
+        "tag": ("x", "as there are none")}),
+    "learn": ("pages/5_Learn.py", {}, {
+        "step": ("99", "a step from 1 to 9, or end"), "present": ("yes", "one of 0 and 1"), "handout": ("2", "0 and 1"),
+        "hide": ("nav,x", "names of what is hidden, with commas, out of steps, nav, formula"),
+        "w1": ("9", "from -1 to 1"),
+        "alpha": ("x", "a number from 0.05 to 0.95"), "own": ("0:3", "as 0-3,1-2"), "image": ("20", "from 0 to 19"),
+        "compensation": ("x", "on and off"), "guess": ("50", "from 51 to 99")}),
+}  # fmt: skip
+"""Of every page: what an address says that is right, and of every parameter a value that is none and what is said."""
+
+
+@pytest.mark.parametrize("page", LINKS)
+def test_a_page_names_in_a_sentence_what_it_does_not_know_and_shows_what_it_shows_without(
+    visit: Open, store: RunStore, page: str
+) -> None:
+    run = synthetic_run(store, layers=(Layer("fc1", 6), Layer("fc2", 5)))
+    path, right, wrong = LINKS[page]
+    right = {name: value or run.id for name, value in right.items()}
+    plain_page = visit(path, **right)
+    assert not plain_page.warning
+    given = {name: value for name, (value, _) in wrong.items()} | {"foo": "[bar](x)"}
+    both = right | {n: [*right[n], v] if n in right else v for n, v in given.items()}  # type: ignore[misc]
+    app = visit(path, **both)
+    told = [warning.value.replace("\\", "") for warning in app.warning]
+    for name, (value, possible) in wrong.items():
+        (said,) = [text for text in told if text.startswith(f"The link asks for “{name}” = “{value}”, which is not ")]
+        assert possible in said
+    (said,) = [
+        text for text in told if text.startswith("The link has “foo” = “[bar](x)”, which this page does not know")
+    ]
+    assert "it takes " in said
+    assert len(told) == len(wrong) + 1
+    assert all(text.endswith(".") and ". " not in text for text in told), "one sentence each"
+    assert set(app.query_params) == {*right, "foo"}
+
+    def told_else(shown_page: object) -> list[str]:
+        return [line for line in shown(shown_page).splitlines() if "The link" not in line and " ago" not in line]  # type: ignore[arg-type]
+
+    assert told_else(app) == told_else(plain_page)
 
 
 NASTY = (".inf", "-1", "1e400", "9" * 400, '"\\0"', '"\\uD800"', "~", "[]", "{}", "{1: 2}", "[[1]]", '"~nouser/x"',

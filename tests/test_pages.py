@@ -323,7 +323,7 @@ def test_another_runs_numbers_are_offered_too(visit: Open) -> None:
 
 def test_an_invalid_field_without_widget_is_named(visit: Open) -> None:
     app = visit("pages/2_Zip.py", sparse="perhaps", device="../x", tested="-1", chunk="64")
-    assert [w.value.replace("\\", "").split("“")[1].split("”")[0] for w in app.warning] == ["perhaps", "../x", "-1"]
+    assert [w.value.replace("\\", "").split("“")[2].split("”")[0] for w in app.warning] == ["perhaps", "../x", "-1"]
     assert "zip.batch_size = 64" in shown(app).replace("\\", "")
 
 

@@ -138,7 +138,7 @@ def test_of_three_tasks_two_are_chosen(visit: Open, store: RunStore) -> None:
         ({"i": "300", "j": "0"}, "from 0 to 299"),
         ({"i": "-1", "j": "x"}, "from 0 to 299"),
         ({"scale": "nonsense", "order": "?", "region": "7"}, "nonsense"),
-        ({"run": "../../etc/passwd"}, "no run"),
+        ({"run": "../../etc/passwd"}, "not one of the runs here"),
         ({"i": "²", "j": "1"}, "from 0 to 299"),
     ],
 )
@@ -246,7 +246,7 @@ def test_compare_narrows_runs_down_by_what_they_differ_in(visit: Open, store: Ru
     assert list(app.dataframe[0].value["title"]) == ["theirs"]
     app = visit(COMPARE, method="greedy pairs (the paper)")
     assert list(app.dataframe[0].value["title"]) == ["theirs"]
-    assert "“bogus”, which is not here" in visit(COMPARE, method="bogus").warning[0].value
+    assert "“bogus”, which is not one of greedy pairs" in visit(COMPARE, method="bogus").warning[0].value
 
 
 def test_two_pinned_runs_stand_beside_one_another(visit: Open, store: RunStore) -> None:

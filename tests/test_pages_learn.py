@@ -34,7 +34,7 @@ def test_every_step_opens_with_its_numbers_and_texts(visit: Open, drawn: list[di
 
 
 def test_an_unknown_step_is_named_and_the_first_one_shown(visit: Open, drawn: list[dict[str, Any]]) -> None:
-    assert "step “12”" in shown(visit(LEARN, step="12"))
+    assert "“step” = “12”, which is not a step from 1 to 9" in shown(visit(LEARN, step="12"))
     assert drawn[0]["data"]["step"] == "1"
 
 

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from mtz_core.data import load_data
 from mtz_core.data.tasks import read_task
 from mtz_core.errors import CheckpointError, DataError, NumericalError, RunError, SpecError
-from mtz_core.events import Event, LayerFinished, RetrainStep
+from mtz_core.events import Event, HarmMeasured, LayerFinished, RetrainStep
 from mtz_core.own.states import load_state, read_state
 from mtz_core.runs import worker
+from mtz_core.runs.database import writing
 from mtz_core.runs.inputs import Inputs, prepare
 from mtz_core.runs.pulse import Pulse
 from mtz_core.runs.records import RunRecord, RunStatus
@@ -146,6 +147,94 @@ def test_an_unexpected_error_leaves_its_traceback_in_the_log(store: RunStore) ->
     assert "in crash" in (record.path / "worker.log").read_text()
 
 
+RESULT = ("counts", "errors", "parent_errors", "scores", "parent_scores")
+
+
+class _LeftError(BaseException):
+    """Instead of the end of the process."""
+
+
+@pytest.mark.parametrize("how", ["stopped", "bug", "error", "ignored", "killed", "memory"])
+def test_a_run_whose_measurement_is_cut_off_is_the_finished_run_that_it_was_before(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    whole = store.create(synthetic_spec())
+    go(store, whole.id, engine())
+    run = store.create(synthetic_spec())
+
+    def at_the_second_harm(event: Event) -> None:
+        if not isinstance(event, HarmMeasured) or event.group == ("fc2" if how == "stopped" else "fc1"):
+            return
+        if how == "stopped":
+            store.request_cancel(run.id)
+            time.sleep(1.0)  # the pulse hears it, and the worker after this event
+        elif how == "bug":
+            raise ZeroDivisionError("a bug")
+        elif how == "error":
+            raise NumericalError("the Gram holds NaN; look at its inputs")
+        elif how == "ignored":
+            store.set_status(run.id, RunStatus.CANCELLED, "cancelled")  # as the pulse does before it leaves
+            raise _LeftError
+        elif how == "memory":
+            store.set_status(run.id, RunStatus.FAILED, "too large")  # as the watch on memory does before it leaves
+            raise _LeftError
+        else:
+            raise _LeftError
+
+    if how in ("ignored", "killed", "memory"):
+        with pytest.raises(_LeftError):
+            go(store, run.id, engine(at_the_second_harm))
+        with writing(store.database) as db:
+            db.execute("UPDATE runs SET pid = ? WHERE id = ?", (2**22 + 1, run.id))
+    else:
+        assert go(store, run.id, engine(at_the_second_harm)) is RunStatus.FINISHED
+    found, known = store.get(run.id), store.get(whole.id)
+    assert (found.status, found.fraction, known.message) == (RunStatus.FINISHED, 1.0, None)
+    assert found.finished is not None
+    assert found.message is not None
+    assert found.message.startswith("The zip is done. ")
+    assert ("1 of 2 merges are measured" in found.message) == (how != "killed")
+    said = {"stopped": "was stopped", "ignored": "was stopped", "bug": "a bug", "error": "holds NaN", "memory": "large"}
+    assert said.get(how, "is gone") in found.message
+    assert [found.summary[name] for name in RESULT] == [known.summary[name] for name in RESULT]
+    for name in ("zipped.safetensors", "extracted-0.safetensors", "extracted-1.safetensors"):
+        assert load_file(found.path / name).keys() == load_file(known.path / name).keys()
+    harms = [e.data["group"] for e in store.events(run.id, kinds=["HarmMeasured", "Failed", "Finished"])]
+    assert harms == ["fc1"]
+    with pytest.raises(RunError, match="finished"):
+        store.claim(run.id, resume=True)
+    with pytest.raises(RunError, match="finished"):
+        store.request_cancel(run.id)
+
+
+def test_the_networks_of_a_cut_measurement_are_those_of_a_run_that_measures_nothing(tmp_path: Path) -> None:
+    store, found = RunStore(tmp_path), []
+    fields = {"zip": {"share": 0.5, "retrain": None}, "calibration": {"images": 40}}
+    parents = [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-fashion-0"}]
+    for harm in (False, True):
+        run = store.create(
+            parse_run_spec(
+                {"networks": parents, **fields, "evaluation": {"images": 40, "live_images": 40, "harm": harm}}
+            )
+        )
+
+        def stop(event: Event, run_id: str = run.id) -> None:
+            if isinstance(event, HarmMeasured):
+                store.request_cancel(run_id)
+                time.sleep(0.6)
+
+        assert execute(store, run.id, listen=stop) is RunStatus.FINISHED
+        found.append(store.get(run.id))
+    plain, cut = found
+    assert len(store.events(cut.id, kinds=["HarmMeasured"])) == 1
+    assert {name: plain.summary[name] for name in RESULT} == {name: cut.summary[name] for name in RESULT}
+    for name in ("zipped.safetensors", "extracted-0.safetensors", "answers-1.safetensors"):
+        before, after = (
+            np.load(f) if name.endswith("npz") else load_file(f) for f in (plain.path / name, cut.path / name)
+        )
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def _slowly(event: Event) -> None:
     if isinstance(event, RetrainStep):
         time.sleep(0.05)
@@ -193,6 +282,8 @@ def test_work_that_is_about_to_finish_is_left_alone(store: RunStore) -> None:
         pulse.settle()
         store.request_cancel(run.id)
         assert not given_up.wait(1.0)
+        pulse.go_on()
+        assert given_up.wait(1.0), "what comes after that is not"
 
 
 def test_a_pulse_beats(store: RunStore) -> None:

@@ -48,6 +48,7 @@ class RunPoint:
     images: int = 0
     """Inputs of each task on which networks were compared (at most: a task may have fewer)."""
     seed: int = 0
+    tags: tuple[str, ...] = ()
 
     @property
     def mixed(self) -> bool:
@@ -108,6 +109,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
         compensated=record.spec.zip.compensate,
         images=record.spec.calibration.images,
         seed=record.spec.zip.seed,
+        tags=record.tags,
     )
 
 
@@ -150,8 +152,8 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
     """
     rows, mixed = [], any(p.mixed for p in points)
     for p in points:
-        row: dict[str, Any] = {"run": p.id, "title": p.title, "method": p.method, "share": p.share}
-        row |= {"retraining": p.retraining, "pairing": p.pairing, "metric": p.metric}
+        row: dict[str, Any] = {"run": p.id, "title": p.title, "tags": ", ".join(p.tags), "method": p.method}
+        row |= {"share": p.share, "retraining": p.retraining, "pairing": p.pairing, "metric": p.metric}
         row |= {"compensated": p.compensated, "images": p.images, "seed": p.seed, "parameters": p.total}
         row |= {"of all parents, %": 100 * p.size("of all parents")}
         row |= {"of the smallest parent, %": 100 * p.size("of smallest")}
@@ -168,10 +170,29 @@ def table_rows(points: Sequence[RunPoint], labels: Sequence[str]) -> list[dict[s
 
 
 def shown_columns(rows: Sequence[dict[str, Any]], measure: Measure) -> list[str]:
-    """Return the columns that a table shows beside the picture of a measure; a file has all of them."""
+    """Return the columns that a table shows beside the picture of a measure; a file has all of them.
+
+    Tags are shown if a run has some.
+    """
     ending = {"test error": "error, %", "increase over the parents": "increase, points"}.get(measure, "relative to the")
     always = ("title", "method", "share", "retraining", "images", "parameters", "of all parents, %")
-    return [name for name in rows[0] if name in always or ending in name] if rows else []
+    tagged = ("tags",) if any(row["tags"] for row in rows) else ()
+    return [name for name in rows[0] if name in (*always, *tagged) or ending in name] if rows else []
+
+
+def without_formulas(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows for a file that a spreadsheet opens: a text that it would take for a formula begins with `'`.
+
+    Titles and tags are written by others.
+
+    >>> without_formulas([{"title": "=1+1", "share": "80 %", "points": -0.5}])
+    [{'title': "'=1+1", 'share': '80 %', 'points': -0.5}]
+    """
+
+    def text(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+    return [{name: text(value) for name, value in row.items()} for row in rows]
 
 
 def beside(left: RunPoint, right: RunPoint, labels: Sequence[str]) -> list[tuple[str, str, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from mtz_core.data.imageset import shuffled
 from mtz_core.data.kinds import input_kind
 from mtz_core.data.reading import Preparation
 from mtz_core.data.tasks import TaskData, read_task
+from mtz_core.errors import MTZError, SpecError
 from mtz_core.graph.channels import ChannelGraph
 from mtz_core.graph.propagation import channel_graph
+from mtz_core.own.answering import some_answers
 from mtz_core.own.heads import Whose, asked_of, labelled_outputs, of_outputs
 from mtz_core.own.networks import BuiltNetwork, Say, build_network, check_classes, outputs_of
-from mtz_core.own.registry import OwnNetwork, network_name, remember
+from mtz_core.own.registry import OwnNetwork, network_name, own_networks, remember
+from mtz_core.own.samples import keep
 from mtz_core.spec import NetworkSpec, TypeSpec
 from mtz_core.zipping.answers import found_outputs, require_labels, with_labels
 
@@ -60,7 +64,24 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
     named, kind = network_name(known, kept), input_kind(shape, not images.is_floating_point())
     added = OwnNetwork(named, known, kept, structure, outputs, shape, error, tested, note, count, kind)
     remember(added)
+    tell("asking it about some inputs…")
+    with suppress(MTZError):  # they are only looked at
+        keep(added.name, some_answers(graph, data, asked, network.preparation))
     return added
+
+
+def sample_network(name: str) -> None:
+    """Ask a network that was added earlier about some inputs, and keep them. Raises `MTZError`."""
+    known = own_networks().get(name)
+    if known is None:
+        raise SpecError(f"there is no network {name[:60]!r}")
+    network, spec = build_network(known.spec), known.spec
+    outputs = outputs_of(network)
+    data = read_task(network.data, labels=spec.labels, outputs=tuple(spec.label_names.values()))
+    images = data.calibration.images(np.arange(min(2, len(data.calibration))), network.preparation)
+    whose = labelled_outputs(spec, outputs, data, "the network")
+    asked = asked_of(data, spec.type, outputs, whose), whose
+    keep(name, some_answers(channel_graph(network.module, images), data, asked, network.preparation))
 
 
 def _normalised_twice(

@@ -21,7 +21,7 @@ from mtz_core.system import memory, threads
 
 
 def answer(request: Mapping[str, Any]) -> Any:
-    """Do what a request asks: `inspect` an upload, `add` a network, or list the `models` that are registered."""
+    """Do what a request asks: `inspect` an upload, `add` a network, ask one for `samples`, or list the `models`."""
     match request:
         case {"do": "inspect", "upload": str(name)}:
             from mtz_core.own.inspection import inspect_file
@@ -31,6 +31,11 @@ def answer(request: Mapping[str, Any]) -> Any:
             from mtz_core.own.adding import add_network
 
             return {"name": add_network(NetworkSpec(**fields), title, say).name}
+        case {"do": "samples", "name": str(name)}:
+            from mtz_core.own.adding import sample_network
+
+            sample_network(name)
+            return {}
         case {"do": "models"}:
             from mtz_core.own.registered import registered_models
 

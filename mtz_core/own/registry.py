@@ -75,8 +75,14 @@ def own_networks() -> dict[str, OwnNetwork]:
 
 
 def forget(name: str) -> None:
-    """Remove a network from the list; its upload stays, because runs may need it."""
-    (_folder() / f"{_checked(name)}.json").unlink(missing_ok=True)
+    """Remove a network from the list, with what is kept beside it; its upload stays, because runs may need it."""
+    for path in (_folder() / f"{_checked(name)}.json", *_folder().glob(f"{name}.samples.*")):
+        path.unlink(missing_ok=True)
+
+
+def beside(name: str, ending: str) -> Path:
+    """Return the path of what is kept beside a network. Raises `SpecError` if that is no name of one."""
+    return _folder() / f"{_checked(name)}{ending}"
 
 
 def _read(path: Path) -> OwnNetwork | None:

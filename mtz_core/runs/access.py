@@ -59,15 +59,10 @@ class Access:
         self._own(run_id)
         self.store.request_cancel(run_id)
 
-    def rename(self, run_id: str, title: str) -> None:
-        """Give a run another title."""
+    def label(self, run_id: str, title: str | None = None, tags: Sequence[str] | None = None) -> None:
+        """Give a run another title, other tags, or both."""
         self._own(run_id)
-        labels.rename(self.store, run_id, title)
-
-    def tag(self, run_id: str, tags: Sequence[str]) -> None:
-        """Replace a run's tags."""
-        self._own(run_id)
-        labels.tag(self.store, run_id, tags)
+        labels.label(self.store, run_id, title, tags)
 
     def delete(self, run_id: str) -> None:
         """Delete a run and its files."""

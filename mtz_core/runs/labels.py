@@ -13,25 +13,49 @@ from mtz_core.runs.store import RunStore
 LONGEST_TITLE = 200
 LONGEST_TAG = 40
 MOST_TAGS = 20
+JOINERS = "\u200c\u200d"
+"""They print nothing and are parts of words, in Persian and in Hindi."""
 
 
-def rename(store: RunStore, run_id: str, title: str) -> None:
-    """Give a run another title; an empty one lets it be called by what it zips. Raises `RunError` if it is too long."""
-    plain = " ".join(title.split())
+def checked_title(title: str) -> str:
+    """Return a title as it is stored, on one line. Raises `RunError` if it is too long."""
+    plain = _plain(title)
     if len(plain) > LONGEST_TITLE:
         raise RunError(f"a title of {len(plain)} characters is too long; give at most {LONGEST_TITLE}")
-    _set(store, run_id, "title", plain)
+    return plain
 
 
-def tag(store: RunStore, run_id: str, tags: Sequence[str]) -> None:
-    """Replace a run's tags, each once and in order of the alphabet. Raises `RunError` for too many or too long ones."""
-    plain = sorted({" ".join(text.split()) for text in tags} - {""})
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return tags as they are stored: each once, in order of the alphabet; a comma parts two.
+
+    Raises `RunError` for too many or too long ones.
+
+    >>> checked_tags(["second  try", "class 3, best", "best"])
+    ('best', 'class 3', 'second try')
+    """
+    plain = sorted({_plain(part) for text in tags for part in text.split(",")} - {""})
     if len(plain) > MOST_TAGS or any(len(text) > LONGEST_TAG for text in plain):
         raise RunError(f"a run has at most {MOST_TAGS} tags of {LONGEST_TAG} characters; got {', '.join(plain)[:200]}")
-    _set(store, run_id, "tags", json.dumps(plain, ensure_ascii=False))
+    return tuple(plain)
 
 
-def _set(store: RunStore, run_id: str, column: str, value: str) -> None:
+def label(store: RunStore, run_id: str, title: str | None = None, tags: Sequence[str] | None = None) -> None:
+    """Give a run another title, other tags, or both, or neither if one of them is refused.
+
+    An empty title lets it be called by what it zips; the tags replace those before. Raises `RunError`.
+    """
+    fields: dict[str, str] = {}
+    if title is not None:
+        fields["title"] = checked_title(title)
+    if tags is not None:
+        fields["tags"] = json.dumps(checked_tags(tags), ensure_ascii=False)
     with writing(store.database) as db:
         store.record(db, run_id)
-        db.execute(f"UPDATE runs SET {column} = ?, updated = ? WHERE id = ?", (value, time.time(), run_id))
+        for column, value in (fields | {"updated": time.time()}).items():
+            db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, run_id))
+
+
+def _plain(text: str) -> str:
+    """Return text on one line, without characters that print nothing or turn the direction of others."""
+    shown = (c for c in " ".join(text.split()) if c.isprintable() or c in JOINERS)
+    return " ".join("".join(shown).split())

@@ -17,6 +17,7 @@ from mtz_core.events import (
     LayerFinished,
     LayerZipped,
     LookedAhead,
+    Measuring,
     OutputsWeighed,
     Planned,
     Planning,
@@ -154,6 +155,8 @@ def describe(event: Event, inputs: str = "images") -> str:
             return f"network {event.task + 1}: how much each output matters, {event.part:.0%}"
         case LookedAhead():
             return f"{layer}: differences in {event.producer}"
+        case Measuring():
+            return f"zipped; measuring what undoing each of {event.merges} merges would win back"
         case HarmMeasured():
             won = (b - a for b, a in zip(event.errors_before, event.errors_after, strict=True))
             return f"{', '.join(event.layers)} undone: {' / '.join(f'{points:+.2f}' for points in won)} points won back"
@@ -208,10 +211,11 @@ def percent(value: float | None) -> str:
 
 
 def table(records: Sequence[RunRecord]) -> str:
-    """Return one line per run."""
+    """Return one line per run; its tags stand between brackets behind its title."""
     rows = [("RUN", "STATUS", "DONE", "CREATED", "TITLE")]
     for record in records:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
         title = record.title or " + ".join(record.summary.get("parents", []))
-        rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, title))
+        tagged = f"{title}  [{', '.join(record.tags)}]" if record.tags else title
+        rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, tagged))
     return "\n".join(f"{a:22}  {b:9}  {c:>4}  {d:16}  {e}".rstrip() for a, b, c, d, e in rows)

@@ -46,6 +46,11 @@ class Pulse:
         with self._settling:
             self._settled = True
 
+    def go_on(self) -> None:
+        """Watch the work again after `settle`: what was about to finish is saved, and more is done."""
+        with self._settling:
+            self._settled = False
+
     def stop(self) -> None:
         """End the pulse: nothing that it does can happen afterwards."""
         self._stopped.set()

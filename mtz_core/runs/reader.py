@@ -13,7 +13,7 @@ from mtz_core.errors import RunError, SpecError
 from mtz_core.runs.alive import exists, is_alive
 from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
-from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id
+from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id, with_result
 from mtz_core.spec import parse_run_spec
 from mtz_core.system.machine import host
 from mtz_core.system.paths import runs_folder
@@ -42,11 +42,17 @@ class RunReader:
         with reading(self.database) as db:
             return self._record(self._row(db, run_id))
 
-    def list(self, limit: int | None = None) -> list[RunRecord]:
-        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged."""
+    def list(self, limit: int | None = None, tags: Sequence[str] = ()) -> list[RunRecord]:
+        """Return the records of all (or the `limit` latest) runs, newest first; unreadable ones are only logged.
+
+        With `tags`, only of those that have all of them.
+        """
+        known = "CASE WHEN json_valid(runs.tags) THEN runs.tags ELSE '[]' END"
+        tagged = f"EXISTS (SELECT 1 FROM json_each({known}) WHERE json_each.value = ?)"
+        where = f"WHERE {' AND '.join([tagged] * len(tags))}" if tags else ""
         with reading(self.database) as db:
             rows = db.execute(
-                f"{RUNS} ORDER BY created DESC, runs.id DESC LIMIT ?", (-1 if limit is None else limit,)
+                f"{RUNS} {where} ORDER BY created DESC, runs.id DESC LIMIT ?", (*tags, -1 if limit is None else limit)
             ).fetchall()
         records = []
         for row in rows:
@@ -138,6 +144,12 @@ class RunReader:
             return record
         if record.host in (None, host()) and exists(record.pid, record.pid_created, record.host):
             return replace(record, status=RunStatus.PAUSED, message="the worker process gives no sign of life")
+        if record.summary.get("zipped"):
+            message = "The zip is done. The process that measured its harm is gone; what it had measured is kept."
+            return replace(
+                record, status=RunStatus.FINISHED, message=message, fraction=1.0, summary=with_result(record.summary),
+                finished=record.updated,
+            )  # fmt: skip
         return replace(record, status=RunStatus.LOST, message="the worker process is gone")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -78,6 +79,22 @@ class RunRecord:
     def types(self) -> tuple[TaskType, ...]:
         """What each task's answers are; empty before the run has found out."""
         return tuple(TaskType.read(data) for data in self.summary.get("types", ()))
+
+
+def with_result(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary of a run that only measured any more, with what was found before."""
+    return {**summary, **(summary.get("zipped") or {}), "zipped": None}
+
+
+def cut_text(why: str | None, measured: int, summary: Mapping[str, Any]) -> str:
+    """Say that a zip is done though its measurement was cut off: somebody stopped it, or `why` it ended.
+
+    >>> cut_text(None, 2, {"merges": 5})
+    'The zip is done. Measuring its harm was stopped: 2 of 5 merges are measured.'
+    """
+    ended = "was stopped" if why is None else "ended early"
+    said = f"The zip is done. Measuring its harm {ended}: {measured} of {summary.get('merges', 0)} merges are measured."
+    return f"{said} {why}".rstrip() if why else said
 
 
 @dataclass(frozen=True)

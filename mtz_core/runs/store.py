@@ -21,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from mtz_core.errors import RunError
-from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Started
+from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Measuring, Started
 from mtz_core.runs import tickets
 from mtz_core.runs.alive import process_created
 from mtz_core.runs.database import reading, writing
 from mtz_core.runs.encode import encode, plain
 from mtz_core.runs.files import Array, slug, write_array, write_atomically
 from mtz_core.runs.reader import RunReader
-from mtz_core.runs.records import RunRecord, RunStatus, new_run_id
+from mtz_core.runs.records import RunRecord, RunStatus, cut_text, new_run_id, with_result
 from mtz_core.runs.turns import Ticket
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.system.machine import host
@@ -154,7 +154,7 @@ class RunStore(RunReader):
                 (
                     RunStatus.RUNNING, now, now, os.getpid(), process_created(os.getpid()), host(), now,
                     record.status is RunStatus.QUEUED, json.loads(last["data"])["fraction"] if last else 0.0,
-                    json.dumps(record.summary | {"errors": None}), run_id,
+                    json.dumps(record.summary | {"errors": None, "zipped": None}), run_id,
                 ),
             )  # fmt: skip
             tickets.hold(db, run_id, record.owner)
@@ -205,7 +205,10 @@ class RunStore(RunReader):
         write_array(self.get(run_id).path / f"images-{int(task)}.npy", np.asarray(images, dtype=np.float32))
 
     def set_status(self, run_id: str, status: RunStatus, message: str | None = None) -> None:
-        """Set status and message; a status that ends the run also notes when."""
+        """Set status and message; a status that ends the run also notes when.
+
+        A run that only measured any more has finished, whatever ended that; its message then says how far it came.
+        """
         with writing(self.database) as db:
             self._own(db, run_id)
             _set_status(db, run_id, status, message)
@@ -274,6 +277,17 @@ class RunStore(RunReader):
 
 def _set_status(db: sqlite3.Connection, run_id: str, status: RunStatus, message: str | None) -> None:
     now = time.time()
+    if status in (RunStatus.FAILED, RunStatus.CANCELLED):
+        summary = json.loads(db.execute("SELECT summary FROM runs WHERE id = ?", (run_id,)).fetchone()["summary"])
+        if summary.get("zipped"):
+            (done,) = db.execute(
+                "SELECT count(*) FROM events WHERE run = ? AND kind = 'HarmMeasured'", (run_id,)
+            ).fetchone()
+            message = cut_text(None if status is RunStatus.CANCELLED else message or "", done, summary)
+            status = RunStatus.FINISHED
+            db.execute(
+                "UPDATE runs SET summary = ?, fraction = 1.0 WHERE id = ?", (json.dumps(with_result(summary)), run_id)
+            )
     db.execute(
         "UPDATE runs SET status = ?, message = ?, updated = ?, finished = ? WHERE id = ?",
         (status, message, now, None if status.active else now, run_id),
@@ -290,8 +304,10 @@ def _summary_of(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
         fields["counts"] = data["counts"]
     elif isinstance(event, Evaluated) and event.stage == "parents":
         fields["parent_errors"] = data["errors"]
-    elif isinstance(event, Finished):
-        fields |= {name: data[name] for name in ("counts", "errors", "parent_errors", "scores", "parent_scores")}
+    elif isinstance(event, Measuring | Finished):
+        found = {name: data[name] for name in ("counts", "errors", "parent_errors", "scores", "parent_scores")}
+        measuring = isinstance(event, Measuring)
+        fields |= {"zipped": found, "merges": data["merges"]} if measuring else found | {"zipped": None}
     return fields
 
 

@@ -24,6 +24,7 @@ from mtz_core.events import (
     Finished,
     ImagesTried,
     LayerFinished,
+    Measuring,
     OutputsWeighed,
     Planned,
     Planning,
@@ -80,9 +81,11 @@ def execute(
     record = store.claim(run_id, resume=resume, launcher=launcher)
 
     def give_up() -> None:
+        status = RunStatus.CANCELLED
         with suppress(RunError):
-            store.set_status(run_id, RunStatus.CANCELLED, "cancelled")
-        leave(EXIT_CODES[RunStatus.CANCELLED])
+            store.set_status(run_id, status, "cancelled")
+            status = store.get(run_id).status
+        leave(EXIT_CODES[status])
 
     with Pulse(store, run_id, give_up if own_process else None) as pulse, _stop_signals(pulse.cancelled):
         try:
@@ -99,7 +102,7 @@ def execute(
             _note_failure(store, run_id, error, message)
         pulse.settle()
         store.set_status(run_id, status, message)
-    return status
+    return store.get(run_id).status
 
 
 def _work(
@@ -140,15 +143,19 @@ def _work(
     )  # fmt: skip
     outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
-    recorder = _Recorder(store, record.id, listen)
+    recorder, saved = _Recorder(store, record.id, listen), False
     try:
         for event in events:
-            if isinstance(event, Finished):
+            if isinstance(event, Measuring | Finished):
                 pulse.settle()  # finishing is faster than stopping now
-                outputs.save_networks(record.path, engine.network, inputs)
-                if isinstance(engine, outputs.Zipper):
-                    outputs.save_answers(record.path, engine, inputs)
+                if not saved:
+                    outputs.save_networks(record.path, engine.network, inputs)
+                    if isinstance(engine, outputs.Zipper):
+                        outputs.save_answers(record.path, engine, inputs)
+                saved = True
             recorder.add(event)
+            if isinstance(event, Measuring):
+                pulse.go_on()
             if isinstance(event, LayerFinished):
                 outputs.save_checkpoint(store, record.id, engine.checkpoint())
             if not isinstance(event, Finished):
@@ -219,6 +226,8 @@ def _is_opening(event: Event) -> bool:
 def _note_failure(store: RunStore, run_id: str, error: Exception, message: str) -> None:
     """Append a `Failed` event, unless it is the store itself that fails."""
     with suppress(RunError):
+        if store.get(run_id).summary.get("zipped"):
+            return  # the zip is done, and its status will say what ended early
         last = store.last_event(run_id)
         fraction, seconds = (last.data["fraction"], last.data["seconds"]) if last else (0.0, 0.0)
         name = type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,23 @@ def drive(
         for name, part, mine, theirs, truth in zip(names, parts, *sides, truths, strict=True)
     ]
     return Drive(tuple(answers), torch.cat(apart))
+
+
+def asked_alone(
+    ask: Callable[[Tensor], Tensor], output: Output, inputs: Tensor, labels: Tensor | None
+) -> tuple[Answered, ...]:
+    """Ask one network about inputs (N, ...) as `drive` asks two; `zipped` is then the same as `parent`."""
+    parts = output.parts if isinstance(output, Several) else (output,)
+    names = output.names if isinstance(output, Several) else ("",)
+    with torch.no_grad():
+        outputs = ask(inputs)
+    own = output.split(outputs) if isinstance(output, Several) else [outputs]
+    found = [_plain(part, part.predictions(piece)).cpu() for part, piece in zip(parts, own, strict=True)]
+    truths = _truths(output, labels)
+    return tuple(
+        Answered(name, part.type, answers, answers, truth)
+        for name, part, answers, truth in zip(names, parts, found, truths, strict=True)
+    )
 
 
 def _plain(output: Output, predictions: Tensor) -> Tensor:

@@ -143,19 +143,19 @@ def beside_parents(final: ev.Evaluated, parents: Sequence[Scores]) -> ev.Evaluat
     return replace(final, scores=tuple(both))
 
 
-def finished(
+def result(
     now: Now, job: Job, counts: ParameterCounts, final: ev.Evaluated | None, parents: Sequence[Scores] | None
-) -> ev.Finished:
-    """All is done; nothing is known of errors where there were no labels."""
-    return ev.Finished(
+) -> dict[str, Any]:
+    """What came out, as fields of an event; nothing is known of errors where there were no labels."""
+    return {
         **now,
-        counts=counts,
-        errors=None if final is None else final.errors,
-        parent_errors=None if parents is None else tuple(each.error for each in parents),
-        types=job.types,
-        scores=() if final is None else final.scores,
-        parent_scores=tuple(each.more for each in parents or ()),
-    )
+        "counts": counts,
+        "errors": None if final is None else final.errors,
+        "parent_errors": None if parents is None else tuple(each.error for each in parents),
+        "types": job.types,
+        "scores": () if final is None else final.scores,
+        "parent_scores": tuple(each.more for each in parents or ()),
+    }
 
 
 def _importances(problem: LayerProblem, tasks: int) -> tuple[ev.Floats, ...]:

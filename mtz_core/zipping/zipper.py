@@ -30,7 +30,7 @@ from mtz_core.zipping.forecast import Forecast, Measuring, planned
 from mtz_core.zipping.harm import HarmMeter
 from mtz_core.zipping.prepare import Data, Given, prepare, resumed
 from mtz_core.zipping.progress import WorkClock
-from mtz_core.zipping.report import beside_parents, compensated, differences, finished, harms, started, zipped
+from mtz_core.zipping.report import beside_parents, compensated, differences, harms, result, started, zipped
 from mtz_core.zipping.retraining import Retrained, retrain
 from mtz_core.zipping.sufficiency import trial_sizes, trials
 
@@ -283,9 +283,11 @@ class Zipper:
             final = beside_parents(self._evaluated("final", None), parents)
             yield final
         if self._harm:
+            ready = result(self._clock.now(), job, self.network.counts(), final, parents)
+            yield ev.Measuring(**ready, merges=len(self.meter().groups))
             yield from harms(self._clock, self.meter())
         self._clock.end()
-        yield finished(self._clock.now(), job, self.network.counts(), final, parents)
+        yield ev.Finished(**result(self._clock.now(), job, self.network.counts(), final, parents))
 
 
 def _with_live(images: Sequence[torch.Tensor], live: Sequence[Given | None]) -> list[torch.Tensor]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import streamlit as st
@@ -12,41 +15,69 @@ from streamlit.errors import StreamlitAPIException
 
 from pages.ui import frame
 
-Check = Callable[[str], Any]
-"""Reads one value of the URL. Raises `ValueError` where it is none."""
 SHOWN = 40
-PROBLEMS = "link-problems"
+LISTED = 8
+PROBLEMS, TOLD, SAID = "link-problems", "link-told", "link-said"
+ADMINISTRATOR = "admin"
+"""What a page takes out of the address before it looks at the rest; never said, as it is secret."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a parameter may be: `read` takes one value and raises `ValueError` where it is none.
+
+    `possible` says in words what may stand there, after "which is not"; of one of some words, `options` are these.
+    """
+
+    read: Callable[[str], Any]
+    possible: str = "valid"
+    options: Sequence[str] = ()
+
+    def able(self, asked: str) -> str:
+        """Return what is possible where something else was asked for."""
+        if not self.options:
+            return self.possible
+        return f"{'one of ' if len(self.options) > 1 else ''}{listed(self.options, asked)}"
+
+
+def begin() -> None:
+    """Begin a page: what was taken out of the address a moment ago is told when the page vets it again."""
+    st.session_state[TOLD], st.session_state[SAID] = st.session_state.pop(PROBLEMS, []), 0
 
 
 def vet(checks: Mapping[str, Check]) -> None:
-    """Name the URL's values that are none, and take them away before a widget reads them; call this before all widgets.
+    """Name the URL's values that are none, and take them away before a widget reads them.
+
+    Call this before the widgets that read them, as often as a page learns what is possible.
 
     `checks` has a check for every parameter, or for all that begin alike: `share-*`. A parameter that is in none of
-    them is named too, and stays.
+    them is named too, and stays. Each is one sentence, with what is possible.
     """
-    problems: list[str] = st.session_state.pop(PROBLEMS, [])
-    taken = False
-    for name in list(st.query_params):
+    unknown, taken = list[str](), list[str]()
+    for name in [name for name in st.query_params if name != ADMINISTRATOR]:
         check = checks.get(name) or next((checks[key] for key in checks if key[-1] == "*" and _begins(name, key)), None)
-        if check is None:
-            value = said(st.query_params[name])
-            problems.append(f"The link has {said(name)} = {value}, which this page does not know; it is ignored.")
-            continue
         texts = st.query_params.get_all(name)
+        if check is None:
+            known = [key for key in checks if not key.endswith("*")]
+            able = f"it takes {listed(known, name)}" if known else "it takes no parameters"
+            unknown.append(f"The link has {said(name)} = {said(texts[-1])}, which this page does not know; {able}.")
+            continue
         wrong = [text for text in texts if not _is_value(text, check)]
         if wrong:
             with suppress(StreamlitAPIException):  # bound to a widget already, which has a value of its own
                 del st.query_params[name]
                 if left := [text for text in texts if text not in wrong]:
                     st.query_params[name] = left
-                listed = ", ".join(map(said, wrong[:3]))
-                problems.append(f"The link asks for {said(name)} = {listed}, which is not valid; it is ignored.")
-                taken = True
+                given = ", ".join(map(said, wrong[:3]))
+                able = check.able(wrong[0])
+                taken.append(f"The link asks for {said(name)} = {given}, which is not {able}; it is ignored.")
+    before: list[str] = st.session_state.get(TOLD, [])
     if taken:
-        st.session_state[PROBLEMS] = problems
+        st.session_state[PROBLEMS] = before + taken
         st.rerun()
-    for problem in problems:
+    for problem in before[st.session_state.get(SAID, 0) :] + unknown:
         st.warning(problem, icon=":material/link_off:")
+    st.session_state[SAID] = len(before)
 
 
 def _begins(name: str, key: str) -> bool:
@@ -55,7 +86,7 @@ def _begins(name: str, key: str) -> bool:
 
 def _is_value(text: str, check: Check) -> bool:
     try:
-        check(text)
+        check.read(text)
     except (ValueError, OverflowError):
         return False
     return True
@@ -66,37 +97,73 @@ def said(text: str) -> str:
     return f"“{frame.plain(text[:SHOWN])}”"
 
 
+def listed(options: Sequence[str], asked: str) -> str:
+    """Return what is possible: all of a few options, else those most like what was asked for, and how many there are.
+
+    >>> listed(["a", "b", "c"], "x")
+    'a, b and c'
+    >>> listed([f"fc{k}" for k in range(10)], "fc77")
+    'fc7, fc9, fc8 and 7 more'
+    """
+    shown = list(options)
+    if len(shown) > LISTED:
+        shown = get_close_matches(asked[:SHOWN], options, 3, 0.0)
+        left = len(options) - len(shown)
+        return f"{', '.join(frame.plain(text[:SHOWN]) for text in shown)} and {left} more"
+    texts = [frame.plain(text[:SHOWN]) for text in shown]
+    return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts) > 1 else "".join(texts)
+
+
 def between(low: float, high: float, *, whole: bool = False) -> Check:
     """Return a check for a number in [low, high]."""
 
-    def check(text: str) -> float:
+    def read(text: str) -> float:
         value = float(text)
         if not low <= value <= high or (whole and value != round(value)):
             raise ValueError(text)
         return value
 
-    return check
+    ends = (f"{end:,.0f}" if end == round(end) else f"{end:g}" for end in (low, high))
+    return Check(read, f"a {'whole ' if whole else ''}number from {' to '.join(ends)}")
 
 
-def among(options: Sequence[str]) -> Check:
-    """Return a check for one of some words."""
+def index(size: int) -> Check:
+    """Return a check for a whole number below `size`, written in digits."""
 
-    def check(text: str) -> str:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < SHOWN and int(text) < size):
+            raise ValueError(text)
+        return int(text)
+
+    return Check(read, f"a whole number from 0 to {size - 1:,}" if size else "possible, as there are none")
+
+
+def among(options: Sequence[str], possible: str | None = None) -> Check:
+    """Return a check for one of some words, which `possible` describes where they say nothing to a reader."""
+
+    def read(text: str) -> str:
         if text not in options:
             raise ValueError(text)
         return text
 
-    return check
+    return Check(read, possible or "possible, as there are none", () if possible else options)
 
 
-def anything(text: str) -> str:
-    """Check nothing: whoever reads the parameter does."""
-    return text
+def matching(pattern: str, possible: str) -> Check:
+    """Return a check for a text of a form."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(text)
+        return text
+
+    return Check(read, possible)
 
 
-def truth(text: str) -> bool:
-    """Check for `true` or `false`."""
-    return among(("true", "false"))(text.lower()) == "true"
+anything = Check(str)
+"""Checks nothing: whoever reads the parameter does."""
+SWITCH = among(("on", "off"))
+truth = Check(lambda text: among(("true", "false")).read(text.lower()) == "true", "true or false")
 
 
 def asked(name: str) -> str | None:
@@ -111,13 +178,13 @@ def asked_all(name: str) -> list[str]:
 
 def asked_number(name: str, size: int, *, what: str) -> int | None:
     """Return a parameter of the URL as an index below `size`; say so and return `None` where it is none."""
-    text = asked(name)
+    text, check = asked(name), index(size)
     if text is None:
         return None
-    if text.isascii() and text.isdigit() and len(text) < SHOWN and int(text) < size:
+    if _is_value(text, check):
         return int(text)
     st.warning(
-        f"The link asks for {what} {said(text)}; it goes from 0 to {size - 1}. Showing the default instead.",
+        f"The link asks for {what} {said(text)}, which is not {check.possible}; the default is shown instead.",
         icon=":material/link_off:",
     )
     return None
@@ -148,8 +215,8 @@ def choice(
     first = options[0] if default is None else default
     if wanted is not None and wanted not in options:
         st.warning(
-            f"The link asks for {what or name} {said(wanted)}, which is not here. "
-            f"Showing {frame.plain(first)} instead.",
+            f"The link asks for {what or name} {said(wanted)}, which is not {among(options).able(wanted)}; "
+            f"{frame.plain(first)} is shown instead.",
             icon=":material/link_off:",
         )
     key = f"url-{name}"
@@ -163,7 +230,8 @@ def several(widget: Callable[..., Any], label: str, options: Sequence[str], *, n
     wanted = asked_all(name)
     if unknown := [value for value in wanted if value not in options]:
         st.warning(
-            f"The link asks for {name} “{unknown[0][:40]}”, which is not here. It is left out.",
+            f"The link asks for {name} {said(unknown[0])}, which is not {among(options).able(unknown[0])}; "
+            "it is left out.",
             icon=":material/link_off:",
         )
     key = f"url-{name}"
@@ -194,8 +262,8 @@ def number(
         given, value = math.nan, default
     if given != value:
         st.warning(
-            f"The link asks for {name} {said(text or '')}; it goes from {low:g} to {high:g}. "
-            f"Showing {value:g} instead.",
+            f"The link asks for {name} {said(text or '')}, which is not {between(low, high).possible}; "
+            f"{value:g} is shown instead.",
             icon=":material/link_off:",
         )
     key = f"url-{name}"
@@ -208,7 +276,8 @@ def switch(label: str, *, name: str, **more: Any) -> bool:
     key, text = f"url-{name}", asked(name)
     if text not in (None, "on", "off"):
         st.warning(
-            f"The link asks for {name} {said(str(text))}, which is neither on nor off.", icon=":material/link_off:"
+            f"The link asks for {name} {said(str(text))}, which is not {SWITCH.able('')}; on is shown instead.",
+            icon=":material/link_off:",
         )
     st.session_state[key] = text != "off"
     return st.toggle(label, key=key, on_change=_follow, args=(name,), **more)

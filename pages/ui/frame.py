@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from mtz_core.errors import MTZError
+from mtz_core.errors import MTZError, RunError
 from mtz_core.figures.names import run_name
 from mtz_core.figures.palette import palette
 from mtz_core.figures.text import ago_text, percent_text
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mtz_core.figures.palette import Mode, Palette
     from mtz_core.runs.records import RunRecord
     from mtz_core.runs.store import RunStore
+    from pages.ui.address import Check
 
 HOME, NETWORKS, ZIP = "Home.py", "pages/1_Networks.py", "pages/2_Zip.py"
 INSPECT, COMPARE, LEARN = "pages/3_Inspect.py", "pages/4_Compare.py", "pages/5_Learn.py"
@@ -70,8 +71,9 @@ def page(title: str, *, lead: str | None = None, heading: bool = True, edge: boo
     )
     st.html(Path(__file__).with_name("style.css"))
     paths.check_host()
-    from pages.ui import visitor  # which needs the store of this module
+    from pages.ui import address, visitor  # which need this module
 
+    address.begin()
     visitor.welcome()
     if edge:
         draw_edge(follow=follow)
@@ -194,6 +196,19 @@ def run_age(record: RunRecord) -> str:
     return ago_text(time.time() - record.created)
 
 
+def check_run() -> Check:
+    """What `?run=` may be where a run is chosen, for `address.vet`."""
+    from pages.ui import address  # which needs `plain` of this module
+
+    def read(run: str) -> str:
+        try:
+            return store().get(run).id
+        except RunError as error:
+            raise ValueError(run) from error
+
+    return address.Check(read, "one of the runs here")
+
+
 def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -> RunRecord | None:
     """Draw a run selector that lives in `?run=ID` and return the chosen run: without one, the newest.
 
@@ -207,8 +222,6 @@ def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -
         return None
     known = {record.id: record for record in records}
     asked = st.query_params.get("run")
-    if asked is not None and asked not in known:
-        st.warning(f"There is no run “{plain(asked[:40])}” here; showing the newest one.", icon=":material/search_off:")
     # The URL leads and the widget follows (a bound widget would write its long label into the URL).
     current = asked if asked in known else records[0].id
     st.session_state["choice-of-run"] = current

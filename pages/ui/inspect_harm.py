@@ -73,9 +73,14 @@ def show_harm(run: Any, labels: list[str]) -> None:
     if harm:
         some = next(iter(harm.values()))
         st.caption(frame.plain(_told(some, labels, inputs)))
-    elif str(run.status) == "finished":
-        st.caption("This run did not measure what undoing each merge would win back.")
-        if st.button("Measure it", icon=":material/undo:", key="measure-harm"):
+    measured, merges = len({each.group for each in harm.values()}), run.summary.get("merges", 0)
+    if str(run.status) == "finished" and (not harm or measured < merges):
+        st.caption(
+            f"Measuring was cut off: the harm of {measured} of {merges} merges is known."
+            if harm
+            else "This run did not measure what undoing each merge would win back."
+        )
+        if st.button("Measure all" if harm else "Measure it", icon=":material/undo:", key="measure-harm"):
             _measured(run, [])
     st.caption(
         "Loss: how much the merged neurons' outputs differ from the parents', in percent of their own strength. "

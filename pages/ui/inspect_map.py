@@ -16,6 +16,12 @@ from pages.ui import address, frame
 from pages.ui.heatmap import LIMIT, heatmap
 
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
+SCALES, ORDERS = ("this layer", "whole network"), ("as in the networks", "pairs on the diagonal")
+WIDTHS = {"whole layer": 0, "64 × 64": 64, "16 × 16": 16}
+"""Of a region of the map; 0 is the whole layer."""
+CHECKS = {name: address.among(tuple(able)) for name, able in (("scale", SCALES), ("order", ORDERS), ("region", WIDTHS))}
+CHECKS |= {"marks": address.SWITCH}
+"""What the URL may say of the map, for `address.vet`."""
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
@@ -41,7 +47,7 @@ def pooled_map(
 def orders(shape: tuple[int, int], pairs: Any, order: str) -> tuple[Any, Any]:
     """Return the rows and the columns of a map in the order in which they are drawn."""
     n, m = shape
-    if order == "pairs on the diagonal":
+    if order == ORDERS[1]:
         return pooling.diagonal_order(n, pairs[:, 0]), pooling.diagonal_order(m, pairs[:, 1])
     return np.arange(n), np.arange(m)
 
@@ -49,14 +55,9 @@ def orders(shape: tuple[int, int], pairs: Any, order: str) -> tuple[Any, Any]:
 def choose_view(size: int) -> tuple[str, str, int, bool]:
     """Return colour scale, order, width of the region (0: the whole layer), and whether pairs are marked."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        scale = address.choice(
-            st.segmented_control, "Colour scale", ["this layer", "whole network"], name="scale", required=True
-        )
-        order = address.choice(
-            st.segmented_control, "Order", ["as in the networks", "pairs on the diagonal"], name="order", required=True
-        )
-        widths = {"whole layer": 0, "64 × 64": 64, "16 × 16": 16}
-        regions = [name for name, width in widths.items() if width < size]
+        scale = address.choice(st.segmented_control, "Colour scale", list(SCALES), name="scale", required=True)
+        order = address.choice(st.segmented_control, "Order", list(ORDERS), name="order", required=True)
+        regions = [name for name, width in WIDTHS.items() if width < size]
         region = regions[0]
         if len(regions) > 1:
             region = address.choice(
@@ -68,7 +69,7 @@ def choose_view(size: int) -> tuple[str, str, int, bool]:
                 help="A region is drawn around the chosen cell, every value exactly.",
             )
         marked = address.switch("Mark pairs", name="marks", help="A ring around every pair that was merged.")
-    return scale, order, widths[region], marked
+    return scale, order, WIDTHS[region], marked
 
 
 def chosen_cell(difference: Any, pairs: Any) -> tuple[int, int]:

@@ -15,11 +15,13 @@ WITHIN = ("layer", "i", "j")
 def draw() -> None:
     """Draw the links; Zip begins anew, and a run that is looked at has a link of its own below."""
     run = remember()
+    title = None if run is None else _title(run)
+    run = None if title is None else run  # a run that is not there is not taken along
     with st.container(key="menu", gap=None):
         frame.link(frame.HOME, "Home")
         frame.link(frame.NETWORKS, "Networks")
         frame.link(frame.ZIP, "Zip")
-        if run is not None and (title := _title(run)) is not None:
+        if title is not None:
             frame.link(frame.ZIP, title, icon=":material/subdirectory_arrow_right:", run=run)
         frame.link(frame.INSPECT, "Inspect", run=run, **within(run))
         frame.link(frame.COMPARE, "Compare", run=run)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,17 @@ PATIENCE = 120.0
 """Seconds until a check is given up."""
 TICK = 0.5
 PARAMETER = "preflight"
+
+
+def check(known: Collection[str]) -> address.Check:
+    """What `?preflight=` may be, for `address.vet`: names of networks."""
+
+    def read(text: str) -> str:
+        if not set(text.split(",")) <= set(known):
+            raise ValueError(text)
+        return text
+
+    return address.Check(read, "names of networks that are here, with commas between them")
 
 
 @st.fragment

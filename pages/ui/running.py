@@ -27,7 +27,7 @@ from mtz_core.figures.text import (
 from mtz_core.outputs.types import errors_text
 from mtz_core.spec import dump_run_spec
 from mtz_core.structure.sizes import ParameterCounts
-from pages.ui import address, frame, jobs, keeping, menu, run_replay, test_drive, try_it, visitor
+from pages.ui import address, frame, jobs, keeping, menu, run_replay, setup, test_drive, try_it, visitor
 from pages.ui.diagram import details, diagram
 from pages.ui.query import query_of
 from pages.ui.run_diagram import drawing_of
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 BYTES = 4  # of a stored number
 VIEWS = {"how": "How it went", "answers": "Test drive", "replay": "Replay"}
-VIEWING = ("view", "of", "output", "show", "curves", "at", "pace")
-"""Parameters of the address that say what is shown of a run."""
 
 
 def show_run(run_id: str) -> None:
     """Show a run by its identifier: live while it works, with its results and files afterwards."""
     record = frame.store().get(run_id)
-    if not {"run"} <= set(st.query_params) <= {"run", *VIEWING}:
-        st.query_params.from_dict({"run": run_id})  # what chose the run is in its specification now
-    live, status, refusal = frame.is_live(record.status), frame.run_status(record), visitor.access().refusal(record)
     tasks = task_labels(record.summary["tasks"], record.summary["parents"])
+    if chose := [name for name in st.query_params if setup.is_input(name)]:
+        address.move(drop=chose)  # what chose the run is in its specification now
+    with frame.problems():
+        address.vet(_checks(record, tasks))
+    live, status, refusal = frame.is_live(record.status), frame.run_status(record), visitor.access().refusal(record)
     if not live:
         frame.follow_live_runs()
     head, actions = st.container(key="run-head").columns([3, 2], vertical_alignment="center")
@@ -59,8 +59,7 @@ def show_run(run_id: str) -> None:
             frame.status_chip(status)
             began = "asked for" if status == "waiting" else "started"
             st.caption(f"{began} {frame.run_age(record)} · run {record.id}", width="content")
-            for tag in record.tags:
-                st.badge(frame.plain(tag), icon=":material/label:", color="gray")
+            keeping.badges(record)
     with actions, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         if live and refusal is None:
             _stop_button(run_id)
@@ -82,7 +81,7 @@ def show_run(run_id: str) -> None:
         run_replay.area(record, tasks, _events(record))
     if view != "how":
         _afterwards(record)
-        keeping.area(record, refusal)
+        keeping.area(record, refusal, leave=_leave)
         return
 
     # Only a live run is polled; when it ends, one rerun of the whole page shows what can be done with it.
@@ -91,7 +90,28 @@ def show_run(run_id: str) -> None:
 
     if not live:
         _afterwards(record)
-        keeping.area(record, refusal)
+        keeping.area(record, refusal, leave=_leave)
+
+
+def _checks(record: RunRecord, tasks: Sequence[str]) -> dict[str, address.Check]:
+    """What the address may say of how a run is shown, for `address.vet`; what is read from files only if asked for."""
+    known = {"output": address.anything, "at": address.anything}
+    if address.asked("output") is not None:
+        answers = (test_drive.answers_of(str(record.path), record.attempt, t) for t in range(len(tasks)))
+        known["output"] = address.among(list(dict.fromkeys(o.name for a in answers if a for o in a.outputs)))
+    if address.asked("at") is not None:
+        known["at"] = address.index(len(run_replay.moments(_events(record))))
+    return known | {
+        "run": address.anything, "view": address.among(list(VIEWS)), "of": address.among(tasks),
+        "show": address.among(list(test_drive.SHOW)), "curves": address.among(SHOWN),
+        "pace": address.among(list(run_replay.PACES)),
+    }  # fmt: skip
+
+
+def _leave() -> None:
+    """Go where a run that was deleted is not."""
+    st.query_params.pop("run", None)
+    st.switch_page(frame.HOME)
 
 
 def pictured(summary: Mapping[str, Any]) -> bool:
@@ -137,6 +157,9 @@ def _ending(record: RunRecord, refusal: str | None) -> None:
                 "Its place went to another job. When it goes on, so does the run; it can also be stopped and resumed.",
                 icon=":material/pause_circle:",
             )
+            return
+        case "finished" if record.message:
+            st.info(frame.plain(record.message), icon=":material/undo:")
             return
         case _:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import streamlit as st
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from mtz_core.data.bundled import bundled_inputs, inputs_text
 from mtz_core.figures import names
 from mtz_core.figures.text import percent_text, sentence
 from mtz_core.methods.kinds import METRICS, PAIRING
+from mtz_core.outputs.types import Kind
 from mtz_core.own.registry import own_networks
 from mtz_core.spec import CalibrationSpec, NetworkSpec, RetrainSpec, RunSpec, TypeSpec, ZipSpec
 from mtz_core.structure.joint import JointStructure
@@ -90,40 +91,51 @@ def check_parents(known: Mapping[str, NetworkStructure]) -> dict[str, address.Ch
     return {"parents": address.among(list(known))}
 
 
+def is_input(name: str) -> bool:
+    """Whether a parameter of the URL tells the Zip page what to zip, whatever the networks."""
+    prefixes = ("share-", "weight-", TYPE)
+    return name in ("parents", "trunk", *CARRIED, *_checks()) or name.startswith(prefixes)
+
+
 def check_inputs(joint: JointStructure) -> dict[str, address.Check]:
     """What the URL may say on the Zip page, for `address.vet`, whose networks are known.
 
     What is read without a widget, and the title, is checked where it is read.
     """
-    number, among = address.between, address.among
+    number = address.between
     shares = {f"share-{group.name}": number(0.0, 1.0) for group in joint.groups if group.sharing}
-    checks = {
+    weights = {f"weight-{t}": number(1e-9, 1e9) for t in range(len(joint.networks))}
+    trunk = {"trunk": address.among([NO_TRUNK, *(trunk.name for trunk in trunks(joint))])}
+    carried = dict.fromkeys(("parents", f"{TYPE}*", *CARRIED), address.anything)
+    return shares | _checks() | trunk | weights | carried
+
+
+def _checks() -> dict[str, address.Check]:
+    """What the URL may say whatever the networks."""
+    number, among = address.between, address.among
+    return {
         "budget": among(("size", "error", "computation")),
         "size": number(0.05, 100.0),
         "change": number(0.0, 100.0),
         "macs": number(1.0, 100.0),
-        "trunk": among([NO_TRUNK, *(trunk.name for trunk in trunks(joint))]),
-        "images": _whole,
+        "images": address.Check(_whole, "a whole number from 2 to 1,000,000"),
         "enough": address.truth,
         "pairing": among(PAIRING.names),
         "metric": among(METRICS.names),
         "sharing": among(("subsets", "all")),
         "compensate": address.truth,
-        "ridge": lambda text: text if text == "auto" else _ridge(text),
+        "ridge": address.Check(lambda text: text if text == "auto" else _ridge(text), "auto or a number from 0 up"),
         "retrain": among(("never", "layerwise", "final")),
         "steps": number(1, 1_000_000, whole=True),
         "targets": among(("distill", "labels")),
-        "rate": _rate,
+        "rate": address.Check(_rate, "a number above 0, at most 10"),
         "seed": number(0, 2**31 - 1, whole=True),
         "positions": number(0, 100_000, whole=True),
         "optimizer": among(("adam", "sgd")),
         "batch": number(1, 65_536, whole=True),
         "temperature": number(0.01, 100.0),
-        "title": _title,
+        "title": address.Check(_title, f"a line of at most {MOST_TITLE} characters"),
     }
-    weights = {f"weight-{t}": number(1e-9, 1e9) for t in range(len(joint.networks))}
-    carried = dict.fromkeys(("parents", f"{TYPE}*", *CARRIED), address.anything)
-    return shares | checks | weights | carried
 
 
 def _title(text: str) -> str:
@@ -231,7 +243,8 @@ def choose_types(parents: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]
                 kind = read_type(text)
             except (ValueError, TypeError, RecursionError):
                 st.warning(
-                    f"The link asks for the type {address.said(text)} of {plain(task)}, which is not valid.",
+                    f"The link asks for the type {address.said(text)} of {plain(task)}, which is not one of "
+                    f"{address.listed(get_args(Kind), text)}; it is ignored.",
                     icon=":material/link_off:",
                 )
         found.append(kind)
@@ -467,16 +480,26 @@ def _carried(retraining: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, path in CARRIED.items():
         text = st.query_params.get(name)
-        if text is None or ("retrain" in path and not retraining):
+        if text is None:
             continue
         value = None if text == "all" else text
         try:
-            found[path] = field_of(with_fields(PLAIN, {path: value}), path)
-        except (ValidationError, OverflowError):
+            read = field_of(with_fields(PLAIN, {path: value}), path)
+        except (ValidationError, OverflowError) as error:
+            why = "" if isinstance(error, OverflowError) else f" ({plain(_reason(error))})"
+            given = f"{address.said(name)} = {address.said(text)}"
             st.warning(
-                f"The link asks for {path} = {address.said(text)}, which is not valid.", icon=":material/link_off:"
+                f"The link asks for {given}, which is not valid{why}; it is ignored.", icon=":material/link_off:"
             )
+        else:
+            found |= {path: read} if retraining or "retrain" not in path else {}
     return found
+
+
+def _reason(error: ValidationError) -> str:
+    """What is possible instead, as the specification says it, in one line."""
+    messages = dict.fromkeys(item["msg"].removeprefix("Value error, ") for item in error.errors())
+    return "; or ".join(message[:1].lower() + message[1:].rstrip(".") for message in messages)[:200]
 
 
 def run_spec(

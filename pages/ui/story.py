@@ -145,6 +145,8 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.retrained.append(data["text"])
             story.keeping = (data.get("kept") or 0) / max(1, data.get("wanted") or 0)
             say(story.retrained[-1])
+        case "Measuring":
+            say("The zipped network is ready; measured is now what undoing each merge would win back")
         case "HarmMeasured":
             say(_harm(story, data))
         case "Finished":

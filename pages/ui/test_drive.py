@@ -156,11 +156,12 @@ def _cell(
     )
     look = {"worse": " wrong", "better": " right"}.get(verdicts[number], "")
     label = f"{word}: parent {before}, zipped {after}" + (f", it is {truth}" if truth is not None else "")
-    drawn = _drawing(answers.inputs[k], data, kind, truth or before)
+    drawn = drawing(answers.inputs[k], data, kind, truth or before)
     return f"<figure class='sample{look}' aria-label='{label}'>{drawn}<figcaption>{said}{right}</figcaption></figure>"
 
 
-def _drawing(sample: Any, data: str, kind: str | None, alt: str) -> str:
+def drawing(sample: Any, data: str, kind: str | None, alt: str) -> str:
+    """Return an input as HTML, drawn as what it is: a picture, a curve, a word, a row of numbers."""
     shown = picture(sample, kind)
     if shown is None:
         known = SETS.get(data)
