@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,12 @@ from mtz_core.zipping.pair_harm import PairMeter
 PAIRS = 10
 UNSEEN = 2000
 """Unlabelled images of each task that did not calibrate, and judge pairs."""
-SETS = (("lenet300", "mnist-0", "fashion-0"), ("lenet5", "mnist-0", "fashion-0"), ("lenet300", "mnist-0", "letters-0"))
+SETS = (
+    ("lenet300", "mnist-0", "fashion-0"),
+    ("lenet5", "mnist-0", "fashion-0"),
+    ("lenet300", "mnist-0", "letters-0"),
+    ("resnet14", "mnist-0", "fashion-0"),
+)
 Numbers = NDArray[np.float64]
 
 
@@ -42,15 +46,12 @@ class Won:
         """On all of them."""
         return self.halves.mean(0)
 
-    @cached_property
-    def ceiling(self) -> float:
-        """How well one half of the test images foretells the other: what no estimate can be expected to exceed."""
-        return rank(*self.halves)
-
-    def agreement(self, estimate: Numbers) -> list[str]:
-        """Rank correlation with an estimate, and whether both name the same pair as the worst."""
-        same = int(np.argmax(estimate)) == int(np.argmax(self.whole))
-        return [f"{rank(estimate, self.whole):.2f}", "yes" if same else "no"]
+    def agreements(self, estimates: Sequence[Numbers]) -> list[str]:
+        """How well one half foretells the other, and each of the estimates the whole."""
+        found = agreement(*self.halves)
+        for estimate in estimates:
+            found += agreement(estimate, self.whole)
+        return found
 
 
 def run(
@@ -62,10 +63,11 @@ def run(
     """
     print("\n## The harm of layers and of pairs\n")
     print(
-        f"{images} unlabelled images per task, no retraining. {PAIRS} random pairs of every layer are undone, one at a "
-        "time.\nMeasured: what that wins back on test images, as divergence from the parents and as softened divergence."
-        "\nCost: what merging adds to the layer's loss. Estimate: softened divergence on unlabelled images that did not "
-        f"calibrate,\nat most {UNSEEN:,} per task. Halves: how well one half of the test images foretells the other.\n"
+        f"{images} unlabelled images per task, no retraining. {PAIRS} random pairs of every layer are undone, one by "
+        "one.\nMeasured: what that wins back on test images, as divergence from the parents and as softened "
+        "divergence.\nCost: what merging adds to the layer's loss. Estimate: softened divergence on unlabelled images "
+        f"that did\nnot calibrate, at most {UNSEEN:,} per task. Halves: what one half of the test images says of the "
+        "other.\n"
     )
     lines = []
     for architecture, *names in sets:
@@ -80,23 +82,20 @@ def run(
                 row = _row(meter, group, zipped, seed, unseen, [t.test[0] for t in tasks])
                 lines.append([f"{architecture}: {', '.join(names)}", str(seed), *row])
                 print(f"  {' · '.join(lines[-1])}", flush=True)
-    kinds = ("halves", "cost", "worst", "estimate", "worst")
+    kinds = ("halves", "worst", "cost", "worst", "estimate", "worst")
     heading = ["networks", "draw", "layer", "harm, points", "pairs", "s per pair", *kinds]
     print("\nRank correlations, and whether the pair named as the worst of ten is; of the divergence, then softened:\n")
     print(table([*heading, *kinds], lines), flush=True)
-    for what, at in (("divergence", 6), ("softened divergence", 11)):
-        _sum_up(what, [line[at : at + 5] for line in lines])
+    for what, at in (("divergence", 6), ("softened divergence", 12)):
+        _sum_up(what, [line[at : at + 6] for line in lines])
 
 
 def _sum_up(what: str, lines: Sequence[Sequence[str]]) -> None:
-    named = [sum(line[at] == "yes" for line in lines) for at in (2, 4)]
-    mean = [statistics.fmean(float(line[at]) for line in lines) for at in (0, 1, 3)]
-    print(
-        f"\nBy {what}, the worst of {PAIRS} was named in {named[1]} of {len(lines)} layers by the estimate, in "
-        f"{named[0]} by the cost;\nrank correlation on average {mean[2]:.2f} and {mean[1]:.2f}, of both halves "
-        f"{mean[0]:.2f}.",
-        flush=True,
-    )
+    named = [sum(line[at] == "yes" for line in lines) for at in (1, 3, 5)]
+    mean = [statistics.fmean(float(line[at]) for line in lines) for at in (0, 2, 4)]
+    both = zip(("halves", "cost", "estimate"), named, mean, strict=True)
+    found = "; ".join(f"{name} {count} of {len(lines)}, {average:.2f}" for name, count, average in both)
+    print(f"\nBy {what}, the same worst of {PAIRS}, and rank correlation on average: {found}.", flush=True)
 
 
 def images_of(tasks: Sequence[Task], images: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -144,13 +143,13 @@ def _row(
     ]
     for found in won.values():
         measured = Won(np.array(found).T)
-        row += [f"{measured.ceiling:.2f}", *measured.agreement(cost), *measured.agreement(np.array(estimate))]
+        row += measured.agreements([cost, np.array(estimate)])
     return row
 
 
-def rank(a: Numbers, b: Numbers) -> float:
-    """Rank correlation."""
-    return float(spearmanr(a, b).statistic)
+def agreement(a: Numbers, b: Numbers) -> list[str]:
+    """Rank correlation, and whether both name the same pair as the worst."""
+    return [f"{spearmanr(a, b).statistic:.2f}", "yes" if int(np.argmax(a)) == int(np.argmax(b)) else "no"]
 
 
 def costs_of(meter: HarmMeter, group: int, zipped: dict[str, ev.LayerZipped]) -> Numbers:
