@@ -82,7 +82,7 @@ def test_the_pair_that_is_estimated_to_do_most_harm_is_named_and_comes_first(vis
     keep(store.get(run.id), [_estimated(pairs[5], 0.003, 0.001), _estimated(pairs[9], 0.0041, 0.001)])
     app = visit(INSPECT, run=run.id, view="pairs")
     text, table = shown(app), app.dataframe[0].value
-    name = "{} and {}".format(*pairs[9])
+    name = "digits {} and clothes {}".format(*pairs[9])
     assert f"Of 2 of 240 pairs, **{name}** is estimated to do most harm: **4.10 ± 1.00** thousandths of a nat." in text
     assert "It does not stand out: the next has 3.00 ± 1.00" in text
     assert "2,000 / 1,900 images without labels that did not calibrate" in text
@@ -92,7 +92,9 @@ def test_the_pair_that_is_estimated_to_do_most_harm_is_named_and_comes_first(vis
     keep(store.get(run.id), [_estimated(pairs[7], 0.2, 0.001)])
     assert "It stands out." in shown(visit(INSPECT, run=run.id, view="pairs"))
     i, j = pairs[5]
-    told = "Estimated harm: **3.00 ± 1.00** thousandths of a nat of softened divergence, 3 of 3 pairs."
+    told = (
+        "Estimated harm: **3.00 ± 1.00** thousandths of a nat of softened divergence, rank 3 of 3 that were estimated."
+    )
     assert told in shown(visit(INSPECT, run=run.id, layer="fc1", i=str(i), j=str(j)))
 
 

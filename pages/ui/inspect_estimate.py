@@ -35,15 +35,17 @@ def thousandths(each: Estimated) -> str:
     return f"{1000 * each.total:.2f} ± {1000 * each.error:.2f}".replace("-", "−")
 
 
-def show_estimates(run: Any, layer: str, pairs: int) -> None:
-    """Say which pair is estimated to do most harm and how sure that is; offer to estimate those that are left."""
-    found = known(run, layer)
+def show_estimates(run: Any, layer: str, pairs: Sequence[Neurons], labels: Sequence[str]) -> None:
+    """Say which of these pairs is estimated to do most harm and how sure that is; offer to estimate those left."""
+    estimates = known(run, layer)
+    found = {pair: estimates[pair] for pair in pairs if pair in estimates}
     if found:
-        st.markdown(_told(found, pairs))
+        st.markdown(_told(found, len(pairs), labels))
         st.caption(_meant(run, next(iter(found.values()))))
-    if str(run.status) != "finished" or len(found) >= pairs:
+    whole = len(frame.store().layer_arrays(run.id, layer)["pairs"])
+    if str(run.status) != "finished" or len(estimates) >= whole:
         return
-    what = f"all {pairs} pairs" if not found else f"the {pairs - len(found)} others"
+    what = f"all {whole} pairs" if not estimates else f"the {whole - len(estimates)} others"
     if st.button(
         f"Estimate the harm of {what}",
         icon=":material/undo:",
@@ -52,7 +54,7 @@ def show_estimates(run: Any, layer: str, pairs: int) -> None:
         "judged on inputs without labels. A pair takes a second or two for small networks, longer for deep ones. "
         "Those that cost most come first. Stop whenever you like: what was found is kept, and goes on from there.",
     ):
-        undoing.undo(run, ["--layer", layer, "--estimate"], _Progress(run, layer, pairs, len(found)))
+        undoing.undo(run, ["--layer", layer, "--estimate"], _Progress(run, layer, whole, len(estimates)))
 
 
 class _Progress:
@@ -72,16 +74,17 @@ class _Progress:
         return f"{done} of {self.pairs} pairs, {duration_text(each * (self.pairs - done))} left"
 
 
-def _told(found: Mapping[Neurons, Estimated], pairs: int) -> str:
+def _told(found: Mapping[Neurons, Estimated], pairs: int, labels: Sequence[str]) -> str:
     """Name the worst pair, and say whether it stands out."""
     order = sorted(found.items(), key=lambda item: item[1].total, reverse=True)
-    (neurons, worst), rest = order[0], order[1:]
-    name = " and ".join("none" if n is None else str(n) for n in neurons)
+    (neurons, worst), rest = order[0], [each for _, each in order if each != order[0][1]]  # gates are one channel
+    held = [f"{label} {n}" for label, n in zip(labels, neurons, strict=False) if n is not None]
+    name = frame.plain(" and ".join(held))
     of = f"all {pairs}" if len(found) >= pairs else f"{len(found)} of {pairs}"
     text = f"Of {of} pairs, **{name}** {'is' if rest else 'was'} estimated to do most harm: "
     text += f"**{thousandths(worst)}** {UNIT}."
     if rest:
-        second = rest[0][1]
+        second = rest[0]
         gap, error = worst.total - second.total, (worst.error**2 + second.error**2) ** 0.5
         text += (
             " It stands out."
@@ -110,4 +113,7 @@ def show_estimate(run: Any, layer: str, neurons: Sequence[int | None]) -> None:
     if each is None:
         return
     rank = 1 + sum(other.total > each.total for other in found.values())
-    st.markdown(f"Estimated harm: **{thousandths(each)}** {UNIT} of softened divergence, {rank} of {len(found)} pairs.")
+    st.markdown(
+        f"Estimated harm: **{thousandths(each)}** {UNIT} of softened divergence, "
+        f"rank {rank} of {len(found)} that were estimated."
+    )

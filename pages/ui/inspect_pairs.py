@@ -68,7 +68,7 @@ def show_pairs(
         f"{len(pairs)} pairs of {frame.plain(layer)}, {first}dearest first. Tick a row to see the pair on the map."
     )
     if rows:
-        inspect_estimate.show_estimates(run, layer, len(rows))
+        inspect_estimate.show_estimates(run, layer, named, labels)
         st.dataframe(
             pd.DataFrame(rows),
             hide_index=True,
