@@ -70,7 +70,7 @@ def main() -> None:
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "forecast": lambda: forecast.run(options.draws, store=options.store),
-        "harm": lambda: harm.run(root, options.draws),
+        "harm": lambda: harm.run(root, options.draws, [each for each in harm.SETS if each[0] in options.architectures]),
         "planner": lambda: planner.run(root, options.draws, options.architectures),
         "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),

@@ -296,10 +296,16 @@ def _extract(options: argparse.Namespace) -> int:
 
 
 def _harm(options: argparse.Namespace) -> int:
-    from mtz_core.runs.measure import measure
+    from mtz_core.runs.measure import estimate, measure
 
-    if options.layer is None and (options.neurons is not None or options.dearest):
-        raise SpecError("--neurons and --dearest are of one layer; say which: --layer NAME")
+    if options.layer is None and (options.neurons is not None or options.dearest or options.estimate is not None):
+        raise SpecError("--neurons, --dearest and --estimate are of one layer; say which: --layer NAME")
+    if options.estimate is not None:
+        for left, each in estimate(_store(options), options.run, options.layer, options.estimate or None):
+            named = "; ".join(f"neurons {list(pair)}" for pair in each.neurons[options.layer])
+            told = f"undoing is estimated to win back {each.total:.5f} ± {each.error:.5f} softened nats per input"
+            print(f"{options.layer}, {named}: {told}, {left} left", flush=True)
+        return 0
     neurons = None if options.neurons is None else [None if n == "-" else int(n) for n in options.neurons]
     for found in measure(_store(options), options.run, options.layer, neurons, options.dearest):
         what = ", ".join(found.layers) + ("" if found.neurons is None else f", neurons {list(found.neurons)}")
@@ -423,6 +429,8 @@ def command_parser() -> argparse.ArgumentParser:
     command.add_argument("--layer", help="this layer's alone (default: every layer's)")
     command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
     command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
+    told = "estimate the harm of every pair of the layer without labels, or of the N that cost most"
+    command.add_argument("--estimate", nargs="?", const=0, type=int, metavar="N", help=told)
     command.set_defaults(command=_harm)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
     return parser

@@ -117,10 +117,14 @@ def test_harm_benchmark_undoes_pairs_of_every_layer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(harm, "PAIRS", 2)
+    monkeypatch.setattr(harm, "UNSEEN", 50)
     harm.run(None, 1, sets=[("lenet300", "mnist-0", "fashion-0")], images=40)
     printed = capsys.readouterr().out
-    assert [row[2:5:2] for row in _header(printed)[2:4]] == [["fc1", "300"], ["fc2", "100"]]
-    assert "of 2 layers" in printed
+    rows = _header(printed)[2:4]
+    assert [row[2:5:2] for row in rows] == [["fc1", "300"], ["fc2", "100"]]
+    assert all(abs(float(row[k])) <= 1.0 for row in rows for k in (6, 8, 10, 12, 14, 16))
+    assert printed.count("estimate ") >= 2
+    assert printed.count(" of 2, ") == 6
 
 
 def test_trunk_benchmark_counts_down_from_two_networks_to_one(

@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from mtz_core.figures import compare, pooling
+from mtz_core.runs.estimated import Estimated, keep
 from mtz_core.runs.store import RunStore
 from pages.ui.what_if import varied
 from tests.pages import ROOT, Open, shown
@@ -67,6 +68,41 @@ def test_runs_of_before_that_measured_no_harm_open_and_offer_to(visit: Open, sto
     app = visit(INSPECT, run=run.id, view="harm")
     assert "did not measure what undoing each merge would win back" in shown(app)
     assert app.button(key="measure-harm").label == "Measure it"
+
+
+def _estimated(pair: list[int], won: float, error: float) -> Estimated:
+    halves = {"won": (won / 2, won / 2), "errors": (error, 0.0)}
+    return Estimated(neurons={"fc1": (tuple(pair),)}, images=(2000, 1900), unseen=(True, True), **halves)
+
+
+def test_the_pair_that_is_estimated_to_do_most_harm_is_named_and_comes_first(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    pairs = store.layer_arrays(run.id, "fc1")["pairs"].tolist()
+    assert "Estimated harm" not in shown(visit(INSPECT, run=run.id, view="pairs"))
+    keep(store.get(run.id), [_estimated(pairs[5], 0.003, 0.001), _estimated(pairs[9], 0.0041, 0.001)])
+    app = visit(INSPECT, run=run.id, view="pairs")
+    text, table = shown(app), app.dataframe[0].value
+    name = "digits {} and clothes {}".format(*pairs[9])
+    assert f"Of 2 of 240 pairs, **{name}** is estimated to do most harm: **4.10 ± 1.00** thousandths of a nat." in text
+    assert "It does not stand out: the next has 3.00 ± 1.00" in text
+    assert "2,000 / 1,900 images without labels that did not calibrate" in text
+    assert app.button(key="estimate-pairs").label == "Estimate the harm of the 238 others"
+    assert table.iloc[:3][["digits neuron", "clothes neuron"]].values.tolist() == [pairs[9], pairs[5], pairs[-1]]
+    assert table["estimated harm"].iloc[:2].tolist() == pytest.approx([4.1, 3.0])
+    keep(store.get(run.id), [_estimated(pairs[7], 0.2, 0.001)])
+    assert "It stands out." in shown(visit(INSPECT, run=run.id, view="pairs"))
+    i, j = pairs[5]
+    told = (
+        "Estimated harm: **3.00 ± 1.00** thousandths of a nat of softened divergence, rank 3 of 3 that were estimated."
+    )
+    assert told in shown(visit(INSPECT, run=run.id, layer="fc1", i=str(i), j=str(j)))
+
+
+def test_a_damaged_file_of_estimates_is_named(visit: Open, store: RunStore) -> None:
+    run = synthetic_run(store)
+    for content in ("[{}]", "{", '[{"neurons": 3}]', "[3]"):
+        (store.get(run.id).path / "pair-harm.json").write_text(content)
+        assert "remove the file and estimate again" in shown(visit(INSPECT, run=run.id, view="pairs"))
 
 
 def test_inspect_opens_the_cell_of_the_url_and_ranks_it(visit: Open, store: RunStore) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtz_core.data.imageset import ImageSet, shuffled
@@ -47,6 +48,8 @@ class Inputs:
     """What each network's answers are, as far as the specification or the data says it."""
     classes: Sequence[tuple[str, ...] | None] = ()
     """Names of each task's classes, attributes or values, where its data has them."""
+    unseen: Sequence[Tensor] = ()
+    """Inputs of each task that could have calibrated and did not, if they were asked for; neither do they evaluate."""
 
     @property
     def kinds(self) -> list[str]:
@@ -64,13 +67,13 @@ def prepare(record: RunRecord, say: Callable[[str], None] | None = None) -> Inpu
     return gather(record.spec, say)
 
 
-def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
-    """Load everything that a specification names; `say` hears of downloads.
+def gather(spec: RunSpec, say: Callable[[str], None] | None = None, unseen: int = 0) -> Inputs:
+    """Load everything that a specification names, and `unseen` more inputs at most; `say` hears of downloads.
 
     Raises `SpecError`, `CheckpointError` or `DataError`, naming the network (counted from 1) that is at fault.
     """
     names, tasks, architectures, networks = [], [], [], []
-    calibration, evaluation, retraining, types, classes = [], [], [], [], []
+    calibration, evaluation, retraining, types, classes, others = [], [], [], [], [], []
     known: dict[tuple[str, str | None, tuple[str, ...]], TaskData] = {}
     for number, wanted in enumerate(spec.networks, start=1):
         try:
@@ -94,6 +97,8 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
         architectures.append(network.architecture)
         networks.append(network.module)
         calibration.append(calibration_sample(data, spec, where, network.preparation))
+        if unseen:
+            others.append(unseen_sample(data, spec, network.preparation, unseen))
         evaluation.append(of_outputs(evaluation_sample(data, spec, network.preparation), whose))
         retraining.append(of_outputs(retraining_data(data, spec, where, network.preparation), whose))
         types.append(asked_of(data, wanted.type, outputs, whose))
@@ -102,15 +107,13 @@ def gather(spec: RunSpec, say: Callable[[str], None] | None = None) -> Inputs:
         networks=networks, names=names, tasks=tasks, architectures=architectures, calibration=calibration,
         evaluation=None if all(pair is None for pair in evaluation) else evaluation,
         retraining=None if spec.zip.retrain is None else [data for data in retraining if data is not None],
-        types=types, classes=classes,
+        types=types, classes=classes, unseen=others,
     )  # fmt: skip
 
 
 def calibration_sample(data: TaskData, spec: RunSpec, where: str, how: Preparation) -> Tensor:
     """Return the images that the run may look at. Raises `DataError` if there are too few."""
-    count, images = spec.calibration.images, data.calibration
-    if count > len(images) and data.train is not None and data.train is not images:
-        images = images.followed_by(data.train)
+    count, images = spec.calibration.images, _calibrating(data, spec)
     if count > len(images):
         raise DataError(
             f"calibration.images: {count} images were asked for, but {where} has {len(images)}; ask for fewer"
@@ -121,8 +124,26 @@ def calibration_sample(data: TaskData, spec: RunSpec, where: str, how: Preparati
             f"calibration.images: {count:,} inputs of shape {how.shape} for {where} do not fit into memory; ask for at "
             f"most {most:,}"
         )
-    chosen = images.sample(count, spec.zip.seed) if data.own else shuffled(len(images), spec.zip.seed)[:count]
-    return images.images(chosen, how)
+    return images.images(_chosen(data, spec, images), how)
+
+
+def unseen_sample(data: TaskData, spec: RunSpec, how: Preparation, most: int) -> Tensor:
+    """Return images that could have calibrated and did not, shuffled, at most so many; there may be none."""
+    images = _calibrating(data, spec)
+    rest = np.setdiff1d(np.arange(len(images)), _chosen(data, spec, images))
+    return images.images(rest[shuffled(len(rest), spec.zip.seed)[: min(most, most_images(how))]], how)
+
+
+def _calibrating(data: TaskData, spec: RunSpec) -> ImageSet:
+    """All images among which those that calibrate are drawn."""
+    images, train = data.calibration, data.train
+    more = spec.calibration.images > len(images) and train is not None and train is not images
+    return images.followed_by(train) if more and train is not None else images
+
+
+def _chosen(data: TaskData, spec: RunSpec, images: ImageSet) -> NDArray[np.int64]:
+    count, seed = spec.calibration.images, spec.zip.seed
+    return images.sample(count, seed) if data.own else shuffled(len(images), seed)[:count]
 
 
 def most_images(how: Preparation, masks: bool = False) -> int:

@@ -1,7 +1,8 @@
-"""Measures the harm of a finished run's merges, or of one pair, after the run (the torch side of `undone`)."""
+"""Measures or estimates the harm of a finished run's merges after the run: torch's side of `undone` and `estimated`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,18 +14,25 @@ from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import shared_rows
+from mtz_core.runs import estimated
 from mtz_core.runs.encode import plain
-from mtz_core.runs.inputs import prepare
+from mtz_core.runs.estimated import Estimated, Neurons
+from mtz_core.runs.inputs import Inputs, gather
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.undone import Undone, keep
 from mtz_core.zipping.harm import HarmMeter, Undoing
+from mtz_core.zipping.pair_harm import PairMeter
 from mtz_core.zipping.prepare import prepare as checked
 from mtz_core.zipping.prepare import resumed
 from mtz_core.zipping.report import harm
 
-Neurons = tuple[int | None, ...]
-"""One neuron of each task; `None`: none of that task's."""
+UNSEEN = 2000
+"""Inputs of each task that judge estimates, at most."""
+FEWEST = 100
+"""With fewer inputs that did not calibrate, those that did judge."""
+OFTEN = 1.0
+"""Seconds after which estimates are written down."""
 
 
 def measure(
@@ -48,7 +56,7 @@ def measure(
         MTZError: networks or data of the run are not there any more.
     """
     record = store.get(run_id)
-    meter = _meter(store, record)
+    meter = _meter(store, record, _inputs(store, record))
     if layer is None:
         for trial in meter.measure():
             yield _kept(record, meter, trial, None)
@@ -63,19 +71,77 @@ def measure(
         yield _kept(record, meter, meter.undo(group, [slot], streams), pair)
 
 
-def _dearest(store: RunStore, run_id: str, layer: str, count: int) -> list[Neurons]:
-    """The pairs of a layer that cost most."""
+def estimate(store: RunStore, run_id: str, layer: str, most: int | None = None) -> Iterator[tuple[int, Estimated]]:
+    """Estimate the harm of a layer's pairs, the dearest first; keep it with the run, and yield it with how many wait.
+
+    Pairs that have an estimate are left out. What was found is kept when this is stopped, too.
+
+    Args:
+        store: where the run is.
+        run_id: the run.
+        layer: the layer.
+        most: so many pairs of the layer are looked at, those that cost most; `None`: all.
+
+    Raises:
+        RunError: the run has no network, or shares nothing there.
+        MTZError: networks or data of the run are not there any more.
+    """
+    record = store.get(run_id)
+    inputs = _inputs(store, record, UNSEEN)
+    meter = _meter(store, record, inputs)
+    group = _group(meter, layer)
+    enough = [len(x) >= FEWEST for x in inputs.unseen]
+    judging = [b if ok else a for a, b, ok in zip(inputs.calibration, inputs.unseen, enough, strict=True)]
+    known = estimated.of_layer(estimated.estimated(store, run_id), layer)
+    wanted = [pair for pair in _dearest(store, run_id, layer, most) if pair not in known]
+    slots = list(dict.fromkeys(_slot(meter, layer, pair) for pair in wanted))
+    names, pairs = _names(store, run_id, meter, group), PairMeter(meter, group, judging)
+    fresh, written = list[Estimated](), time.monotonic()
+    try:
+        for number, (slot, found) in enumerate(zip(slots, pairs.measure(slots), strict=True), start=1):
+            each = Estimated(neurons=names[slot], unseen=tuple(enough), **vars(found))
+            fresh.append(each)
+            if time.monotonic() - written > OFTEN:
+                estimated.keep(record, fresh)
+                fresh, written = [], time.monotonic()
+            yield len(slots) - number, each
+    finally:
+        if fresh:
+            estimated.keep(record, fresh)
+
+
+def _names(store: RunStore, run_id: str, meter: HarmMeter, group: int) -> dict[int, dict[str, tuple[Neurons, ...]]]:
+    """For every shared slot of a group the pairs that it is, by layer."""
+    found: dict[int, dict[str, tuple[Neurons, ...]]] = {}
+    zipped = set(store.layers(run_id))
+    for layer in (meter.job.joint.layers[k].name for k in meter.job.joint.producers(group)):
+        for pair in _dearest(store, run_id, layer, None) if layer in zipped else ():
+            named = found.setdefault(_slot(meter, layer, pair), {})
+            named[layer] = (*named.get(layer, ()), pair)
+    return found
+
+
+def _dearest(store: RunStore, run_id: str, layer: str, count: int | None) -> list[Neurons]:
+    """The pairs of a layer that cost most, all of them if no count is given."""
     arrays = store.layer_arrays(run_id, layer)
+    if "pairs" not in arrays:
+        return []
     chosen = arrays["pairs"][np.argsort(-arrays["costs"], kind="stable")[:count]]
     return [tuple(None if n < 0 else int(n) for n in pair) for pair in chosen]
 
 
-def _meter(store: RunStore, record: RunRecord) -> HarmMeter:
-    """The run as it stood at its end."""
+def _inputs(store: RunStore, record: RunRecord, unseen: int = 0) -> Inputs:
+    """What a finished run was given, and more inputs of the same kind."""
     file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
     if record.status is not RunStatus.FINISHED or started is None or not file.exists():
         raise RunError(f"run {record.id} is {record.status}; merges can be undone once it is finished")
-    inputs = prepare(record)
+    return gather(record.spec, unseen=unseen)
+
+
+def _meter(store: RunStore, record: RunRecord, inputs: Inputs) -> HarmMeter:
+    """The run as it stood at its end."""
+    file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
+    assert started is not None
     spec, live = inputs.zipping(record.spec), record.spec.evaluation.live_images
     job = checked(inputs.networks, inputs.calibration, spec, inputs.evaluation, inputs.retraining, live)
     sample = resumed(job, max(started.data["images"]) if spec.calibration == "enough" else None)

@@ -116,11 +116,15 @@ class HarmMeter:
         return [(images, None) if live is None else live for live, images in pairs]
 
     @cached_property
-    def reference(self) -> tuple[Weights, Standing]:
-        """What undoing is compared with: the same merges from the same images, and how it does."""
+    def start(self) -> Weights:
+        """What undoing is compared with: the same merges from the same images."""
         first = self.walk.stations()[0]
-        weights = self.replay.weights(self.network.tables, first, {}, self.replay.streams({}))
-        return weights, self.judge.standing(weights)
+        return self.replay.weights(self.network.tables, first, {}, self.replay.streams({}))
+
+    @cached_property
+    def reference(self) -> tuple[Weights, Standing]:
+        """The same, and how it does."""
+        return self.start, self.judge.standing(self.start)
 
     def measure(self) -> Iterator[Undoing]:
         """Undo every group, in order."""

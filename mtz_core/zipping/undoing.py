@@ -81,7 +81,7 @@ class Replay:
             known = self.ridges.get(k)
             seen = self.calibrator.compare(k, forks, tables, tasks, peaks=False, pairs=False, ridges=known)
             seen.problem.choose_ridge(rows)
-            weights[k] = list(seen.merge(rows, spec.relu_rounds).weights)
+            weights[k] = list(seen.merge(rows, spec.relu_rounds, judged=False).weights)
             self.ridges.setdefault(k, settled_ridges(seen.problem))
             if joint.layers[k].repeated:
                 for fork in forks:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +12,8 @@ from mtz_core.data.bundled import inputs_text
 from mtz_core.figures.harm import harm_figure, worst_first
 from mtz_core.figures.text import error_text, points_text
 from mtz_core.runs.undone import Undone, of_layers, of_pair, undone
-from mtz_core.system.memory import run_limit
-from mtz_core.system.paths import child_environment
-from pages.ui import frame, jobs
+from pages.ui import frame, undoing
 
-PATIENCE = 1800.0
-"""Seconds until a measurement is given up."""
-TICK = 0.5
 DEAREST = 5
 """Pairs of a layer that are undone one at a time at one click."""
 
@@ -81,7 +73,7 @@ def show_harm(run: Any, labels: list[str]) -> None:
             else "This run did not measure what undoing each merge would win back."
         )
         if st.button("Measure all" if harm else "Measure it", icon=":material/undo:", key="measure-harm"):
-            _measured(run, [])
+            undoing.undo(run, [])
     st.caption(
         "Loss: how much the merged neurons' outputs differ from the parents', in percent of their own strength. "
         f"The prediction is cross-validated between two halves of the calibration {inputs}."
@@ -109,7 +101,7 @@ def show_pair_harm(run: Any, layer: str, neurons: Sequence[int | None], labels: 
             key="measure-pair",
             help="Undo this pair alone for trial, fit the layers behind anew, and measure. The run stays as it is.",
         ):
-            _measured(run, ["--layer", layer, "--neurons", *("-" if n is None else str(n) for n in neurons)])
+            undoing.undo(run, ["--layer", layer, "--neurons", *("-" if n is None else str(n) for n in neurons)])
         return
     won = ", ".join(
         f"{frame.plain(label)} {points_text(points)}" for label, points in zip(labels, found.points, strict=False)
@@ -121,7 +113,7 @@ def show_pair_harm(run: Any, layer: str, neurons: Sequence[int | None], labels: 
 
 
 def offer_dearest(run: Any, layer: str, pairs: int, done: bool) -> None:
-    """Draw a button that undoes the dearest pairs of a layer, one at a time: cost alone does not say which harm."""
+    """Draw a button that measures the dearest pairs of a layer on evaluation data, one at a time."""
     count = min(DEAREST, pairs)
     if str(run.status) != "finished" or done:
         return
@@ -129,36 +121,7 @@ def offer_dearest(run: Any, layer: str, pairs: int, done: bool) -> None:
         f"Measure the harm of the {count} dearest",
         icon=":material/undo:",
         key="measure-dearest",
-        help="Each pair alone is undone for trial. What a pair costs its layer says little about how much its "
-        "undoing would win back; only measuring does.",
+        help="Each pair alone is undone for trial, and the error that this wins back is measured on evaluation data. "
+        "What a pair costs its layer says little about that.",
     ):
-        _measured(run, ["--layer", layer, "--dearest", str(count)])
-
-
-def _measured(run: Any, options: Sequence[str]) -> None:
-    """Run `python -m mtz_core harm` and draw the page anew; whatever is clicked meanwhile ends it."""
-    command = [sys.executable, "-m", "mtz_core", "harm", run.id, "--store", str(frame.store().root), *options]
-    with frame.problems(), jobs.place("harm"):
-        why = _ended(command)
-    if why is not None:
-        st.error(f"The harm could not be measured. {frame.plain(why)}", icon=":material/error:")
-        return
-    st.rerun()
-
-
-def _ended(command: Sequence[str]) -> str | None:
-    """Run a command to its end and return what went wrong, `None` if nothing did; a new run of the page ends it."""
-    began, line = time.monotonic(), st.empty()
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        encoding="utf-8", env=child_environment(run_limit()),
-    ) as process:  # fmt: skip
-        try:
-            with st.spinner("Undoing, and fitting the layers behind…", show_time=True):
-                while process.poll() is None and time.monotonic() - began < PATIENCE:
-                    time.sleep(TICK)
-                    line.empty()
-            said = process.communicate(timeout=TICK)[1] if process.poll() is not None else "It took too long."
-        finally:
-            process.kill()
-    return (said.strip()[-500:] or "Its process ended without a word.") if process.returncode else None
+        undoing.undo(run, ["--layer", layer, "--dearest", str(count)])

@@ -13,7 +13,7 @@ from mtz_core.data.words import as_word
 from mtz_core.figures import inspect as draw
 from mtz_core.figures.inputs import picture, sketch
 from mtz_core.figures.palette import GLYPHS
-from pages.ui import frame, inspect_harm, what_if
+from pages.ui import frame, inspect_estimate, inspect_harm, what_if
 from pages.ui.inspect_stored import calibration_images, image_shape, input_kind, run_started
 
 WEIGHED = "How much the outputs of the two differ at best, times the harmonic mean of how much they matter."
@@ -73,6 +73,7 @@ def show_cell(
     merged = None
     if facts.pair is not None:
         merged = [None if n < 0 else int(n) for n in arrays["pairs"][facts.pair]]
+        inspect_estimate.show_estimate(run, layer, merged)
         inspect_harm.show_pair_harm(run, layer, merged, labels)
     if len(pairs):
         what_if.show_what_if(run, layer, merged, pairs[draw.dearest_first(arrays["costs"])], couple, cell)

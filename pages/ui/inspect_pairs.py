@@ -10,9 +10,20 @@ import pandas as pd
 import streamlit as st
 
 from mtz_core.figures import inspect as draw
-from mtz_core.runs.undone import of_pair
-from pages.ui import address, frame, inspect_harm
+from mtz_core.runs.estimated import Estimated
+from mtz_core.runs.undone import Undone, of_pair
+from pages.ui import address, frame, inspect_estimate, inspect_harm
 from pages.ui.inspect_harm import known
+
+ESTIMATED = "estimated harm"
+
+
+def _first(guess: Estimated | None, measured: Undone | None) -> tuple[float, float]:
+    """What pairs are sorted by: estimates, then what was measured; none comes last."""
+    return (
+        -math.inf if guess is None else guess.total,
+        -math.inf if measured is None else measured.divergence,
+    )
 
 
 def show_pairs(
@@ -28,10 +39,17 @@ def show_pairs(
     pairs, costs = arrays["pairs"], arrays["costs"]
     rows = draw.pair_rows(difference if pairs.shape[1] == 2 else None, pairs, costs, labels)
     order = draw.dearest_first(costs)
-    found = [of_pair(known(run), layer, [None if n < 0 else int(n) for n in pairs[k]]) for k in order]
-    worst = sorted(range(len(rows)), key=lambda k: -math.inf if (x := found[k]) is None else x.divergence, reverse=True)
-    for row, each in zip(rows, found, strict=True) if any(found) else ():
-        row |= {"harm, points": each and sum(each.points), "harm, nats": each and each.divergence}
+    named = [tuple(None if n < 0 else int(n) for n in pairs[k]) for k in order]
+    found = [of_pair(known(run), layer, pair) for pair in named]
+    estimates = inspect_estimate.known(run, layer)
+    for row, pair, each in zip(rows, named, found, strict=True):
+        if estimates:
+            guess = estimates.get(pair)
+            row |= {ESTIMATED: guess and 1000 * guess.total, "±": guess and 1000 * guess.error}
+        if any(found):
+            row |= {"harm, points": each and sum(each.points), "harm, nats": each and each.divergence}
+    keys = [_first(estimates.get(pair), each) for pair, each in zip(named, found, strict=True)]
+    worst = sorted(range(len(rows)), key=keys.__getitem__, reverse=True)
     rows, order = [rows[k] for k in worst], order[worst]
     neurons = pairs[order][:, list(couple)]
     key = f"pairs-{run.id}-{layer}"
@@ -43,11 +61,14 @@ def show_pairs(
             address.move(view="map", i=i, j=j)
 
     st.subheader("Merged pairs", anchor=False)
-    first = "those that were found to do most harm first, then " if any(found) else ""
+    first = "" if not any(found) else "those that were measured to do most harm first, then "
+    if estimates:
+        first = "those that are estimated to do most harm first, then " + first.replace("first", "next")
     st.caption(
         f"{len(pairs)} pairs of {frame.plain(layer)}, {first}dearest first. Tick a row to see the pair on the map."
     )
     if rows:
+        inspect_estimate.show_estimates(run, layer, named, labels)
         st.dataframe(
             pd.DataFrame(rows),
             hide_index=True,
@@ -58,6 +79,8 @@ def show_pairs(
             column_config={
                 "cost": st.column_config.NumberColumn(format="%.4g"),
                 "sum of costs": st.column_config.NumberColumn(format="%.4g"),
+                ESTIMATED: st.column_config.NumberColumn(format="%.2f", help=f"In {inspect_estimate.UNIT} per input."),
+                "±": st.column_config.NumberColumn(format="%.2f", help="One standard error of the estimate."),
             },
         )
         inspect_harm.offer_dearest(run, layer, len(rows), bool(any(found)))
