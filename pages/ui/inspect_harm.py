@@ -15,6 +15,7 @@ from mtz_core.data.bundled import inputs_text
 from mtz_core.figures.harm import harm_figure, worst_first
 from mtz_core.figures.text import error_text, points_text
 from mtz_core.runs.undone import Undone, of_layers, of_pair, undone
+from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
 from pages.ui import frame, jobs
@@ -148,6 +149,7 @@ def _ended(command: Sequence[str]) -> str | None:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         encoding="utf-8", env=child_environment(run_limit()),
     ) as process:  # fmt: skip
+        step_back(process.pid)
         try:
             with st.spinner("Undoing, and fitting the layers behind…", show_time=True):
                 while process.poll() is None and time.monotonic() - began < PATIENCE:
