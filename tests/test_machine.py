@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import socket
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from mtz_core.runs import launch
 from mtz_core.runs.store import RunStore
 from mtz_core.system import machine
+from mtz_core.system.garbage import collect_now_and_then
 from mtz_core.system.sockets import DESCRIPTORS, send_at_once
 from tests.synthetic import synthetic_spec
 
@@ -90,3 +95,39 @@ def test_what_a_listening_socket_accepts_sends_at_once_though_its_protocol_is_no
 def accepted_sends_at_once(listening: socket.socket) -> bool:
     with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
         return accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_all_garbage_is_collected_now_and_then_and_modules_are_looked_at_once() -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.itself = self
+
+    async def served() -> tuple[int, int]:
+        collecting = asyncio.create_task(collect_now_and_then(0.01))
+        try:
+            await until(lambda: gc.get_freeze_count() > 0)
+            frozen = gc.get_freeze_count()
+            gone = weakref.ref(Ring())
+            await until(lambda: gone() is None)
+            later = gc.get_freeze_count()
+        finally:
+            collecting.cancel()
+        return frozen, later
+
+    gc.disable()
+    try:
+        frozen, later = asyncio.run(served())
+        assert 10_000 < frozen < later + 100
+        assert len(gc.get_objects()) < frozen
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait, for ten seconds at most."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came about")
