@@ -103,7 +103,7 @@ def test_all_garbage_is_collected_now_and_then_and_modules_are_looked_at_once() 
             self.itself = self
 
     async def served() -> tuple[int, int]:
-        collecting = asyncio.create_task(collect_now_and_then(0.01))
+        collecting = asyncio.create_task(collect_now_and_then(0.02, 0.01))
         try:
             await until(lambda: gc.get_freeze_count() > 0)
             frozen = gc.get_freeze_count()
