@@ -33,7 +33,6 @@ from mtz_core.runs.store import RunStore
 from mtz_core.runs.turns import Standing
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
 from mtz_core.system import memory, threads
-from mtz_core.system.machine import step_back
 from mtz_core.system.paths import APP, runs_folder
 from mtz_core.system.server import LOCAL, ServerSettings, server_settings, variable
 
@@ -164,8 +163,6 @@ def _worker(options: argparse.Namespace) -> int:
         leave(EXIT_CODES[RunStatus.FAILED])
 
     memory.watch(memory.given(), too_large)
-    if options.launcher is not None:
-        step_back()
     with suppress(SpecError):  # a run that needs the module fails by itself, with a message in the store
         import_registered()
     return EXIT_CODES[execute(_store(options), options.run, launcher=options.launcher, own_process=True)]

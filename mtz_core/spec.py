@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -154,9 +155,14 @@ class BudgetSpec(_Strict):
 def _means(given: Any, value: Any) -> bool:
     """Whether what was written for a field is this value once it is read ("false" of a URL is `False`)."""
     try:
-        return bool(TypeAdapter(type(value)).validate_python(given) == value)
+        return bool(_reader(type(value)).validate_python(given) == value)
     except ValidationError:
         return False  # the field itself will say what is wrong with it
+
+
+@cache
+def _reader(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 _WITHOUT_COMPENSATION = {

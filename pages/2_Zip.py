@@ -6,7 +6,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from mtz_core.budget.plan import multiplications_text
-from mtz_core.errors import RunError
+from mtz_core.errors import MTZError, RunError
 from mtz_core.figures.drawing import planned_drawing
 from mtz_core.figures.size import size_bars
 from mtz_core.figures.text import count_text, percent_text, sentence
@@ -50,6 +50,7 @@ shares.forget_others(joint)
 address.vet(setup.check_inputs(joint))
 numbers = st.container(key="plan-numbers")
 said, go = numbers.columns([7, 2], vertical_alignment="center")  # they keep their place while they are empty
+start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
 inputs, picture = st.columns([2, 3], gap="large")
 
 plan.apply_wanted()
@@ -74,14 +75,25 @@ with inputs:
     advanced |= {} if trunk is None else {"zip.trunk": trunk.name}
     title = st.text_input("Title (optional)", max_chars=setup.MOST_TITLE, key="title", bind="query-params")
 
+fixed = {} if trunk is None else trunk.groups
+asked = shares.asked_shares(joint, fixed)
+if start:  # at once: all that follows is drawn only where nothing came of it
+    try:
+        spec = setup.run_spec(parents, asked, weights, method, retrain, title, advanced)
+        measuring.quieten()
+        st.query_params["run"] = jobs.start(spec)
+        st.rerun()
+    except ValidationError as error:
+        numbers.error(frame.plain(explain(error)), icon=":material/error:")
+    except MTZError as error:
+        numbers.error(frame.plain(str(error)), icon=":material/error:")
+
 wish = plan.specification(parents, weights, method, advanced)
 measuring.follow(wish)
 with planning:
     plan.area(wish, joint, things)
 
 choice, changed = None if wish is None else measuring.known(wish, joint), measuring.what_changes(wish)
-fixed = {} if trunk is None else trunk.groups
-asked = shares.asked_shares(joint, fixed)
 shared = {group.name: shared_count(asked[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(joint, shared)
 own = (method["compensate"], method["compensate"], () if trunk is None else trunk.common)
@@ -99,18 +111,6 @@ with sliders:
 with said:
     shares.totals(counts, about=about, error=predicted, changed=changed)
 with numbers:
-    start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
-    if start:
-        try:
-            spec = setup.run_spec(parents, asked, weights, method, retrain, title, advanced)
-        except ValidationError as error:
-            st.error(frame.plain(explain(error)), icon=":material/error:")
-            st.stop()
-        measuring.quieten()
-        with frame.problems():
-            started = jobs.start(spec)
-        st.query_params["run"] = started
-        st.rerun()
     if trunk is not None:
         st.caption(frame.plain(sentence(multiplications_text(trunk, networks))))
     if about:

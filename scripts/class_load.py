@@ -50,6 +50,14 @@ class Met:
     runs: list[str] = field(default_factory=list)
     at_work: list[int] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
+    computed: float = 0.0
+    """CPU seconds of the server itself, without its workers, from the first Start on."""
+    early: int = 0
+    """Interactions before that."""
+
+    def interactions(self) -> int:
+        """How often a page was drawn, or a part of it."""
+        return sum(map(len, (self.opened, self.slid, self.answered, self.looked)))
 
 
 class Tab:
@@ -173,13 +181,28 @@ async def watch(store: RunStore, met: Met, server: psutil.Process) -> None:
 
 async def lesson(address: str, store: RunStore, browsers: int, seconds: float, server: psutil.Process) -> Met:
     """All browsers at once."""
-    met, gate, secret = Met(), asyncio.Barrier(browsers), people.secret_of(store.root)
+    met, gate, secret = Met(), asyncio.Barrier(browsers + 1), people.secret_of(store.root)
     watching = asyncio.create_task(watch(store, met, server))
+    counting = asyncio.create_task(count(met, gate, server))
     end = time.monotonic() + seconds
     pupils = [browser(k, address, people.new_cookie(secret), met, gate, store, end) for k in range(browsers)]
     await asyncio.gather(*pupils)
     watching.cancel()
+    met.computed += computed(server)
+    counting.cancel()
     return met
+
+
+async def count(met: Met, gate: asyncio.Barrier, server: psutil.Process) -> None:
+    """Begin to count when all browsers are ready to press Start."""
+    await gate.wait()
+    met.computed, met.early = -computed(server), met.interactions()
+
+
+def computed(process: psutil.Process) -> float:
+    """Return the CPU seconds that a process has taken itself."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def tell(met: Met, store: RunStore, seconds: float, jobs: int) -> int:
@@ -192,6 +215,9 @@ def tell(met: Met, store: RunStore, seconds: float, jobs: int) -> int:
     everything = [*met.slid, *met.answered, *met.looked]
     if everything:
         print(f"{'all interactions':16} {len(everything):6}  median {statistics.median(everything):.2f} s")
+    counted = met.interactions() - met.early
+    if counted > 0:
+        print(f"server: {1000 * met.computed / counted:.0f} ms of CPU for an interaction, {met.computed:.1f} s in all")
     records = [store.get(run) for run in met.runs]
     states = {status: sum(r.status is status for r in records) for status in RunStatus}
     print(f"runs: {len(records)} started, " + ", ".join(f"{n} {status}" for status, n in states.items() if n))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,20 @@ DIGITS = 6
 
 def curves_text(spec: RunSpec) -> str:
     """Return what the curves of a specification depend on: everything but shares, budget, retraining and title."""
+    return _curves_text(_Written(repr(spec), spec))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A specification that is known again by what is written of it: a page asks several times, whenever it is drawn."""
+
+    text: str
+    spec: RunSpec = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _curves_text(written: _Written) -> str:
+    spec = written.spec
     zipping = spec.zip.model_copy(update={"share": 1.0, "budget": None, "retrain": None})
     return dump_run_spec(spec.model_copy(update={"zip": zipping, "title": ""}))
 

@@ -130,32 +130,32 @@ def error_curves(
     colours = palette(mode)
     xs = positions(measured, layers, retrain_steps)
     parents = next((m.errors for m in measured if m.stage == "parents"), None)
-    figure = go.Figure(layout={"template": template(mode), "height": height})
+    traces = []
     right = len(layers) + 0.3
     for t, task in enumerate(tasks):
         parent = math.nan if parents is None else parents[t]
         if not math.isnan(parent):
-            figure.add_trace(_parent_line(-1.25, right, _as_shown(parent, parent, shown), task, colours.task(t)))
+            traces.append(_parent_line(-1.25, right, _as_shown(parent, parent, shown), task, colours.task(t)))
         points = curve_points(measured, xs, t, inputs=inputs)
         points = [replace(point, error=_as_shown(point.error, parent, shown)) for point in points]
-        figure.add_trace(_error_curve(points, task, MARKERS[t % len(MARKERS)], colours.task(t)))
+        traces.append(_error_curve(points, task, MARKERS[t % len(MARKERS)], colours.task(t)))
         rings = [
             (_start(m, layers) + RETRAINING_WIDTH * part, _as_shown(m.errors[t], parent, shown))
             for m, part in kept
             if not math.isnan(m.errors[t])
         ]
         if rings:
-            figure.add_trace(_rings(rings, task, colours.task(t), first=t == 0))
-    figure.update_xaxes(
-        tickvals=list(range(-1, len(layers) + 1)),
-        ticktext=["parents", *layers, "end"],
-        range=[-1.25, right],
-        title="layers, in the order of zipping",
-        tickangle=-45 if len(layers) > 8 else 0,
-        showgrid=False,
-    )
-    figure.update_yaxes(title=TITLES[shown], rangemode="normal" if shown == "accuracy" else "tozero")
-    return figure
+            traces.append(_rings(rings, task, colours.task(t), first=t == 0))
+    xaxis = {
+        "tickvals": list(range(-1, len(layers) + 1)),
+        "ticktext": ["parents", *layers, "end"],
+        "range": [-1.25, right],
+        "title": {"text": "layers, in the order of zipping"},
+        "tickangle": -45 if len(layers) > 8 else 0,
+        "showgrid": False,
+    }
+    yaxis = {"title": {"text": TITLES[shown]}, "rangemode": "normal" if shown == "accuracy" else "tozero"}
+    return go.Figure(data=traces, layout={"template": template(mode), "height": height, "xaxis": xaxis, "yaxis": yaxis})
 
 
 def _as_shown(error: float, parent: float, shown: Shown) -> float:
@@ -230,27 +230,25 @@ def loss_curves(
     if not steps:
         return empty_figure("No retraining step has been taken yet.", mode, height=height)
     colours = palette(mode)
-    figure = go.Figure(layout={"template": template(mode), "height": height})
-    for t, task in enumerate(tasks):
-        figure.add_trace(
-            go.Scatter(
-                x=list(steps),
-                y=[row[t] for row in losses],
-                name=task,
-                mode="lines+markers",
-                line={"color": colours.task(t), "width": 2},
-                marker={
-                    "symbol": MARKERS[t % len(MARKERS)],
-                    "size": 8,
-                    "maxdisplayed": 12,
-                    "color": colours.task(t),
-                },
-                hovertemplate="step %{x}: %{y:.4g}<extra>" + task + "</extra>",
-            )
+    traces = [
+        go.Scatter(
+            x=list(steps),
+            y=[row[t] for row in losses],
+            name=task,
+            mode="lines+markers",
+            line={"color": colours.task(t), "width": 2},
+            marker={"symbol": MARKERS[t % len(MARKERS)], "size": 8, "maxdisplayed": 12, "color": colours.task(t)},
+            hovertemplate="step %{x}: %{y:.4g}<extra>" + task + "</extra>",
         )
-    figure.update_xaxes(title="retraining step")
-    figure.update_yaxes(title="batch loss", rangemode="tozero")
-    return figure
+        for t, task in enumerate(tasks)
+    ]
+    layout = {
+        "template": template(mode),
+        "height": height,
+        "xaxis": {"title": {"text": "retraining step"}},
+        "yaxis": {"title": {"text": "batch loss"}, "rangemode": "tozero"},
+    }
+    return go.Figure(data=traces, layout=layout)
 
 
 def _moment(m: Measurement, task: int, inputs: str) -> str:

@@ -31,29 +31,28 @@ def frontier_figure(
         height: in pixels.
     """
     colours = palette(mode)
-    figure = go.Figure(layout={"template": template(mode), "height": height})
-    figure.add_trace(
-        go.Scatter(
-            x=list(sizes),
-            y=list(errors),
-            mode="lines+markers",
-            name="best plans",
-            line={"color": colours.accent, "width": 2},
-            marker={"size": 6},
-            customdata=[[count_text(round(size)), size / max(1, smallest)] for size in sizes],
-            hovertemplate="%{customdata[0]} parameters (%{customdata[1]:.2f}×)<br>%{y:.2f} % change<extra></extra>",
-        )
+    best = go.Scatter(
+        x=list(sizes),
+        y=list(errors),
+        mode="lines+markers",
+        name="best plans",
+        line={"color": colours.accent, "width": 2},
+        marker={"size": 6},
+        customdata=[[count_text(round(size)), size / max(1, smallest)] for size in sizes],
+        hovertemplate="%{customdata[0]} parameters (%{customdata[1]:.2f}×)<br>%{y:.2f} % change<extra></extra>",
     )
-    figure.add_trace(
-        go.Scatter(
-            x=[chosen[0]],
-            y=[chosen[1]],
-            mode="markers",
-            name="the sliders",
-            marker={"size": 14, "symbol": "star", "color": colours.bad, "line": {"color": colours.paper, "width": 1}},
-            hovertemplate=f"{count_text(round(chosen[0]))} parameters<br>%{{y:.2f}} % change<extra>the sliders</extra>",
-        )
+    sliders = go.Scatter(
+        x=[chosen[0]],
+        y=[chosen[1]],
+        mode="markers",
+        name="the sliders",
+        marker={"size": 14, "symbol": "star", "color": colours.bad, "line": {"color": colours.paper, "width": 1}},
+        hovertemplate=f"{count_text(round(chosen[0]))} parameters<br>%{{y:.2f}} % change<extra>the sliders</extra>",
     )
-    figure.update_xaxes(title="parameters", tickformat="~s")
-    figure.update_yaxes(title="answers predicted to change", ticksuffix=" %", rangemode="tozero")
-    return figure
+    layout = {
+        "template": template(mode),
+        "height": height,
+        "xaxis": {"title": {"text": "parameters"}, "tickformat": "~s"},
+        "yaxis": {"title": {"text": "answers predicted to change"}, "ticksuffix": " %", "rangemode": "tozero"},
+    }
+    return go.Figure(data=[best, sliders], layout=layout)

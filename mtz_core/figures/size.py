@@ -23,33 +23,41 @@ def size_bars(counts: ParameterCounts, *, tasks: Sequence[str], mode: Mode = "li
 
     A dotted line marks the smallest parent: the size of one network alone.
     """
-    colours = palette(mode)
-    figure = go.Figure(layout={"template": template(mode), "height": height, "barmode": "stack"})
+    colours, everything, smallest = palette(mode), sum(counts.parents), min(counts.parents)
     rows = ["zipped", "parents"]
-    figure.add_trace(
-        _bar("shared", [counts.shared, 0], rows, colours.shared, "", "stored once for all tasks", sum(counts.parents))
-    )
+    bars = [_bar("shared", [counts.shared, 0], rows, colours.shared, "", "stored once for all tasks", everything)]
     for t, task in enumerate(tasks):
-        figure.add_trace(
-            _bar(
-                task,
-                [counts.private[t], counts.parents[t]],
-                rows,
-                colours.task(t),
-                PATTERNS[t % len(PATTERNS)],
-                "of this task alone",
-                sum(counts.parents),
-            )
-        )
-    smallest = min(counts.parents)
-    figure.add_vline(x=smallest, line={"color": colours.text, "width": 1.5, "dash": "dot"})
-    figure.add_annotation(
-        x=smallest, y=-0.62, text="one network", showarrow=False, xanchor="right", xshift=-4, font={"size": 12}
-    )
-    figure.update_xaxes(title="parameters", tickformat="~s", range=[0, 1.02 * sum(counts.parents)])
-    figure.update_yaxes(showgrid=False, tickfont={"size": 14, "color": colours.text}, range=[-0.75, 1.45])
-    figure.update_layout(bargap=0.35, legend={"traceorder": "normal"})
-    return figure
+        both, pattern = [counts.private[t], counts.parents[t]], PATTERNS[t % len(PATTERNS)]
+        bars.append(_bar(task, both, rows, colours.task(t), pattern, "of this task alone", everything))
+    # All of the layout at once: plotly takes several times as long to update a figure.
+    layout = {
+        "template": template(mode),
+        "height": height,
+        "barmode": "stack",
+        "bargap": 0.35,
+        "legend": {"traceorder": "normal"},
+        "shapes": [_one_network("x", smallest, colours.text)],
+        "annotations": [
+            {
+                "x": smallest, "y": -0.62, "text": "one network", "showarrow": False, "xanchor": "right", "xshift": -4,
+                "font": {"size": 12},
+            }
+        ],
+        "xaxis": {"title": {"text": "parameters"}, "tickformat": "~s", "range": [0, 1.02 * everything]},
+        "yaxis": {"showgrid": False, "tickfont": {"size": 14, "color": colours.text}, "range": [-0.75, 1.45]},
+    }  # fmt: skip
+    return go.Figure(data=bars, layout=layout)
+
+
+def _one_network(axis: str, size: float, colour: str) -> dict[str, Any]:
+    """Return the dotted line at the size of one network on an `axis`, along all of the other, as plotly writes it."""
+    other = "y" if axis == "x" else "x"
+    return {
+        "type": "line",
+        f"{axis}0": size, f"{axis}1": size, f"{axis}ref": axis,
+        f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain",
+        "line": {"color": colour, "width": 1.5, "dash": "dot"},
+    }  # fmt: skip
 
 
 def size_by_layer(
@@ -63,34 +71,41 @@ def size_by_layer(
     """Draw how the network shrinks: one stacked bar for the parents, then one after each zipped layer."""
     if not counts:
         return empty_figure("No layer has been zipped yet.", mode, height=height)
-    colours = palette(mode)
-    figure = go.Figure(layout={"template": template(mode), "height": height, "barmode": "stack"})
-    everything = max(1, sum(counts[0].parents))
+    colours, everything, smallest = palette(mode), max(1, sum(counts[0].parents)), min(counts[0].parents)
     series = [("shared", [c.shared for c in counts], colours.shared, "")]
     series += [
         (task, [c.private[t] for c in counts], colours.task(t), PATTERNS[t % len(PATTERNS)])
         for t, task in enumerate(tasks)
     ]
-    for name, values, colour, pattern in series:
-        figure.add_trace(
-            go.Bar(
-                x=list(stages),
-                y=values,
-                name=name,
-                marker={"color": colour, "pattern": hatch(pattern, colour)},
-                customdata=[[count_text(v), percent_text(v / everything)] for v in values],
-                hovertemplate="%{customdata[0]} parameters, %{customdata[1]} of all parents<extra>" + name + "</extra>",
-            )
+    bars = [
+        go.Bar(
+            x=list(stages),
+            y=values,
+            name=name,
+            marker={"color": colour, "pattern": hatch(pattern, colour)},
+            customdata=[[count_text(v), percent_text(v / everything)] for v in values],
+            hovertemplate="%{customdata[0]} parameters, %{customdata[1]} of all parents<extra>" + name + "</extra>",
         )
-    smallest = min(counts[0].parents)
-    figure.add_hline(y=smallest, line={"color": colours.text, "width": 1.5, "dash": "dot"})
-    figure.add_annotation(
-        x=1, xref="x domain", xshift=4, y=smallest, text="one<br>network", showarrow=False, xanchor="left", align="left"
-    )
-    figure.update_xaxes(type="category", showgrid=False, tickangle=-45 if len(stages) > 9 else 0)
-    figure.update_yaxes(title="parameters", tickformat="~s")
-    figure.update_layout(bargap=0.3, legend={"traceorder": "normal"}, margin={"r": 68})
-    return figure
+        for name, values, colour, pattern in series
+    ]
+    layout = {
+        "template": template(mode),
+        "height": height,
+        "barmode": "stack",
+        "bargap": 0.3,
+        "legend": {"traceorder": "normal"},
+        "margin": {"r": 68},
+        "shapes": [_one_network("y", smallest, colours.text)],
+        "annotations": [
+            {
+                "x": 1, "xref": "x domain", "xshift": 4, "y": smallest, "text": "one<br>network", "showarrow": False,
+                "xanchor": "left", "align": "left",
+            }
+        ],
+        "xaxis": {"type": "category", "showgrid": False, "tickangle": -45 if len(stages) > 9 else 0},
+        "yaxis": {"title": {"text": "parameters"}, "tickformat": "~s"},
+    }  # fmt: skip
+    return go.Figure(data=bars, layout=layout)
 
 
 def _bar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -22,8 +23,12 @@ __all__ = [
 ]
 
 
+@cache
 def template(mode: Mode) -> go.layout.Template:
-    """Return the plotly template of a mode: transparent background, quiet grid, the page's own font."""
+    """Return the plotly template of a mode: transparent background, quiet grid, the page's own font.
+
+    It is made once: every figure takes a copy.
+    """
     colours = palette(mode)
     axis: dict[str, Any] = {
         "gridcolor": colours.grid,

@@ -14,6 +14,7 @@ from mtz_core.runs import queue
 from mtz_core.runs.alive import is_alive
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
+from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
 
@@ -38,8 +39,8 @@ def start_waiting(store: RunStore, capacity: queue.Capacity) -> None:
 def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subprocess.Popen[bytes]:
     """Start a process that executes the run, and return it; keep it and `.poll()` it so that it doesn't stay a zombie.
 
-    Its output goes to `worker.log` in the run's folder. Raises `RunError` if the run has a worker, has ended and
-    `resume` is not set, or the process can't be started.
+    It steps back behind this process, and its output goes to `worker.log` in the run's folder. Raises `RunError` if the
+    run has a worker, has ended and `resume` is not set, or the process can't be started.
     """
     record = store.reserve(run_id, resume=resume)
     command = [sys.executable, "-m", "mtz_core", "worker", run_id, "--store", str(store.root)]
@@ -53,6 +54,7 @@ def start_worker(store: RunStore, run_id: str, resume: bool = False) -> subproce
     except OSError as error:
         store.set_status(run_id, RunStatus.FAILED, f"the worker could not be started: {error}")
         raise RunError(f"cannot start a worker for run {run_id}: {error}") from error
+    step_back(process.pid)
     store.hand_over(run_id, process.pid)
     return process
 

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from mtz_core.errors import RunError, SpecError
@@ -14,7 +15,7 @@ from mtz_core.runs.alive import exists, is_alive
 from mtz_core.runs.database import reading
 from mtz_core.runs.files import Array, StoredArrays, read_array
 from mtz_core.runs.records import RunRecord, RunStatus, StoredEvent, checked_run_id, with_result
-from mtz_core.spec import parse_run_spec
+from mtz_core.spec import RunSpec, parse_run_spec
 from mtz_core.system.machine import host
 from mtz_core.system.paths import runs_folder
 
@@ -129,7 +130,7 @@ class RunReader:
     def _record(self, row: sqlite3.Row) -> RunRecord:
         fields = {name: row[name] for name in RunRecord.__dataclass_fields__ if name not in ("path", "spec", "summary")}
         try:
-            fields |= {"spec": parse_run_spec(json.loads(row["spec"])), "summary": json.loads(row["summary"])}
+            fields |= {"spec": _specification(row["spec"]), "summary": json.loads(row["summary"])}
             fields |= {"status": RunStatus(row["status"]), "path": self.root / row["id"]}
             fields |= {"tags": tuple(json.loads(row["tags"])), "waiting": bool(row["waiting"])}
         except (ValueError, SpecError) as error:
@@ -151,6 +152,12 @@ class RunReader:
                 finished=record.updated,
             )  # fmt: skip
         return replace(record, status=RunStatus.LOST, message="the worker process is gone")
+
+
+@lru_cache(maxsize=1024)
+def _specification(text: str) -> RunSpec:
+    """Read a specification, which never changes: pages look at the same runs every second."""
+    return parse_run_spec(json.loads(text))
 
 
 def _stored_event(row: sqlite3.Row) -> StoredEvent:

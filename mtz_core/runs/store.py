@@ -64,23 +64,32 @@ class RunStore(RunReader):
             "inputs": [], "parents": names, "layers": [], "counts": None,
             "errors": None, "parent_errors": None, "seconds": 0.0, "warnings": [], "types": [],
         }  # fmt: skip
-        now = time.time()
         run_id = new_run_id()
+        folder = self.root / run_id
+        try:
+            (folder / "arrays").mkdir(parents=True)
+        except OSError as error:
+            raise RunError(f"cannot make {folder}: {error.strerror or error}") from error
+        write_atomically(folder / "spec.yaml", dump_run_spec(spec).encode())
+        row = (run_id, spec.title, RunStatus.QUEUED, spec.model_dump_json(), json.dumps(summary), owner)
+        try:
+            self._enter(row, ticket)
+        except RunError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.get(run_id)
+
+    def _enter(self, row: tuple[str | None, ...], ticket: Ticket | None) -> None:
+        """Let a run exist from now on: one after the other, so those that wait stand in the order of their making."""
         with writing(self.database) as db:
-            folder = self.root / run_id
-            try:
-                (folder / "arrays").mkdir(parents=True)
-            except OSError as error:
-                raise RunError(f"cannot make {folder}: {error.strerror or error}") from error
-            write_atomically(folder / "spec.yaml", dump_run_spec(spec).encode())
+            now = time.time()
             db.execute(
-                "INSERT INTO runs (id, title, status, created, updated, spec, summary, owner) "
+                "INSERT INTO runs (id, title, status, spec, summary, owner, created, updated) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (run_id, spec.title, RunStatus.QUEUED, now, now, spec.model_dump_json(), json.dumps(summary), owner),
+                (*row, now, now),
             )
             if ticket is not None:
-                tickets.put(db, replace(ticket, id=run_id))
-        return self.get(run_id)
+                tickets.put(db, replace(ticket, id=str(row[0]), asked=now))
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the worker to stop; a run without a worker is cancelled at once. Raises `RunError` if it has ended."""

@@ -30,6 +30,7 @@ from mtz_core.runs import queue
 from mtz_core.runs.place import VARIABLE, new_job
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.structure.joint import JointStructure
+from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
 from pages.ui import frame, jobs, visitor
@@ -39,7 +40,6 @@ PATIENCE = 1.5
 """Seconds for which networks are chosen before a quiet process begins: more are chosen meanwhile, or others."""
 ALONE = 20.0
 """Seconds after which a quiet process ends that no page has looked at."""
-NICE = 10
 
 
 @dataclass
@@ -64,9 +64,7 @@ class Job:
                 [sys.executable, "-m", "mtz_core", "plan", str(Path(self.folder.name) / "plan.yaml"), "--json"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True, env=environment,
             )  # fmt: skip
-        if self.quiet and hasattr(os, "setpriority"):
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self.process.pid, NICE)
+        step_back(self.process.pid)
         self.began = time.monotonic()
 
     def look(self) -> None:

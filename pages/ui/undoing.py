@@ -10,6 +10,7 @@ from typing import Any
 
 import streamlit as st
 
+from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
 from pages.ui import frame, jobs
@@ -46,6 +47,7 @@ def _ended(command: Sequence[str], told: Callable[[], str] | None) -> str | None
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         encoding="utf-8", env=child_environment(run_limit()),
     ) as process:  # fmt: skip
+        step_back(process.pid)
         try:
             with st.spinner("Undoing, and fitting the layers behind…", show_time=True):
                 while process.poll() is None and time.monotonic() - began < PATIENCE:
