@@ -194,3 +194,23 @@ def test_keys_move_a_slider_and_all_of_them(page: Page, address: str) -> None:
     said = one.get_attribute("aria-valuetext") or ""
     assert said.startswith("80\xa0%, 80 of 100 shared, ")
     assert said.endswith("of the answers may change")
+
+
+def test_what_the_sliders_come_to_and_start_stay_in_view_and_cover_no_slider_that_has_the_focus(
+    page: Page, address: str
+) -> None:
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(f"{address}/Zip?parents=resnet14-mnist-0&parents=resnet14-fashion-0")
+    settle(page)
+    page.locator(".mtz-row input").last.wait_for()
+    on_top = """node => { const r = node.getBoundingClientRect(); const x = r.x + r.width / 2, y = r.y + r.height / 2;
+                          return y > 0 && y < innerHeight && node.contains(document.elementFromPoint(x, y)); }"""
+    start = page.get_by_role("button", name="Start")
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 700")
+    assert start.evaluate(on_top)
+    assert page.locator(".mtz-totals dd").first.is_visible()
+    page.locator(".mtz-row input").last.focus()
+    for _ in range(page.locator(".mtz-row input").count() - 1):
+        page.keyboard.press("Shift+Tab")
+        assert page.locator(":focus").evaluate(on_top)
+        assert start.evaluate(on_top)
