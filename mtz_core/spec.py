@@ -155,7 +155,8 @@ class BudgetSpec(_Strict):
 def _means(given: Any, value: Any) -> bool:
     """Whether what was written for a field is this value once it is read ("false" of a URL is `False`)."""
     try:
-        return bool(_reader(type(value)).validate_python(given) == value)
+        read = _reader(type(value)).validate_python  # type: ignore[arg-type]  # a type is hashable
+        return bool(read(given) == value)
     except ValidationError:
         return False  # the field itself will say what is wrong with it
 
