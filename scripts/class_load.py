@@ -18,6 +18,7 @@ import re
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ async def browser(
                 await zip_once(tab, met, gate if turn == 0 else None, chance.uniform(0.3, 1.0), store)
             except Exception as error:
                 met.errors.append(f"browser {number}: {type(error).__name__} {error}")
+                await gate.abort()  # nobody waits for one that will not come
                 return
             if time.monotonic() > end:
                 return
@@ -194,8 +196,9 @@ async def lesson(address: str, store: RunStore, browsers: int, seconds: float, s
 
 
 async def count(met: Met, gate: asyncio.Barrier, server: psutil.Process) -> None:
-    """Begin to count when all browsers are ready to press Start."""
-    await gate.wait()
+    """Begin to count when all browsers are ready to press Start; never, if one of them fails before."""
+    with suppress(asyncio.BrokenBarrierError):
+        await gate.wait()
     met.computed, met.early = -computed(server), met.interactions()
 
 
