@@ -36,12 +36,17 @@ def thousandths(each: Estimated) -> str:
 
 
 def show_estimates(run: Any, layer: str, pairs: Sequence[Neurons], labels: Sequence[str]) -> None:
-    """Say which of these pairs is estimated to do most harm and how sure that is; offer to estimate those left."""
+    """Say which of these pairs is estimated to do most harm, and how sure that is."""
     estimates = known(run, layer)
     found = {pair: estimates[pair] for pair in pairs if pair in estimates}
     if found:
         st.markdown(_told(found, len(pairs), labels))
         st.caption(_meant(run, next(iter(found.values()))))
+
+
+def offer_estimates(run: Any, layer: str) -> None:
+    """Draw a button that estimates the pairs of a layer that have no estimate yet, while the page waits."""
+    estimates = known(run, layer)
     whole = len(frame.store().layer_arrays(run.id, layer)["pairs"])
     if str(run.status) != "finished" or len(estimates) >= whole:
         return

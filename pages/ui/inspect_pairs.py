@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pages.ui import address, frame, inspect_estimate, inspect_harm
 from pages.ui.inspect_harm import known
 
 ESTIMATED = "estimated harm"
+COSTS = ("cost", "sum of costs", "rank in row", "rank in column")
+"""Columns that come after it: on a narrow screen the first ones are seen."""
 
 
 def _first(guess: Estimated | None, measured: Undone | None) -> tuple[float, float]:
@@ -24,6 +27,22 @@ def _first(guess: Estimated | None, measured: Undone | None) -> tuple[float, flo
         -math.inf if guess is None else guess.total,
         -math.inf if measured is None else measured.divergence,
     )
+
+
+def _with_harm(
+    rows: Sequence[dict[str, Any]], guesses: Sequence[Estimated | None], found: Sequence[Undone | None]
+) -> list[dict[str, Any]]:
+    """The rows of the table with what is estimated and what was measured of each pair."""
+    made = []
+    for row, guess, each in zip(rows, guesses, found, strict=True):
+        row = dict(row)
+        if any(guesses):
+            costs = {name: row.pop(name) for name in list(row) if name in COSTS}
+            row |= {ESTIMATED: guess and 1000 * guess.total, "±": guess and 1000 * guess.error, **costs}
+        if any(found):
+            row |= {"harm, points": each and sum(each.points), "harm, nats": each and each.divergence}
+        made.append(row)
+    return made
 
 
 def show_pairs(
@@ -42,14 +61,9 @@ def show_pairs(
     named = [tuple(None if n < 0 else int(n) for n in pairs[k]) for k in order]
     found = [of_pair(known(run), layer, pair) for pair in named]
     estimates = inspect_estimate.known(run, layer)
-    for row, pair, each in zip(rows, named, found, strict=True):
-        if estimates:
-            guess = estimates.get(pair)
-            row |= {ESTIMATED: guess and 1000 * guess.total, "±": guess and 1000 * guess.error}
-        if any(found):
-            row |= {"harm, points": each and sum(each.points), "harm, nats": each and each.divergence}
     keys = [_first(estimates.get(pair), each) for pair, each in zip(named, found, strict=True)]
     worst = sorted(range(len(rows)), key=keys.__getitem__, reverse=True)
+    rows = _with_harm(rows, [estimates.get(pair) for pair in named], found)
     rows, order = [rows[k] for k in worst], order[worst]
     neurons = pairs[order][:, list(couple)]
     key = f"pairs-{run.id}-{layer}"
@@ -83,6 +97,7 @@ def show_pairs(
                 "±": st.column_config.NumberColumn(format="%.2f", help="One standard error of the estimate."),
             },
         )
+        inspect_estimate.offer_estimates(run, layer)
         inspect_harm.offer_dearest(run, layer, len(rows), bool(any(found)))
     else:
         st.info("No neuron of this layer is shared.", icon=":material/info:")
