@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.ridge import RIDGES, START, walk_downhill
 from mtz_core.calibration.moments import SOURCES, LayerMoments, Source
 from mtz_core.layerwise.objective import Objective
@@ -71,6 +72,14 @@ class Given:
     outputs: Mapping[int, Tensor] = field(default_factory=dict)
     unit: float = 1.0
     """What one unit of this layer's loss is worth beside other layers'."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The form whose value is the difference of two rows, and the columns (d, 2) of both tasks' matrices it is over."""
+
+    form: PairForm
+    columns: Table
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,13 @@ class LayerProblem(ABC):
 
         Where it is known how much rows' outputs matter, a and b, it counts 2 a b / (a + b) times: so much more two
         neurons with equal inputs would differ if their errors were weighed by a and b.
+        """
+
+    @abstractmethod
+    def form(self, t: int, u: int, i: int, j: int) -> Compared:
+        """What the difference of task t's row i and task u's row j is made of.
+
+        Raises `SpecError` where they have nothing in common.
         """
 
     @abstractmethod

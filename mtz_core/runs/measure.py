@@ -11,16 +11,13 @@ from mtz_core.events import HarmMeasured
 from mtz_core.layerwise.comparison import Calibrator
 from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
-from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import shared_rows
 from mtz_core.runs.encode import plain
-from mtz_core.runs.inputs import prepare
-from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.records import RunRecord
+from mtz_core.runs.revisit import Revisited
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.undone import Undone, keep
 from mtz_core.zipping.harm import HarmMeter, Undoing
-from mtz_core.zipping.prepare import prepare as checked
-from mtz_core.zipping.prepare import resumed
 from mtz_core.zipping.report import harm
 
 Neurons = tuple[int | None, ...]
@@ -72,18 +69,10 @@ def _dearest(store: RunStore, run_id: str, layer: str, count: int) -> list[Neuro
 
 def _meter(store: RunStore, record: RunRecord) -> HarmMeter:
     """The run as it stood at its end."""
-    file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
-    if record.status is not RunStatus.FINISHED or started is None or not file.exists():
-        raise RunError(f"run {record.id} is {record.status}; merges can be undone once it is finished")
-    inputs = prepare(record)
-    spec, live = inputs.zipping(record.spec), record.spec.evaluation.live_images
-    job = checked(inputs.networks, inputs.calibration, spec, inputs.evaluation, inputs.retraining, live)
-    sample = resumed(job, max(started.data["images"]) if spec.calibration == "enough" else None)
-    stored, network = ZippedNetwork.load(file), job.network()
-    network.restore(stored.description(), stored.state_dict())
-    network.to(job.device)
-    calibrator = Calibrator(network, spec, job.alphas, sample.halves(spec.seed), answers=job.outputs)
-    return HarmMeter(job, sample, LayerWalk(network, spec, Ledger(job.joint, started.data["shared"]), calibrator))
+    run = Revisited.of(store, record, "merges can be undone")
+    job, spec = run.job, run.spec
+    calibrator = Calibrator(run.network, spec, job.alphas, run.sample.halves(spec.seed), answers=job.outputs)
+    return HarmMeter(job, run.sample, LayerWalk(run.network, spec, Ledger(job.joint, run.shares), calibrator))
 
 
 def _group(meter: HarmMeter, layer: str) -> int:
