@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +13,9 @@ from mtz_core.data.bundled import inputs_text
 from mtz_core.figures.harm import harm_figure, worst_first
 from mtz_core.figures.text import error_text, points_text
 from mtz_core.runs.undone import Undone, of_layers, of_pair, undone
-from mtz_core.system.memory import run_limit
-from mtz_core.system.paths import child_environment
 from pages.ui import frame, jobs
+from pages.ui.working import ended
 
-PATIENCE = 1800.0
-"""Seconds until a measurement is given up."""
-TICK = 0.5
 DEAREST = 5
 """Pairs of a layer that are undone one at a time at one click."""
 
@@ -134,26 +128,8 @@ def _measured(run: Any, options: Sequence[str]) -> None:
     """Run `python -m mtz_core harm` and draw the page anew; whatever is clicked meanwhile ends it."""
     command = [sys.executable, "-m", "mtz_core", "harm", run.id, "--store", str(frame.store().root), *options]
     with frame.problems(), jobs.place("harm"):
-        why = _ended(command)
+        why = ended(command, "Undoing, and fitting the layers behind…")
     if why is not None:
         st.error(f"The harm could not be measured. {frame.plain(why)}", icon=":material/error:")
         return
     st.rerun()
-
-
-def _ended(command: Sequence[str]) -> str | None:
-    """Run a command to its end and return what went wrong, `None` if nothing did; a new run of the page ends it."""
-    began, line = time.monotonic(), st.empty()
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        encoding="utf-8", env=child_environment(run_limit()),
-    ) as process:  # fmt: skip
-        try:
-            with st.spinner("Undoing, and fitting the layers behind…", show_time=True):
-                while process.poll() is None and time.monotonic() - began < PATIENCE:
-                    time.sleep(TICK)
-                    line.empty()
-            said = process.communicate(timeout=TICK)[1] if process.poll() is not None else "It took too long."
-        finally:
-            process.kill()
-    return (said.strip()[-500:] or "Its process ended without a word.") if process.returncode else None
