@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from itertools import permutations
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from safetensors.numpy import save_file
+from torch import Tensor, nn
 
+from mtz_core import ZipSpec
 from mtz_core.algebra import quadratic
 from mtz_core.algebra.gram import DenseGram, Gram, RowGram, to_dense
 from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.similarity import debiased_hsic, linear_cka, linear_kernel
 from mtz_core.algebra.spectrum import effective_rank, participation_ratio, spectrum
+from mtz_core.errors import RunError, SpecError
+from mtz_core.events import DifferenceComputed, LayerZipped, Started
+from mtz_core.runs.origins import MOST, keep_layers, keep_pair, layers_path, pair_path, read_layers, read_pair
+from mtz_core.zipping.findings import PairFindings
+from mtz_core.zipping.origin import Origins
+from mtz_core.zipping.zipper import Zipper
+from tests.networks import Residual, images, randomised
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -134,3 +149,145 @@ def test_cka_ignores_rotation_scale_and_shift_and_does_not_see_likeness_where_th
     assert abs(np.mean(unrelated)) < 0.02  # the biased estimate is 0.8 here
     assert math.isnan(linear_cka(linear_kernel(torch.ones(50, 3)), linear_kernel(x)))
     assert math.isnan(linear_cka(linear_kernel(x[:3]), linear_kernel(x[:3])))
+
+
+# After a run, on small networks
+
+
+class Looked(NamedTuple):
+    origins: Origins
+    differences: dict[str, dict[tuple[int, int], np.ndarray]]
+    pairs: dict[str, np.ndarray]
+
+    def found(self, layer: str, tasks: tuple[int, int] = (0, 1), cell: tuple[int, int] | None = None) -> PairFindings:
+        both = self.pairs[layer][:, list(tasks)]
+        i, j = both[(both >= 0).all(1)][-1].tolist() if cell is None else cell
+        last = list(self.origins.trace(self.origins.ask(layer, tasks, (i, j))))[-1]
+        assert isinstance(last, PairFindings)
+        return last
+
+
+def looked(networks: Sequence[nn.Module], inputs: Sequence[Tensor], **spec: Any) -> Looked:
+    """Zip, and be ready to look into it."""
+    zipper = Zipper(networks, inputs, ZipSpec(**spec))
+    events = list(zipper.run())
+    started = next(e for e in events if isinstance(e, Started))
+    differences = {e.layer: dict(e.differences) for e in events if isinstance(e, DifferenceComputed)}
+    pairs = {e.layer: np.asarray(e.pairs) for e in events if isinstance(e, LayerZipped)}
+    return Looked(Origins(zipper.job, zipper.sample, zipper.network, dict(started.shared)), differences, pairs)
+
+
+def permuted(network: nn.Module, order: Tensor) -> nn.Module:
+    """A copy whose first hidden layer's neurons stand in another order: neuron k is neuron `order[k]` of before."""
+    twin = copy.deepcopy(network)
+    first, second = twin[0], twin[2]
+    with torch.no_grad():
+        for parameter in (first.weight, first.bias):
+            parameter.copy_(parameter[order])
+        second.weight.copy_(second.weight[:, order])
+    return twin
+
+
+def perceptron(seed: int) -> nn.Module:
+    return randomised(nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3)), seed)
+
+
+def test_of_a_network_and_its_permuted_copy_nothing_differs_and_every_half_finds_the_order() -> None:
+    network, x = perceptron(0), drawn(1, 80, 9)
+    order = torch.tensor([3, 1, 0, 2, 7, 5, 6, 4])
+    run = looked([network, permuted(network, order)], [x, x], share=1.0)
+    found = run.found("0", cell=(3, 0))
+    assert found.difference == pytest.approx(0.0, abs=1e-12)
+    assert found.stability.again == (8, 8)
+    assert found.stability.common == 8
+    assert found.stability.found == (True, True)
+    assert not any(run.found("0", cell=(2, 0)).stability.found)
+    first, second = found.responses
+    np.testing.assert_allclose(first.points, second.points, atol=1e-6)
+    np.testing.assert_allclose(first.points[:, [0]].repeat(3, 1), first.points, atol=1e-5)
+    outputs = (x @ network[0].weight[3] + network[0].bias[3]).detach().numpy()
+    assert first.before.tolist() == first.after.tolist() == np.argsort(-outputs)[:5].tolist()
+    np.testing.assert_allclose(first.before_values, np.sort(outputs)[::-1][:5], rtol=1e-5)
+    assert [like.cka for like in run.origins.layers()] == pytest.approx([1.0] * 6, abs=1e-6)
+
+
+FORMS: dict[str, tuple[Callable[[int], nn.Module], int, dict[str, Any]]] = {
+    "three tasks, subsets": (perceptron, 3, {"share": 0.6}),
+    "without compensation": (perceptron, 2, {"share": 0.6, "compensate": False}),
+    "several writers": (lambda seed: randomised(Residual(), seed), 2, {"share": 0.7}),
+    "cosine": (perceptron, 2, {"share": 0.5, "metric": "cosine"}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_layer_is_found_again_as_the_run_compared_it(form: str) -> None:
+    make, tasks, spec = FORMS[form]
+    networks = [make(seed) for seed in range(tasks)]
+    before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
+    run = looked(
+        networks, [images(40, s) if form == "several writers" else drawn(s, 40, 9) for s in range(tasks)], **spec
+    )
+    shared = {name: tensor.clone() for name, tensor in run.origins.zipped.state_dict().items()}
+    for k, (layer, each) in enumerate(run.differences.items()):
+        for couple, difference in list(each.items())[k::3]:  # of three tasks other two in every layer
+            found = run.found(layer, couple)
+            assert found.difference == pytest.approx(float(difference[found.neurons]), rel=1e-9)
+            assert float(found.parts.by_channel().sum()) == pytest.approx(found.difference, rel=1e-9)
+            assert found.directions.parts.sum() == pytest.approx(found.difference, rel=1e-9)
+    if form == "several writers":
+        assert "paired before, in stem" in run.found("a").stability.why
+    for network, was in zip(networks, before, strict=True):
+        assert all(torch.equal(value, was[name]) for name, value in network.state_dict().items())
+    assert all(torch.equal(tensor, shared[name]) for name, tensor in run.origins.zipped.state_dict().items())
+
+
+def test_inputs_are_named_by_the_channels_that_write_them() -> None:
+    run = looked([randomised(Residual(), s) for s in (0, 1)], [images(40, s) for s in (0, 1)], share=0.7)
+    parts = run.found("a").parts
+    assert [parts.groups[g] for g in parts.channels[:, 0]] == ["stem"] * 4
+    assert sorted(map(tuple, parts.channels[:, 1:].tolist())) == sorted(map(tuple, run.pairs["stem"].tolist()))
+    assert np.bincount(parts.channel).tolist() == [9] * 4  # the kernel's places
+
+
+def test_what_cannot_be_said_is_said_why() -> None:
+    wide = randomised(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3)), 5)
+    run = looked([perceptron(0), wide], [drawn(0, 40, 9), drawn(1, 40, 6)], share=0.6, pairing="random")
+    found = run.found("0")
+    assert "different inputs, of shapes (9,) and (6,)" in found.responses[0].why
+    assert np.isnan(found.responses[0].points[:, 2]).all()
+    assert "drawn, not found" in found.stability.why
+    for layer, tasks, neurons, message in (
+        ("9", (0, 1), (0, 0), "no layer '9'"),
+        ("0", (0, 1), (0, 8), "neurons 0 to 7"),
+        ("0", (1, 0), (0, 0), "are not compared"),
+        ("4", (0, 1), (0, 0), "are not compared"),
+    ):
+        with pytest.raises(SpecError, match=re.escape(message)):
+            run.origins.ask(layer, tasks, neurons)
+
+
+# Kept with a run
+
+
+def test_what_was_found_is_read_again_as_it_was_and_damage_is_said(tmp_path: Path) -> None:
+    run = looked([perceptron(0), perceptron(1)], [drawn(s, 40, 9) for s in (0, 1)], share=0.6)
+    found, layers = run.found("0"), list(run.origins.layers())
+    keep_pair(tmp_path, found)
+    keep_layers(tmp_path, layers)
+    again = read_pair(tmp_path, "0", found.tasks, found.neurons)
+    np.testing.assert_equal(asdict(again), asdict(found))
+    np.testing.assert_equal([asdict(each) for each in read_layers(tmp_path) or ()], [asdict(each) for each in layers])
+    assert read_pair(tmp_path, "../0", found.tasks, found.neurons) is None
+    path = pair_path(tmp_path, "../../etc", (0, 1), (0, 0))
+    assert path.parent == tmp_path / "origins"
+    for k in range(MOST + 3):
+        keep_pair(tmp_path, replace(found, neurons=(k, 99)))
+    assert len(list((tmp_path / "origins").glob("pair-*"))) == MOST
+    assert read_pair(tmp_path, "0", found.tasks, (MOST + 2, 99)) is not None
+    for content in (b"", b"\x80\x04pickle", layers_path(tmp_path).read_bytes()[:-9]):
+        layers_path(tmp_path).write_bytes(content)
+        with pytest.raises(RunError, match="cannot be read"):
+            read_layers(tmp_path)
+    save_file({"0": np.zeros(2)}, layers_path(tmp_path), metadata={"about": '{"layers": [{"layer": "x"}]}'})
+    with pytest.raises(RunError, match="cannot be read"):
+        read_layers(tmp_path)

@@ -123,7 +123,8 @@ def _correlation(value: float) -> str:
 
 
 def _some(points: Floats) -> Floats:
-    return points[np.linspace(0, len(points) - 1, min(DRAWN, len(points))).astype(int)]
+    found: Floats = points[np.linspace(0, len(points) - 1, min(DRAWN, len(points))).astype(int)]
+    return found
 
 
 def _laid_out(figure: go.Figure, mode: Mode) -> go.Figure:

@@ -56,16 +56,8 @@ class Before:
                 kept = [all(c < 0 or int(c) in known[t] for t, c in enumerate(slot)) for slot in shared]
                 network.pair(g, shared[np.array(kept, dtype=bool)])
         calibrator = Calibrator(network, spec, job.alphas, sample.halves(spec.seed), outputs, answers=job.outputs)
-        made = [
-            twins(which, sample.images, spec.compensate, spec.batch_size, spec.activation_budget, job.device)
-            for which in (zipped, network)
-        ]
-        streams = [
-            replace(
-                now, matrices=partial(_matrices, zipped, network, index, t), parent=own.parent, original=own.original
-            )
-            for t, (now, own) in enumerate(zip(*made, strict=True))
-        ]
+        ways = twins(zipped, sample.images, spec.compensate, spec.batch_size, spec.activation_budget, job.device)
+        streams = [replace(way, matrices=partial(_matrices, zipped, network, index, t)) for t, way in enumerate(ways)]
         return cls(index, LayerWalk(network, spec, ledger, calibrator), streams)
 
     def compared(self) -> Comparison:
