@@ -444,18 +444,7 @@ def command_parser() -> argparse.ArgumentParser:
     command.add_argument("--form", choices=EXPORTS.names, default="weights", help=EXPORTS.told())
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     command.set_defaults(command=_extract)
-    command = commands.add_parser("harm", parents=[run], help="measure what undoing merges of a run would win back")
-    command.add_argument("--layer", help="this layer's alone (default: every layer's)")
-    command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
-    command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
-    command.set_defaults(command=_harm)
-    command = commands.add_parser("origin", parents=[run], help="find where the difference of two neurons comes from")
-    command.add_argument("--layer", help="their layer (default: compare all layers of parents and zipped network)")
-    command.add_argument("--neurons", nargs=2, type=int, metavar=("I", "J"), help="one of each of two networks")
-    command.add_argument(
-        "--tasks", nargs=2, type=int, default=(0, 1), metavar=("T", "U"), help="which two, from 0 (default: 0 1)"
-    )
-    command.set_defaults(command=_origin)
+    _add_inside(commands, run)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
     return parser
 
@@ -493,6 +482,22 @@ def _add_keeping(commands: Any, run: argparse.ArgumentParser, stored: argparse.A
     command = commands.add_parser("delete", parents=[stored], help="delete runs and their files")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.set_defaults(command=_delete)
+
+
+def _add_inside(commands: Any, run: argparse.ArgumentParser) -> None:
+    """Commands that look into finished runs."""
+    command = commands.add_parser("harm", parents=[run], help="measure what undoing merges of a run would win back")
+    command.add_argument("--layer", help="this layer's alone (default: every layer's)")
+    command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
+    command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
+    command.set_defaults(command=_harm)
+    command = commands.add_parser("origin", parents=[run], help="find where the difference of two neurons comes from")
+    command.add_argument("--layer", help="their layer (default: compare all layers of parents and zipped network)")
+    command.add_argument("--neurons", nargs=2, type=int, metavar=("I", "J"), help="one of each of two networks")
+    command.add_argument(
+        "--tasks", nargs=2, type=int, default=(0, 1), metavar=("T", "U"), help="which two, from 0 (default: 0 1)"
+    )
+    command.set_defaults(command=_origin)
 
 
 def _add_looking(commands: Any, common: Parsers) -> None:

@@ -64,8 +64,8 @@ def flattest_half(directions: Directions) -> tuple[float, float]:
 
     That is the share of the change Δ, by its squared length, and the share of the difference.
 
-    >>> flattest_half(Directions(np.array([9.9, 0.1]), np.array([1.0, 3.0]), np.array([9.9, 0.3]) / 2, 0.0))
-    (0.75, 0.029411764705882353)
+    >>> flattest_half(Directions(np.array([3.0, 1.0]), np.array([1.0, 3.0]), np.array([1.5, 1.5]), 0.0))
+    (0.75, 0.5)
     """
     first = (len(directions.values) + 1) // 2
     change, part = (float(x[first:].sum() / (x.sum() or 1.0)) for x in (directions.squares, directions.parts))

@@ -132,19 +132,13 @@ class DenseProblem(LayerProblem):
     def difference(self, t: int, u: int) -> Tensor:
         (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
         found = pairwise_difference(w_t, w_u, gram_t, gram_u)
-        if (factor := self._factor(t, u)) is not None:
-            found *= factor.to(found)
-        return found
+        factor = self._factor(t, u)
+        return found if factor is None else found.mul_(factor.to(found))
 
     def form(self, t: int, u: int, i: int, j: int) -> Compared:
-        (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
-        exact, factor = precise(w_t.device), self._factor(t, u)
-        p, q = (gram.to(w_t.device, exact) for gram in (gram_t, gram_u))
-        delta = w_t[i].to(exact) - w_u[j].to(exact)
-        shared = self.inputs[np.all(self.inputs[:, [t, u]] >= 0, axis=1)]
-        return Compared(PairForm(delta, p, q, 1.0 if factor is None else float(factor[i, j])), shared[:, [t, u]])
+        return _form(self, (t, u), (i, j), self._both(t, u), self._factor(t, u))
 
-    def _both(self, t: int, u: int) -> tuple[tuple[Tensor, Gram], tuple[Tensor, Gram]]:
+    def _both(self, t: int, u: int) -> tuple[Side, Side]:
         """What is compared of two tasks over the inputs they share, with Grams weighted relative to each other."""
         both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
@@ -152,7 +146,7 @@ class DenseProblem(LayerProblem):
         return (w_t, gram_t.scaled(1.0 / total)), (w_u, gram_u.scaled(1.0 / total))
 
     def _factor(self, t: int, u: int) -> Tensor | None:
-        """Harmonic means (n_t, n_u) of how much the outputs of two tasks' rows matter; `None`: all alike."""
+        """Harmonic means (n_t, n_u) of how much outputs matter; `None`: all alike."""
         if not METRICS.find(self.spec.metric).of_outputs or t not in self.outputs or u not in self.outputs:
             return None
         mine, theirs = self.outputs[t].diagonal()[:, None], self.outputs[u].diagonal()
@@ -297,6 +291,23 @@ class _Held:
     gram: Gram
     kept: Tensor
     eliminated: Eliminated | None
+
+
+Side = tuple[Tensor, Gram]
+"""What is compared of a task, and its Gram."""
+
+
+def _form(
+    problem: DenseProblem, tasks: Members, rows: tuple[int, int], both: tuple[Side, Side], factor: Tensor | None
+) -> Compared:
+    """The form of one difference, in double precision."""
+    (w_t, gram_t), (w_u, gram_u) = both
+    exact = precise(w_t.device)
+    p, q = (gram.to(w_t.device, exact) for gram in (gram_t, gram_u))
+    delta = w_t[rows[0]].to(exact) - w_u[rows[1]].to(exact)
+    columns = problem.inputs[:, list(tasks)]
+    shared = columns[(columns >= 0).all(axis=1)]
+    return Compared(PairForm(delta, p, q, 1.0 if factor is None else float(factor[rows])), shared)
 
 
 def _halves(moments: LayerMoments) -> list[Gram]:

@@ -30,6 +30,8 @@ JUDGED_SLOTS = 256
 FITTED: Source = "half 0"
 """Weights fitted to these moments are judged by `JUDGING`; the other way round the loss is nearly the same."""
 JUDGING: Source = "half 1"
+Least = list[tuple[float, float, Tensor]]
+"""Loss, ridge and weights of the least loss so far."""
 PIECE = 64 * 2**20
 """Bytes of the weights that are merged at once where neurons can be merged one by one."""
 
@@ -158,10 +160,7 @@ class LayerProblem(ABC):
 
     @abstractmethod
     def form(self, t: int, u: int, i: int, j: int) -> Compared:
-        """What the difference of task t's row i and task u's row j is made of.
-
-        Raises `SpecError` where they have nothing in common.
-        """
+        """What the difference of two rows is made of. Raises `SpecError` where they read nothing in common."""
 
     @abstractmethod
     def solve(
@@ -222,14 +221,10 @@ class LayerProblem(ABC):
                 self.own_ridge[t] = float(self.spec.ridge)
                 continue
             fitted, judging = self.objectives[FITTED][t], self.objectives[JUDGING][t]
-            least: list[tuple[float, float, Tensor]] = []
+            least: Least = []
 
             def loss(
-                ridge: float,
-                t: int = t,
-                fitted: Objective = fitted,
-                judging: Objective = judging,
-                least: list[tuple[float, float, Tensor]] = least,
+                ridge: float, t: int = t, fitted: Objective = fitted, judging: Objective = judging, least: Least = least
             ) -> float:
                 weights = fitted.fit(ridge, self.masks.get(t))
                 found = float(judging.loss(weights, self._every(t)).sum())

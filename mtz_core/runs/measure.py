@@ -13,6 +13,7 @@ from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.pairing.slots import shared_rows
 from mtz_core.runs.encode import plain
+from mtz_core.runs.inputs import prepare
 from mtz_core.runs.records import RunRecord
 from mtz_core.runs.revisit import Revisited
 from mtz_core.runs.store import RunStore
@@ -69,7 +70,7 @@ def _dearest(store: RunStore, run_id: str, layer: str, count: int) -> list[Neuro
 
 def _meter(store: RunStore, record: RunRecord) -> HarmMeter:
     """The run as it stood at its end."""
-    run = Revisited.of(store, record, "merges can be undone")
+    run = Revisited.of(store, record, prepare, "merges can be undone")
     job, spec = run.job, run.spec
     calibrator = Calibrator(run.network, spec, job.alphas, run.sample.halves(spec.seed), answers=job.outputs)
     return HarmMeter(job, run.sample, LayerWalk(run.network, spec, Ledger(job.joint, run.shares), calibrator))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mtz_core.errors import RunError
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.runs.inputs import prepare
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import ZipSpec
 from mtz_core.zipping.prepare import Job, Sample, resumed
 from mtz_core.zipping.prepare import prepare as checked
+
+if TYPE_CHECKING:
+    from mtz_core.runs.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Revisited:
     shares: Mapping[str, int]
 
     @classmethod
-    def of(cls, store: RunStore, record: RunRecord, what: str) -> Revisited:
-        """Load all of it.
+    def of(cls, store: RunStore, record: RunRecord, inputs_of: Callable[[RunRecord], Inputs], what: str) -> Revisited:
+        """Load all of it; `inputs_of` reads networks and data (`mtz_core.runs.inputs.prepare`).
 
         Raises:
             RunError: the run has no network; the message says that `what` can't be done yet.
@@ -36,7 +39,7 @@ class Revisited:
         file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
         if record.status is not RunStatus.FINISHED or started is None or not file.exists():
             raise RunError(f"run {record.id} is {record.status}; {what} once it is finished")
-        inputs = prepare(record)
+        inputs = inputs_of(record)
         spec, live = inputs.zipping(record.spec), record.spec.evaluation.live_images
         job = checked(inputs.networks, inputs.calibration, spec, inputs.evaluation, inputs.retraining, live)
         sample = resumed(job, max(started.data["images"]) if spec.calibration == "enough" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mtz_core.runs.inputs import prepare
 from mtz_core.runs.origins import keep_layers, keep_pair
 from mtz_core.runs.revisit import Revisited
 from mtz_core.runs.store import RunStore
@@ -47,5 +48,5 @@ def trace_layers(store: RunStore, run_id: str) -> Iterator[str | Likeness]:
 
 
 def _origins(store: RunStore, run_id: str) -> Origins:
-    run = Revisited.of(store, store.get(run_id), WHAT)
+    run = Revisited.of(store, store.get(run_id), prepare, WHAT)
     return Origins(run.job, run.sample, run.network, dict(run.shares))

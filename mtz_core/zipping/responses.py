@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from mtz_core.calibration.activations import Reader
 from mtz_core.calibration.stream import Stream
 from mtz_core.zipping.findings import Floats, Responses
-from mtz_core.zipping.likeness import Both
-from mtz_core.zipping.prepare import Sample
+
+if TYPE_CHECKING:
+    from mtz_core.zipping.likeness import Both
+    from mtz_core.zipping.prepare import Sample
 
 IMAGES = 512
 """Calibration inputs of each task that take part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from mtz_core.layerwise.ledger import Fresh
 from mtz_core.methods.kinds import PAIRING
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import Table, shared_rows
-from mtz_core.zipping.before import Before
 from mtz_core.zipping.findings import Stability
+
+if TYPE_CHECKING:
+    from mtz_core.zipping.before import Before
 
 Couple = tuple[int, int]
 Pairs = set[Couple]

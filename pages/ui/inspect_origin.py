@@ -54,8 +54,9 @@ def show_origin(run: Any, layer: str, difference: Any, couple: Couple, cell: Cou
         found = _pair(run.path, layer, couple, cell, path.stat().st_mtime) if path.exists() else None
     if found is None:
         st.markdown(
-            "Not looked into yet. A few seconds tell what both neurons put out, which inputs make the difference, "
-            "along which directions, and whether other calibration inputs would have paired the same neurons."
+            "Not looked into yet. In seconds, of large networks in minutes, this finds what both neurons put out, "
+            "which inputs make the difference, along which directions, and whether other calibration inputs would have "
+            "paired the same neurons."
         )
         if st.button("Find out", icon=":material/search:", key="find-origin", type="primary"):
             asked = ["--layer", layer, "--tasks", *map(str, couple), "--neurons", *map(str, cell)]
