@@ -211,6 +211,22 @@ def test_of_a_network_and_its_permuted_copy_nothing_differs_and_every_half_finds
     assert [like.cka for like in run.origins.layers()] == pytest.approx([1.0] * 6, abs=1e-6)
 
 
+def test_halves_pair_as_runs_do_that_have_no_other_inputs() -> None:
+    networks, inputs = [perceptron(0), perceptron(1)], [drawn(s, 40, 9) for s in (0, 1)]
+    spec = {"share": 0.75, "weighting": "equal"}
+    run = looked(networks, inputs, **spec)
+    numbers = run.origins.sample.halves(0)
+    alone = [looked(networks, [x[h == k] for x, h in zip(inputs, numbers, strict=True)], **spec) for k in (0, 1)]
+    own, first, second = ({tuple(pair) for pair in each.pairs["0"].tolist()} for each in (run, *alone))
+    told = run.found("0").stability
+    assert told.pairs == len(own) == 6
+    assert told.halves == (6, 6)
+    assert told.again == (len(own & first), len(own & second))
+    assert told.common == len(first & second)
+    assert 0 < sum(told.again) < 12  # else this proves nothing
+    assert told.chance == pytest.approx(36 / 64)
+
+
 FORMS: dict[str, tuple[Callable[[int], nn.Module], int, dict[str, Any]]] = {
     "three tasks, subsets": (perceptron, 3, {"share": 0.6}),
     "without compensation": (perceptron, 2, {"share": 0.6, "compensate": False}),
@@ -247,6 +263,25 @@ def test_inputs_are_named_by_the_channels_that_write_them() -> None:
     assert [parts.groups[g] for g in parts.channels[:, 0]] == ["stem"] * 4
     assert sorted(map(tuple, parts.channels[:, 1:].tolist())) == sorted(map(tuple, run.pairs["stem"].tolist()))
     assert np.bincount(parts.channel).tolist() == [9] * 4  # the kernel's places
+
+
+def banks(seed: int) -> nn.Module:
+    """A depthwise convolution, then one in two groups."""
+    first, depthwise = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, groups=6)
+    rest = (nn.ReLU(), nn.Conv2d(6, 8, 1, groups=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return randomised(nn.Sequential(first, nn.ReLU(), depthwise, *rest), seed)
+
+
+def test_neurons_in_banks_read_the_channels_of_their_own_bank() -> None:
+    run = looked([banks(0), banks(1)], [images(40, s) for s in (0, 1)], share=1.0)
+    depthwise, grouped = run.found("2"), run.found("4")
+    own = depthwise.parts.channels[depthwise.parts.channels[:, 0] >= 0]
+    assert own[:, 1:].tolist() == [list(depthwise.neurons)]
+    written = grouped.parts.channels[grouped.parts.channels[:, 0] >= 0]
+    for side, neuron in enumerate(grouped.neurons):
+        assert set(written[:, 1 + side] // 3) == {neuron // 4}
+    assert set(map(tuple, written[:, 1:].tolist())) <= set(map(tuple, run.pairs["0"].tolist()))
+    assert [like.layer for like in run.origins.layers()] == ["0", "0", "2", "2", "4", "4", "8", "8"]
 
 
 def test_what_cannot_be_said_is_said_why() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from mtz_core.runs.origins import keep_layers, keep_pair, pair_path, read_layers
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import parse_run_spec
-from mtz_core.zipping.findings import BIAS, RAW, Parts
+from mtz_core.zipping.findings import BIAS, RAW, Parts, Stability
 from tests.pages import Open, shown
 from tests.synthetic import synthetic_findings, synthetic_run
 
@@ -66,6 +68,14 @@ def test_what_is_kept_is_drawn_and_names_are_no_markup(visit: Open, store: RunSt
     assert "**One of the halves pairs these two neurons.**" in text
     assert "Found again in the network as it was saved" in text  # these numbers are made up
     assert "CKA: linear centred kernel alignment" in text
+    name = "[a](http://b)<img src=x>"
+    told = replace(found, parts=replace(found.parts, groups=(name,)), stability=Stability(why=f"In {name}."))
+    keep_pair(run.path, told)
+    app = visit(INSPECT, run=run.id, layer="fc2", view="origin", i="3", j="5")
+    assert r"In \[a\]\(http\://b\)\<img src\=x\>." in shown(app)
+    figures = [each.proto.spec for each in app.get("plotly_chart")]
+    assert any("&lt;img src=x" in spec for spec in figures)
+    assert not any("<img" in spec for spec in figures)
     pair_path(run.path, "fc2", (0, 1), (3, 5)).write_bytes(b"no safetensors")
     assert "cannot be read" in shown(visit(INSPECT, run=run.id, layer="fc2", view="origin", i="3", j="5"))
 

@@ -20,6 +20,8 @@ from mtz_core.algebra.gram import Gram, RowGram, cholesky, same_kind, to_dense
 
 WHOLE_UP_TO = 4096
 """Inputs up to which all eigenvectors are found: the matrix then takes 134 MB in double precision."""
+ROWS = 512
+"""Rows of that matrix that are made at once."""
 LEADING = 64
 """Eigenvectors that are found beyond that, those of the largest eigenvalues."""
 
@@ -69,16 +71,21 @@ class PairForm:
     def directions(self) -> Directions:
         """The same over the eigenvectors of M; of very wide layers only over the leading ones."""
         size = len(self.delta)
-        if size <= WHOLE_UP_TO:
-            whole = self.applied(torch.eye(size, dtype=self.delta.dtype, device=self.delta.device))
-            values, vectors = torch.linalg.eigh((whole + whole.mT) / 2)
-        else:
-            values, vectors = self._leading(size)
-        values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
-        squares = (self.delta @ vectors).square()
+        values, vectors = torch.linalg.eigh(self._whole(size)) if size <= WHOLE_UP_TO else self._leading(size)
+        values = values.flip(0).clamp(min=0.0)
+        squares = (self.delta @ vectors).square().flip(0)
         parts = 0.5 * self.factor * values * squares
         left = 0.0 if size <= WHOLE_UP_TO else float(self.contributions().sum() - parts.sum())
         return Directions(values, squares, parts, max(0.0, left))
+
+    def _whole(self, size: int) -> Tensor:
+        """M (d, d), some rows at a time, made symmetric to the last digit."""
+        whole = self.delta.new_empty(size, size)
+        for first in range(0, size, ROWS):
+            rows = self.delta.new_zeros(min(ROWS, size - first), size)
+            rows[:, first:].fill_diagonal_(1.0)
+            whole[first : first + ROWS] = self.applied(rows)
+        return whole.add_(whole.mT.clone()).div_(2.0)
 
     def _leading(self, size: int) -> tuple[Tensor, Tensor]:
         """The largest eigenvalues (k,), ascending, and their eigenvectors (d, k), by Lanczos' method."""
