@@ -212,19 +212,19 @@ def test_of_a_network_and_its_permuted_copy_nothing_differs_and_every_half_finds
 
 
 def test_halves_pair_as_runs_do_that_have_no_other_inputs() -> None:
-    networks, inputs = [perceptron(0), perceptron(1)], [drawn(s, 40, 9) for s in (0, 1)]
-    spec = {"share": 0.75, "weighting": "equal"}
+    networks = [randomised(nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3)), seed) for seed in (0, 1)]
+    inputs, spec = [drawn(s, 20, 9) ** 3 for s in (0, 1)], {"share": 0.75, "weighting": "equal"}
     run = looked(networks, inputs, **spec)
     numbers = run.origins.sample.halves(0)
     alone = [looked(networks, [x[h == k] for x, h in zip(inputs, numbers, strict=True)], **spec) for k in (0, 1)]
     own, first, second = ({tuple(pair) for pair in each.pairs["0"].tolist()} for each in (run, *alone))
     told = run.found("0").stability
-    assert told.pairs == len(own) == 6
-    assert told.halves == (6, 6)
+    assert told.pairs == len(own) == 12
+    assert told.halves == (12, 12)
     assert told.again == (len(own & first), len(own & second))
     assert told.common == len(first & second)
-    assert 0 < sum(told.again) < 12  # else this proves nothing
-    assert told.chance == pytest.approx(36 / 64)
+    assert 0 < sum(told.again) < 24  # else this proves nothing
+    assert told.chance == pytest.approx(144 / 256)
 
 
 FORMS: dict[str, tuple[Callable[[int], nn.Module], int, dict[str, Any]]] = {
