@@ -311,6 +311,32 @@ def _harm(options: argparse.Namespace) -> int:
     return 0
 
 
+def _origin(options: argparse.Namespace) -> int:
+    from mtz_core.runs.tracing import trace_layers, trace_pair
+    from mtz_core.zipping.findings import PairFindings
+
+    store = _store(options)
+    if options.layer is None:
+        for item in trace_layers(store, options.run):
+            said = item if isinstance(item, str) else (
+                f"{item.layer}, network {item.task + 1}: CKA {item.cka:.4f}, effective rank {item.effective:.1f} of "
+                f"{min(item.rows, item.size)}"
+            )  # fmt: skip
+            print(said, flush=True)
+        return 0
+    if options.neurons is None:
+        raise SpecError("--layer is of two neurons; say which: --neurons I J, one of each network")
+    (t, u), (i, j) = options.tasks, options.neurons
+    for step in trace_pair(store, options.run, options.layer, (t, u), (i, j)):
+        if not isinstance(step, PairFindings):
+            print(step, flush=True)
+            continue
+        parts = step.parts.by_channel()
+        most = ", ".join(f"{parts[k] / (step.difference or 1.0):.0%}" for k in (-abs(parts)).argsort()[:3])
+        print(f"difference {step.difference:.4g}, of which the three largest inputs make {most}")
+    return 0
+
+
 def _app(options: argparse.Namespace) -> int:
     """Become Streamlit, which finds its configuration beside `app.py`, and ends the process itself.
 
@@ -422,13 +448,7 @@ def command_parser() -> argparse.ArgumentParser:
     command.add_argument("--form", choices=EXPORTS.names, default="weights", help=EXPORTS.told())
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     command.set_defaults(command=_extract)
-    command = commands.add_parser("harm", parents=[run], help="measure what undoing merges of a run would win back")
-    command.add_argument("--layer", help="this layer's alone (default: every layer's)")
-    command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
-    command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
-    told = "estimate the harm of every pair of the layer without labels, or of the N that cost most"
-    command.add_argument("--estimate", nargs="?", const=0, type=int, metavar="N", help=told)
-    command.set_defaults(command=_harm)
+    _add_inside(commands, run)
     commands.add_parser("example-spec", help="print a commented YAML file").set_defaults(command=_example_spec)
     return parser
 
@@ -466,6 +486,24 @@ def _add_keeping(commands: Any, run: argparse.ArgumentParser, stored: argparse.A
     command = commands.add_parser("delete", parents=[stored], help="delete runs and their files")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.set_defaults(command=_delete)
+
+
+def _add_inside(commands: Any, run: argparse.ArgumentParser) -> None:
+    """Commands that look into finished runs."""
+    command = commands.add_parser("harm", parents=[run], help="measure what undoing merges of a run would win back")
+    command.add_argument("--layer", help="this layer's alone (default: every layer's)")
+    command.add_argument("--neurons", nargs="+", type=_neuron, metavar="N", help="one of each network, - for none")
+    command.add_argument("--dearest", type=int, default=0, metavar="N", help="the N pairs of the layer that cost most")
+    told = "estimate the harm of every pair of the layer without labels, or of the N that cost most"
+    command.add_argument("--estimate", nargs="?", const=0, type=int, metavar="N", help=told)
+    command.set_defaults(command=_harm)
+    command = commands.add_parser("origin", parents=[run], help="find where the difference of two neurons comes from")
+    command.add_argument("--layer", help="their layer (default: compare all layers of parents and zipped network)")
+    command.add_argument("--neurons", nargs=2, type=int, metavar=("I", "J"), help="one of each of two networks")
+    command.add_argument(
+        "--tasks", nargs=2, type=int, default=(0, 1), metavar=("T", "U"), help="which two, from 0 (default: 0 1)"
+    )
+    command.set_defaults(command=_origin)
 
 
 def _add_looking(commands: Any, common: Parsers) -> None:

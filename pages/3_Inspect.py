@@ -12,7 +12,7 @@ from mtz_core.figures import inspect as draw
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.text import percent_text
 from mtz_core.runs.undone import of_layers
-from pages.ui import address, frame, inspect_glance, inspect_harm, what_if
+from pages.ui import address, frame, inspect_glance, inspect_harm, inspect_origin, what_if
 from pages.ui.inspect_map import CHECKS as MAP
 from pages.ui.inspect_map import NO_PAIRS, choose_view, chosen_cell, network_range, pooled_map, show_map
 from pages.ui.inspect_pair import show_cell
@@ -20,7 +20,7 @@ from pages.ui.inspect_pairs import show_pairs
 from pages.ui.inspect_stored import layer_summary
 from pages.ui.run_diagram import show_layers
 
-VIEWS = {"map": "Map and pair", "pairs": "All pairs", "harm": "Harm by layer"}
+VIEWS = {"map": "Map and pair", "origin": "Where it comes from", "pairs": "All pairs", "harm": "Harm by layer"}
 PARAMETERS = ("run", "view", "layer", "tasks", *MAP, "i", "j")
 
 
@@ -129,6 +129,8 @@ with frame.problems():
             st.info("The pairs appear when the layer has been zipped.", icon=":material/hourglass_top:")
     elif view == "harm":
         inspect_harm.show_harm(run, labels)
+    elif view == "origin":
+        inspect_origin.show_origin(run, layer, difference, couple, cell, labels)
     else:
         scale, order, width, marked = choose_view(max(difference.shape))
         left, right = st.columns([11, 10], gap="large")

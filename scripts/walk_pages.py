@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mtz_core.runs.origins import keep_layers, keep_pair
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import parse_run_spec
 from tests.browser.look import BAD, Look, open_and_measure
 from tests.browser.server import chromium, dashboard
-from tests.synthetic import LENET5, synthetic_run
+from tests.synthetic import LENET5, synthetic_findings, synthetic_run
 
 TWO = "parents=lenet300-mnist-0&parents=lenet300-fashion-0"
 STEPS = (*map(str, range(1, 10)), "end")
@@ -49,6 +50,9 @@ def views(store: RunStore) -> dict[str, str]:
         synthetic_run(store, layers=LENET5, share=share, seed=seed, title=title).id
         for seed, (share, title) in enumerate([(0.8, "most of it"), (0.4, "less of it"), (1.0, "everything")])
     ]
+    found_out = synthetic_findings("fc1", (1, 2))
+    keep_pair(store.get(made[0]).path, found_out)
+    keep_layers(store.get(made[0]).path, found_out.likeness)
     pins = "&".join(f"pin={run}" for run in made[:2])
     found = {
         "home": "/",
@@ -58,6 +62,7 @@ def views(store: RunStore) -> dict[str, str]:
         "zip-answers": f"/Zip?run={real}&view=answers",
         "zip-replay": f"/Zip?run={made[0]}&view=replay",
         "inspect-map": f"/Inspect?run={made[0]}&layer=fc1",
+        "inspect-origin": f"/Inspect?run={made[0]}&layer=fc1&view=origin&i=1&j=2",
         "inspect-pairs": f"/Inspect?run={made[0]}&layer=fc1&view=pairs",
         "inspect-harm": f"/Inspect?run={made[0]}&layer=fc1&view=harm",
         "compare": f"/Compare?run={made[1]}&{pins}",

@@ -35,6 +35,7 @@ from mtz_core.spec import RunSpec, parse_run_spec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
 from mtz_core.structure.sizes import plan_counts
+from mtz_core.zipping.findings import Directions, Likeness, PairFindings, Parts, Responses, Stability
 
 TASKS = ("mnist", "fashion", "letters")
 CLASSES = {"mnist": 10, "fashion": 10, "letters": 26}
@@ -283,3 +284,27 @@ if __name__ == "__main__":
     for wanted_status in ("finished", "failed", "running"):
         print(synthetic_run(target, status=wanted_status).id, wanted_status)
     print(f"{target.root}: {time.perf_counter() - began:.1f} s")
+
+
+def synthetic_findings(layer: str, neurons: tuple[int, int], *, inputs: int = 24, seed: int = 0) -> PairFindings:
+    """Return made-up findings of a pair of the first two tasks, whose parts agree with one another."""
+    rng = np.random.default_rng(seed)
+    values, squares = np.sort(rng.random(inputs))[::-1].copy(), rng.random(inputs) ** 3
+    parts = 0.5 * values * squares
+    split = rng.normal(size=inputs)
+    split *= parts.sum() / split.sum()
+    channels = np.stack([np.zeros(inputs), np.arange(inputs), rng.permutation(inputs)], axis=1).astype(np.int64)
+    columns = np.stack([np.arange(inputs)] * 2, axis=1)
+    spectrum = np.exp(-np.arange(30) / 4.0)
+    sides, likes = [], []
+    for t in (0, 1):
+        points = np.cumsum(rng.normal(size=(60, 3)), axis=1).astype(np.float32)
+        numbers = rng.permutation(40)[:5]
+        top = np.sort(rng.random(5).astype(np.float32))[::-1].copy()
+        sides.append(Responses(points, (0.9, 0.2), 40, numbers, top, numbers[::-1].copy(), top, ""))
+        likes.append(Likeness(layer, t, 0.98 - 0.1 * t, 40, spectrum, 200, 785, 4.2, 3.1))
+    stability = Stability(80, (80, 80), (60, 64), 55, 21.3, (True, False))
+    return PairFindings(
+        layer, (0, 1), neurons, float(parts.sum()), Parts(split, columns, np.arange(inputs), channels, (layer,)),
+        Directions(values, squares, parts, 0.0), (sides[0], sides[1]), (likes[0], likes[1]), stability,
+    )  # fmt: skip

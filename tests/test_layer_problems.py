@@ -273,6 +273,20 @@ def test_the_difference_is_what_merging_two_neurons_adds(kind: str, tasks: int, 
             assert float(found[i, j]) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize(("kind", "tasks", "compensated"), list(product(KINDS, (2, 3), (True, False))))
+def test_what_a_difference_is_made_of_adds_up_to_it(kind: str, tasks: int, compensated: bool) -> None:
+    case = made(kind, tasks, compensated, sparse=False)
+    for t, u in ((0, 1), (0, tasks - 1)):
+        found = case.problem.difference(t, u)
+        for i, j in product(range(NEURONS), repeat=2):
+            compared = case.problem.form(t, u, i, j)
+            assert float(compared.form.contributions().sum()) == pytest.approx(float(found[i, j]), rel=1e-9, abs=1e-12)
+            assert float(compared.form.directions().parts.sum()) == pytest.approx(float(found[i, j]), rel=1e-9)
+            reads = [[case.reads[x][n][own.index(c)] for c in compared.columns[:, k].tolist()]
+                     for k, (x, n) in enumerate(((t, i), (u, j))) for own in [list(case.problem.own[x])]]  # fmt: skip
+            assert reads[0] == reads[1]
+
+
 @pytest.mark.parametrize("compensated", [True, False])
 def test_the_difference_of_depthwise_neurons_is_exact_where_grams_agree_and_never_too_small(compensated: bool) -> None:
     case = made("depthwise", 2, compensated, sparse=False)

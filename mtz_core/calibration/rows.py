@@ -24,15 +24,21 @@ def sample_positions(
         count: how many to sample per image, without replacement; `None` takes all.
         generator: source of the sample, on the CPU.
     """
+    total = place_count(module, x)
     if isinstance(module, nn.Linear | Recurrence):
-        total = x[0].numel() // x.shape[-1] if isinstance(module, nn.Linear) else math.prod(x.shape[1:-1])
         if count is None or total <= count:
             return None
         return _sample(len(x), total, count, generator).to(x.device)
-    total = math.prod(output_space(module, x))
     if count is None or count >= total:
         return torch.arange(total, device=x.device).expand(len(x), -1)
     return _sample(len(x), total, count, generator).to(x.device)
+
+
+def place_count(module: nn.Module, x: Tensor) -> int:
+    """How many places the output of a layer that reads `x` has in each of `x`'s windows (see `sample_positions`)."""
+    if isinstance(module, nn.Linear):
+        return x[0].numel() // x.shape[-1]
+    return math.prod(x.shape[1:-1]) if isinstance(module, Recurrence) else math.prod(output_space(module, x))
 
 
 def rows_at(

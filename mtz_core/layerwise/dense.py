@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.algebra.difference import identity_gram, pairwise_difference
-from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, to_dense
+from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, precise, to_dense
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
+from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.scaling import ScaledMerge
 from mtz_core.calibration.moments import LayerMoments, Moment, Moments, Source
 from mtz_core.layerwise.coupling import coupled_solutions
 from mtz_core.layerwise.objective import DenseObjective, Objective
-from mtz_core.layerwise.problem import FITTED, JUDGING, Given, LayerProblem, Part, Solution
+from mtz_core.layerwise.problem import FITTED, JUDGING, Compared, Given, LayerProblem, Part, Solution
 from mtz_core.methods.kinds import METRICS
 from mtz_core.pairing.assignment import pair_neurons
 from mtz_core.pairing.folding import pair_tasks
@@ -129,14 +130,27 @@ class DenseProblem(LayerProblem):
         return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
+        (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
+        found = pairwise_difference(w_t, w_u, gram_t, gram_u)
+        factor = self._factor(t, u)
+        return found if factor is None else found.mul_(factor.to(found))
+
+    def form(self, t: int, u: int, i: int, j: int) -> Compared:
+        return _form(self, (t, u), (i, j), self._both(t, u), self._factor(t, u))
+
+    def _both(self, t: int, u: int) -> tuple[Side, Side]:
+        """What is compared of two tasks over the inputs they share, with Grams weighted relative to each other."""
         both: NDArray[np.bool_] = np.all(self.inputs[:, [t, u]] >= 0, axis=1)
         (w_t, gram_t), (w_u, gram_u) = self._over(t, both), self._over(u, both)
         total = self.alphas[t] + self.alphas[u]
-        found = pairwise_difference(w_t, w_u, gram_t.scaled(1.0 / total), gram_u.scaled(1.0 / total))
-        if METRICS.find(self.spec.metric).of_outputs and t in self.outputs and u in self.outputs:
-            mine, theirs = self.outputs[t].diagonal()[:, None], self.outputs[u].diagonal()
-            found *= (2 * mine * theirs / (mine + theirs)).to(found)
-        return found
+        return (w_t, gram_t.scaled(1.0 / total)), (w_u, gram_u.scaled(1.0 / total))
+
+    def _factor(self, t: int, u: int) -> Tensor | None:
+        """Harmonic means (n_t, n_u) of how much outputs matter; `None`: all alike."""
+        if not METRICS.find(self.spec.metric).of_outputs or t not in self.outputs or u not in self.outputs:
+            return None
+        mine, theirs = self.outputs[t].diagonal()[:, None], self.outputs[u].diagonal()
+        return 2 * mine * theirs / (mine + theirs)
 
     def common(self, tasks: Members) -> tuple[dict[int, Tensor], dict[int, Gram]]:
         """What is compared of `tasks`, and their weighted Grams, over the columns that all of them share."""
@@ -277,6 +291,23 @@ class _Held:
     gram: Gram
     kept: Tensor
     eliminated: Eliminated | None
+
+
+Side = tuple[Tensor, Gram]
+"""What is compared of a task, and its Gram."""
+
+
+def _form(
+    problem: DenseProblem, tasks: Members, rows: tuple[int, int], both: tuple[Side, Side], factor: Tensor | None
+) -> Compared:
+    """The form of one difference, in double precision."""
+    (w_t, gram_t), (w_u, gram_u) = both
+    exact = precise(w_t.device)
+    p, q = (gram.to(w_t.device, exact) for gram in (gram_t, gram_u))
+    delta = w_t[rows[0]].to(exact) - w_u[rows[1]].to(exact)
+    columns = problem.inputs[:, list(tasks)]
+    shared = columns[(columns >= 0).all(axis=1)]
+    return Compared(PairForm(delta, p, q, 1.0 if factor is None else float(factor[rows])), shared)
 
 
 def _halves(moments: LayerMoments) -> list[Gram]:

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from mtz_core.algebra.difference import pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Gram, chunks, factored, precise
+from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.ridge import START
 from mtz_core.calibration.moments import GroupedMoments, LayerMoments, Source
+from mtz_core.errors import SpecError
 from mtz_core.layerwise.objective import GroupedObjective, Objective
-from mtz_core.layerwise.problem import Given, LayerProblem, Part, Solution
+from mtz_core.layerwise.problem import Compared, Given, LayerProblem, Part, Solution
 from mtz_core.methods.kinds import METRICS
 from mtz_core.pairing.slots import Members, Table
 
@@ -98,6 +100,22 @@ class GroupedProblem(LayerProblem):
                 difference = pairwise_difference(w_a, w_b, self._cut(p[g], a), self._cut(q[h], b))
                 result[np.ix_(mine, theirs)] = difference
         return result
+
+    def form(self, t: int, u: int, i: int, j: int) -> Compared:
+        p, q = self._compared_under(t, u)
+        compared = METRICS.find(self.spec.metric).of
+        w_t, w_u = (self.best("calibration", x)[[row]] for x, row in ((t, i), (u, j)))
+        g, h = (int(self._of("calibration", x).bank(torch.tensor(row))) for x, row in ((t, i), (u, j)))
+        if self.depthwise:
+            every = np.arange(w_t.shape[1])
+            delta = (compared(w_t) - compared(w_u))[0]
+            return Compared(PairForm(delta, DenseGram(p[g]), DenseGram(q[h]), mean=True), np.stack([every] * 2, 1))
+        common, a, b = np.intersect1d(self.entries[t][i], self.entries[u][j], return_indices=True)
+        a, b = a[common >= 0], b[common >= 0]
+        if not (common[common >= 0] != np.iinfo(np.int64).max).any():
+            raise SpecError(f"neuron {i} of task {t} and neuron {j} of task {u} read no input that is shared")
+        delta = (compared(w_t[:, a]) - compared(w_u[:, b]))[0]
+        return Compared(PairForm(delta, self._cut(p[g], a), self._cut(q[h], b)), np.stack([a, b], axis=1))
 
     def _compared_under(self, t: int, u: int) -> tuple[Tensor, Tensor]:
         """Grams (B, d, d) under which the neurons of two tasks are compared, with weights relative to each other."""

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.ridge import RIDGES, START, walk_downhill
 from mtz_core.calibration.moments import SOURCES, LayerMoments, Source
 from mtz_core.layerwise.objective import Objective
@@ -29,6 +30,8 @@ JUDGED_SLOTS = 256
 FITTED: Source = "half 0"
 """Weights fitted to these moments are judged by `JUDGING`; the other way round the loss is nearly the same."""
 JUDGING: Source = "half 1"
+Least = list[tuple[float, float, Tensor]]
+"""Loss, ridge and weights of the least loss so far."""
 PIECE = 64 * 2**20
 """Bytes of the weights that are merged at once where neurons can be merged one by one."""
 
@@ -71,6 +74,14 @@ class Given:
     outputs: Mapping[int, Tensor] = field(default_factory=dict)
     unit: float = 1.0
     """What one unit of this layer's loss is worth beside other layers'."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The form whose value is the difference of two rows, and the columns (d, 2) of both tasks' matrices it is over."""
+
+    form: PairForm
+    columns: Table
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,10 @@ class LayerProblem(ABC):
         """
 
     @abstractmethod
+    def form(self, t: int, u: int, i: int, j: int) -> Compared:
+        """What the difference of two rows is made of. Raises `SpecError` where they read nothing in common."""
+
+    @abstractmethod
     def solve(
         self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
     ) -> Solution:
@@ -206,14 +221,10 @@ class LayerProblem(ABC):
                 self.own_ridge[t] = float(self.spec.ridge)
                 continue
             fitted, judging = self.objectives[FITTED][t], self.objectives[JUDGING][t]
-            least: list[tuple[float, float, Tensor]] = []
+            least: Least = []
 
             def loss(
-                ridge: float,
-                t: int = t,
-                fitted: Objective = fitted,
-                judging: Objective = judging,
-                least: list[tuple[float, float, Tensor]] = least,
+                ridge: float, t: int = t, fitted: Objective = fitted, judging: Objective = judging, least: Least = least
             ) -> float:
                 weights = fitted.fit(ridge, self.masks.get(t))
                 found = float(judging.loss(weights, self._every(t)).sum())

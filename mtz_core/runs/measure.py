@@ -12,21 +12,20 @@ from mtz_core.events import HarmMeasured
 from mtz_core.layerwise.comparison import Calibrator
 from mtz_core.layerwise.ledger import Ledger
 from mtz_core.layerwise.walk import LayerWalk
-from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.pairing.slots import shared_rows
 from mtz_core.runs import estimated
 from mtz_core.runs.encode import plain
 from mtz_core.runs.estimated import Estimated, Neurons
-from mtz_core.runs.inputs import Inputs, gather
-from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.inputs import gather, prepare
+from mtz_core.runs.records import RunRecord
+from mtz_core.runs.revisit import Revisited
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.undone import Undone, keep
 from mtz_core.zipping.harm import HarmMeter, Undoing
 from mtz_core.zipping.pair_harm import PairMeter
-from mtz_core.zipping.prepare import prepare as checked
-from mtz_core.zipping.prepare import resumed
 from mtz_core.zipping.report import harm
 
+WHAT = "merges can be undone"
 UNSEEN = 2000
 """Inputs of each task that judge estimates, at most."""
 FEWEST = 100
@@ -56,7 +55,7 @@ def measure(
         MTZError: networks or data of the run are not there any more.
     """
     record = store.get(run_id)
-    meter = _meter(store, record, _inputs(store, record))
+    meter = _meter(Revisited.of(store, record, prepare, WHAT))
     if layer is None:
         for trial in meter.measure():
             yield _kept(record, meter, trial, None)
@@ -87,8 +86,8 @@ def estimate(store: RunStore, run_id: str, layer: str, most: int | None = None) 
         MTZError: networks or data of the run are not there any more.
     """
     record = store.get(run_id)
-    inputs = _inputs(store, record, UNSEEN)
-    meter = _meter(store, record, inputs)
+    run = Revisited.of(store, record, lambda of: gather(of.spec, unseen=UNSEEN), WHAT)
+    inputs, meter = run.inputs, _meter(run)
     group = _group(meter, layer)
     enough = [len(x) >= FEWEST for x in inputs.unseen]
     judging = [b if ok else a for a, b, ok in zip(inputs.calibration, inputs.unseen, enough, strict=True)]
@@ -130,26 +129,11 @@ def _dearest(store: RunStore, run_id: str, layer: str, count: int | None) -> lis
     return [tuple(None if n < 0 else int(n) for n in pair) for pair in chosen]
 
 
-def _inputs(store: RunStore, record: RunRecord, unseen: int = 0) -> Inputs:
-    """What a finished run was given, and more inputs of the same kind."""
-    file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
-    if record.status is not RunStatus.FINISHED or started is None or not file.exists():
-        raise RunError(f"run {record.id} is {record.status}; merges can be undone once it is finished")
-    return gather(record.spec, unseen=unseen)
-
-
-def _meter(store: RunStore, record: RunRecord, inputs: Inputs) -> HarmMeter:
+def _meter(run: Revisited) -> HarmMeter:
     """The run as it stood at its end."""
-    file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
-    assert started is not None
-    spec, live = inputs.zipping(record.spec), record.spec.evaluation.live_images
-    job = checked(inputs.networks, inputs.calibration, spec, inputs.evaluation, inputs.retraining, live)
-    sample = resumed(job, max(started.data["images"]) if spec.calibration == "enough" else None)
-    stored, network = ZippedNetwork.load(file), job.network()
-    network.restore(stored.description(), stored.state_dict())
-    network.to(job.device)
-    calibrator = Calibrator(network, spec, job.alphas, sample.halves(spec.seed), answers=job.outputs)
-    return HarmMeter(job, sample, LayerWalk(network, spec, Ledger(job.joint, started.data["shared"]), calibrator))
+    job, spec = run.job, run.spec
+    calibrator = Calibrator(run.network, spec, job.alphas, run.sample.halves(spec.seed), answers=job.outputs)
+    return HarmMeter(job, run.sample, LayerWalk(run.network, spec, Ledger(job.joint, run.shares), calibrator))
 
 
 def _group(meter: HarmMeter, layer: str) -> int:

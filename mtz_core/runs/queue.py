@@ -26,7 +26,7 @@ from mtz_core.system import machine
 
 TRIES = 3
 """How often a worker is started that ends before it takes its run."""
-USUAL = {"run": 30.0, "plan": 60.0, "harm": 20.0, "check": 8.0, "inspect": 8.0}
+USUAL = {"run": 30.0, "plan": 60.0, "harm": 20.0, "check": 8.0, "inspect": 8.0, "origin": 10.0}
 """Seconds that a job of a kind takes, as long as nothing better is known."""
 
 

@@ -181,20 +181,24 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
             else f"never fires on the calibration {inputs_text([data], [kind or 'images'])}; it comes closest on"
         )
         st.markdown(f"**{GLYPHS[task % len(GLYPHS)]} {frame.plain(labels[task])} {neuron}** {how}")
-        known, parts = SETS.get(data), set()
-        with st.container(horizontal=True, gap="small"):
-            for place, k in enumerate(keep, start=1):
-                sample = images[top[k]]
-                drawn = picture(sample, kind)
-                if drawn is not None:
-                    st.image(drawn.pixels, caption=f"{values[k]:.3g}", width=56, alt=f"input {top[k]}, place {place}")
-                    parts.add(drawn.part)
-                else:
-                    spelled = (
-                        as_word(sample.astype(np.int64)) if known is not None and known.inputs == "words" else None
-                    )
-                    with st.container(width="content"):
-                        st.html(sketch(sample, spelled, kind))
-                        st.caption(f"{values[k]:.3g}")
-        if part := "; ".join(sorted(parts - {""})):
-            st.caption(f"Shown: {part}.")
+        show_inputs(run, task, images, top[keep], values[keep])
+
+
+def show_inputs(run: Any, task: int, images: Any, numbers: Any, values: Any) -> None:
+    """Draw some calibration inputs of a task, each as what it is, with what a neuron puts out for it."""
+    data, kind = run.summary["tasks"][task], input_kind(run, task)
+    known, parts = SETS.get(data), set()
+    with st.container(horizontal=True, gap="small"):
+        for place, (number, value) in enumerate(zip(numbers, values, strict=True), start=1):
+            sample = images[number]
+            drawn = picture(sample, kind)
+            if drawn is not None:
+                st.image(drawn.pixels, caption=f"{value:.3g}", width=56, alt=f"input {number}, place {place}")
+                parts.add(drawn.part)
+            else:
+                spelled = as_word(sample.astype(np.int64)) if known is not None and known.inputs == "words" else None
+                with st.container(width="content"):
+                    st.html(sketch(sample, spelled, kind))
+                    st.caption(f"{value:.3g}")
+    if part := "; ".join(sorted(parts - {""})):
+        st.caption(f"Shown: {part}.")

@@ -6,9 +6,10 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from mtz_core.runs.origins import keep_pair
 from mtz_core.runs.store import RunStore
 from tests.browser.server import settle
-from tests.synthetic import Layer, synthetic_run
+from tests.synthetic import Layer, synthetic_findings, synthetic_run
 
 SMALL = (Layer("fc1", 10), Layer("fc2", 8))
 LEFT, TOP = 40, 36  # the map's margins in pixels
@@ -42,6 +43,23 @@ def test_heatmap_answers_click_and_keyboard(page: Page, address: str, store: Run
     page.reload()
     settle(page)
     expect(page.get_by_role("heading", name="digits 3 and clothes 7")).to_be_visible()
+
+
+def test_the_view_of_origins_is_a_click_away_and_follows_the_chosen_neurons(
+    page: Page, address: str, store: RunStore
+) -> None:
+    run = synthetic_run(store, layers=SMALL, title="origins")
+    keep_pair(run.path, synthetic_findings("fc1", (2, 6)))
+    page.goto(f"{address}/Inspect?run={run.id}&layer=fc1&i=2&j=6")
+    settle(page)
+    page.get_by_role("radio", name="Where it comes from").click()
+    expect(page).to_have_url(re.compile("view=origin"))
+    expect(page.get_by_role("heading", name="Why digits 2 and clothes 6 differ")).to_be_visible()
+    expect(page.get_by_text("One of the halves pairs these two neurons.")).to_be_visible()
+    page.get_by_role("spinbutton", name="clothes neuron").fill("7")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Find out")).to_be_visible()
+    expect(page).to_have_url(re.compile("j=7"))
 
 
 def test_a_point_of_compare_opens_its_run(page: Page, address: str, store: RunStore) -> None:

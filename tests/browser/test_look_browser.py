@@ -5,15 +5,20 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from mtz_core.runs.origins import keep_layers, keep_pair
 from mtz_core.runs.store import RunStore
 from tests.browser.look import open_and_measure
 from tests.browser.server import settle
-from tests.synthetic import LENET5, synthetic_run
+from tests.synthetic import LENET5, synthetic_findings, synthetic_run
 
 
 @pytest.fixture(scope="module")
 def run(store: RunStore) -> str:
-    return synthetic_run(store, layers=LENET5, title="looked at").id
+    made = synthetic_run(store, layers=LENET5, title="looked at")
+    found = synthetic_findings("fc1", (1, 2))
+    keep_pair(made.path, found)
+    keep_layers(made.path, found.likeness)
+    return made.id
 
 
 @pytest.mark.parametrize(
@@ -23,6 +28,7 @@ def run(store: RunStore) -> str:
         ("Zip?run={run}", 1440, "dark"),
         ("Inspect?run={run}&layer=fc1", 390, "light"),
         ("Inspect?run={run}&layer=conv2&view=pairs", 1920, "dark"),
+        ("Inspect?run={run}&layer=fc1&view=origin&i=1&j=2", 390, "light"),
         ("Compare?run={run}", 390, "dark"),
         ("Learn?step=4&present=1", 1440, "light"),
     ],

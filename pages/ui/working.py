@@ -1,0 +1,59 @@
+"""A command of seconds that a page waits for: a process of its own, which ends when something else is clicked."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from mtz_core.system.machine import step_back
+from mtz_core.system.memory import run_limit
+from mtz_core.system.paths import child_environment
+from pages.ui import frame
+
+PATIENCE = 1800.0
+"""Seconds until a command is given up."""
+TICK = 0.5
+LAST = 400
+"""Bytes of what a command writes that are looked at for its last line."""
+
+
+def ended(command: Sequence[str], doing: str, told: Callable[[], str] | None = None, lost: str = "") -> str | None:
+    """Run a command to its end and return what went wrong, `None` if nothing did; Stop, or any other click, ends it.
+
+    Args:
+        command: its words.
+        doing: what is said meanwhile.
+        told: how far it has come; `None`: the last line that it has written.
+        lost: what becomes of what was found when it is stopped, in a sentence.
+    """
+    began = time.monotonic()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Stop", key="stop-working", icon=":material/stop:", help=lost or None)
+        line = st.empty()
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("wb") as out, subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        env=child_environment(run_limit()),
+    ) as process:  # fmt: skip
+        step_back(process.pid)
+        try:
+            with st.spinner(doing, show_time=True):
+                while process.poll() is None and time.monotonic() - began < PATIENCE:
+                    time.sleep(TICK)
+                    line.caption(told() if told else frame.plain(_last_line(Path(out.name))) or "starting…")
+            said = process.communicate(timeout=TICK)[1] if process.poll() is not None else "It took too long."
+        finally:
+            process.kill()
+    return (said.strip()[-500:] or "Its process ended without a word.") if process.returncode else None
+
+
+def _last_line(path: Path) -> str:
+    """The last line that is whole in a file that another process writes; empty as long as there is none."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LAST))
+        whole, found, _ = file.read(LAST).rpartition(b"\n")
+    return whole.rpartition(b"\n")[2].decode("utf-8", "replace").strip() if found else ""
