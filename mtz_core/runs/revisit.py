@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Revisited:
-    """What was read and zipped, by which specification, from which calibration inputs; what came out, and its shares."""
+    """What was read and zipped, how, from which calibration inputs; what came out, and its shares."""
 
     inputs: Inputs
     job: Job
