@@ -172,11 +172,23 @@ def researcher(person: Person, address: str, store: RunStore, folder: Path) -> N
     person.press("inspect", page.get_by_role("link", name="Inspect").last, at(page, f"Inspect.*run={run.id}"))
     worst = page.get_by_role("button", name=re.compile("^conv1")).last
     person.press("the worst layer", worst, at(page, "layer=conv1"))
-    pairs = page.get_by_text("All pairs")
-    measured = page.get_by_role("button", name=re.compile("^Measure the harm"))
-    person.press("all pairs", pairs, seen(measured))
-    person.press("measure their harm", measured, seen(page.get_by_text(re.compile("points"))))
+    offered = page.get_by_role("button", name=re.compile("^Estimate the harm of all"))
+    person.press("all pairs", page.get_by_text("All pairs"), seen(offered))
+    found = page.get_by_role("button", name="Look at this pair")
+    person.press("estimate their harm", offered, seen(found))
+    offered.wait_for(state="hidden", timeout=PATIENCE)
+    settle(page)
     person.look("pairs")
+    what = page.get_by_role("button", name="What if…")
+    person.press("look at the worst", found, seen(what))
+    person.look("worst")
+    apart = page.get_by_role("button", name="Unmerge this pair")
+    person.press("what if", what, seen(apart))
+    person.press("unmerge it", apart, seen(page.get_by_text("Error: ").filter(has_text="→")))
+    person.look("unmerged")
+    runs = sorted(store.list(), key=lambda record: record.created)
+    before, after = (np.mean(record.summary["errors"]) for record in (store.get(run.id), runs[-1]))
+    print(f"mean error {before:.2f} % → {after:.2f} %", flush=True)
 
 
 WALKS: dict[str, tuple[Callable[[Person, str, RunStore, Path], None], int | None]] = {

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from mtz_core.figures import inspect as draw
-from mtz_core.runs.estimated import Estimated
+from mtz_core.runs.estimated import Estimated, Neurons
 from mtz_core.runs.undone import Undone, of_pair
 from pages.ui import address, frame, inspect_estimate, inspect_harm
 from pages.ui.inspect_harm import known
@@ -65,14 +65,13 @@ def show_pairs(
     worst = sorted(range(len(rows)), key=keys.__getitem__, reverse=True)
     rows = _with_harm(rows, [estimates.get(pair) for pair in named], found)
     rows, order = [rows[k] for k in worst], order[worst]
-    neurons = pairs[order][:, list(couple)]
+    named = [named[k] for k in worst]
     key = f"pairs-{run.id}-{layer}"
 
     def pick() -> None:
         chosen = st.session_state[key].selection.rows
-        if chosen and chosen[0] < len(neurons):
-            i, j = map(int, neurons[chosen[0]])
-            address.move(view="map", i=i, j=j)
+        if chosen and chosen[0] < len(named):
+            _look_at(named[chosen[0]], couple, labels)
 
     st.subheader("Merged pairs", anchor=False)
     first = "" if not any(found) else "those that were measured to do most harm first, then "
@@ -83,6 +82,9 @@ def show_pairs(
     )
     if rows:
         inspect_estimate.show_estimates(run, layer, named, labels)
+        if estimates and st.button("Look at this pair", icon=":material/search:", key="worst-pair"):
+            _look_at(named[0], couple, labels)
+            st.rerun()
         st.dataframe(
             pd.DataFrame(rows),
             hide_index=True,
@@ -111,6 +113,14 @@ def show_pairs(
         disabled=not rows,
     )
     _show_curve(run, layer, pairs[np.argsort(costs, kind="stable")][:, list(couple)], costs, cell)
+
+
+def _look_at(pair: Neurons, couple: tuple[int, int], labels: Sequence[str]) -> None:
+    """Open the map at a pair; between two tasks that have it, where the chosen ones do not."""
+    held = [t for t, n in enumerate(pair) if n is not None]
+    t, u = couple if set(couple) <= set(held) else (held[0], held[-1])
+    other = {} if (t, u) == couple else {"tasks": f"{labels[t]} × {labels[u]}"}
+    address.move(view="map", i=pair[t], j=pair[u], **other)
 
 
 def _show_curve(run: Any, layer: str, ascending: Any, costs: Any, cell: tuple[int, int]) -> None:
