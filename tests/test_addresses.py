@@ -77,7 +77,7 @@ LINKS: dict[str, tuple[str, dict[str, object], dict[str, tuple[str, str]]]] = {
         "show": ("x", "one of changed, worse, better and all"), "curves": ("x", "one of error, accuracy"),
         "output": ("x", "as there are none")}),
     "inspect": ("pages/3_Inspect.py", {}, {
-        "run": ("20260131-235959-3fa2b1", "one of the runs here"), "view": ("x", "one of map, pairs and harm"),
+        "run": ("20260131-235959-3fa2b1", "one of the runs here"), "view": ("x", "one of map, origin, pairs and harm"),
         "layer": ("nosuch", "one of fc1 and fc2"), "tasks": ("x", "digits × clothes"), "i": ("-1", "from 0 to 5"),
         "j": ("²", "from 0 to 5"), "scale": ("x", "one of this layer and whole network"), "marks": ("x", "on and off"),
         "order": ("x", "one of as in the networks and"), "region": ("x", "one of whole layer, 64 × 64 and 16 × 16")}),

@@ -14,7 +14,7 @@ from mtz_core.budget import shipped
 from mtz_core.figures.size import size_bars
 from mtz_core.figures.theme import template
 from mtz_core.runs import queue
-from mtz_core.runs.labels import rename
+from mtz_core.runs.labels import label
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.turns import Ticket
 from mtz_core.structure.sizes import ParameterCounts
@@ -98,7 +98,7 @@ def test_a_specification_is_read_once_and_again_when_it_changes(store: RunStore)
     first = store.get(run.id).spec
     assert store.get(run.id).spec is first
     assert store.list()[0].spec is first
-    rename(store, run.id, "two")
+    label(store, run.id, title="two")
     assert (store.get(run.id).title, store.get(run.id).spec.zip) == ("two", first.zip)
 
 

@@ -63,4 +63,6 @@ def test_networks_opens_the_layer_of_the_address_and_names_one_that_is_not_there
     table = next(frame.value for frame in app.dataframe if "stored alone" in frame.value)
     assert list(table["layer"]) == ["conv2", "conv2"]
     assert list(table["parameters"]) == [50 * (20 * 25 + 1)] * 2
-    assert "no layer “conv9”" in shown(visit("pages/1_Networks.py", parents=parents, layer="conv9"))
+    assert "“layer” = “conv9”, which is not one of conv1" in shown(
+        visit("pages/1_Networks.py", parents=parents, layer="conv9")
+    )

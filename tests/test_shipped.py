@@ -52,3 +52,9 @@ def test_curves_of_another_version_are_void(tmp_path: Path, monkeypatch: pytest.
     before = shipped.curves_key(shipped.plain_spec(PRESETS[0].parents))
     monkeypatch.setattr(shipped, "VERSION", shipped.VERSION + 1)
     assert shipped.curves_key(shipped.plain_spec(PRESETS[0].parents)) != before
+
+
+def test_curves_do_not_depend_on_the_names_of_networks() -> None:
+    spec = shipped.plain_spec(("lenet300-mnist-0", "lenet300-mnist-1"))
+    named = spec.model_copy(update={"networks": tuple(n.model_copy(update={"name": "mine"}) for n in spec.networks)})
+    assert shipped.curves_key(named) == shipped.curves_key(spec)

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mtz_core.spec import BudgetSpec, CalibrationSpec, NetworkSpec, RunSpec, ZipSpec, dump_run_spec
+import yaml
+
+from mtz_core.spec import BudgetSpec, CalibrationSpec, NetworkSpec, RunSpec, ZipSpec
 from mtz_core.system.paths import ASSETS
 
 CURVES = ASSETS / "curves.json"
@@ -25,7 +27,7 @@ DIGITS = 6
 
 
 def curves_text(spec: RunSpec) -> str:
-    """Return what the curves of a specification depend on: everything but shares, budget, retraining and title."""
+    """Return what the curves of a specification depend on: all but shares, budget, retraining, title and names."""
     return _curves_text(_Written(repr(spec), spec))
 
 
@@ -41,7 +43,10 @@ class _Written:
 def _curves_text(written: _Written) -> str:
     spec = written.spec
     zipping = spec.zip.model_copy(update={"share": 1.0, "budget": None, "retrain": None})
-    return dump_run_spec(spec.model_copy(update={"zip": zipping, "title": ""}))
+    found = spec.model_copy(update={"zip": zipping, "title": ""}).model_dump(mode="json")
+    for network in found["networks"]:
+        del network["name"]
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
 def curves_key(spec: RunSpec) -> str:
