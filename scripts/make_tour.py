@@ -1,8 +1,9 @@
 """Record a minute of the real dashboard as a moving picture: `python -m scripts.make_tour docs/images/tour.gif`.
 
 The app is started on an empty store and walked through as a visitor would: Home plays, two networks are zipped while
-the page shows it, their answers are looked at, a digit is drawn, the pair that was merged dearest is inspected, and a
-ball rolls in the lesson. Every frame is a screenshot; what waits longer than a frame is not shown waiting.
+the page shows it, their answers are looked at, a digit is drawn, the pair that was merged dearest is inspected down to
+where its difference comes from, and a ball rolls in the lesson. Every frame is a screenshot; what waits longer than a
+frame is not shown waiting.
 """
 
 from __future__ import annotations
@@ -86,6 +87,16 @@ def walk(page: Page, address: str) -> Tour:
     page.mouse.wheel(0, 420)
     page.wait_for_timeout(FRAME)
     tour.look(still=5)
+    tour.go(f"{address}/Inspect?run={run[1]}&layer=conv2&view=origin")
+    page.get_by_role("button", name="Find out").click()
+    page.get_by_text("Which inputs make the difference").wait_for(timeout=90_000)
+    settle(page)
+    for _ in range(3):
+        page.mouse.wheel(0, 560)
+        page.wait_for_timeout(2 * FRAME)
+        tour.look(still=8)
+    tour.go(f"{address}/Compare?run={run[1]}")
+    tour.look(still=6)
     for step, frames in ((2, 8), (5, 8), (7, 8)):
         tour.go(f"{address}/Learn?step={step}")
         play = page.get_by_role("button", name="Play").first
