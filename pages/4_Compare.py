@@ -204,12 +204,8 @@ def gone(run: str) -> None:
 
 def ordered_differences(point: Any, record: Any) -> list[Any]:
     """How sure the run's differences from its parents are, in the order of the point's tasks."""
-    found, left = test_drive.differences(record), list(record.summary["parents"])
-    order = []
-    for name in point.parents:
-        order.append(left.index(name))
-        left[order[-1]] = None
-    return [found[k] for k in order]
+    found = test_drive.differences(record)
+    return [found[k] for k in compare.order_of(compare.identities(record), point.networks)]
 
 
 def pin(run: str) -> None:
@@ -318,7 +314,7 @@ with frame.problems():
         frame.link(frame.ZIP, "Go to Zip", icon=":material/compress:")
         st.stop()
     points = choose_networks(groups)
-    points = [compare.aligned(point, points[0].parents) for point in points]
+    points = [compare.aligned(point, points[0]) for point in points]
     labels = task_labels(points[0].tasks, points[0].parents)
     address.vet(checks(points, labels))
     everything = points

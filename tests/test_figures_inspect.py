@@ -17,7 +17,7 @@ from mtz_core.figures.names import task_labels
 from mtz_core.figures.pareto import pareto_front
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.undone import Undone, keep, of_layers, of_pair, undone
-from mtz_core.spec import ZipSpec, parse_run_spec
+from mtz_core.spec import NetworkSpec, ZipSpec, parse_run_spec
 from tests.synthetic import synthetic_run
 
 
@@ -355,7 +355,7 @@ def test_what_errors_count_decides_whether_they_have_a_mean(store: RunStore, kin
     found = compare.run_point(replace(run, summary=run.summary | {"types": types}))
     assert found is not None
     assert found.mixed == mixed
-    swapped = compare.aligned(found, found.parents[::-1])
+    swapped = compare.aligned(found, replace(found, networks=found.networks[::-1]))
     assert swapped.units == found.units[::-1]
 
 
@@ -365,7 +365,27 @@ def test_networks_in_another_order_are_compared_task_by_task() -> None:
         parent_errors=(10.0, 1.0),
     )  # fmt: skip
     assert list(compare.same_parents([POINT, swapped])) == ["p + q"]
-    assert compare.aligned(swapped, POINT.parents) == replace(POINT, id="s")
+    assert compare.aligned(swapped, POINT) == replace(POINT, id="s")
+
+
+def test_networks_of_one_name_are_told_apart_and_one_network_of_two_names_is_not(store: RunStore) -> None:
+    def run(*given: tuple[str, str]) -> compare.RunPoint:
+        networks = tuple(
+            NetworkSpec(name=name, architecture="lenet300", weights=file, data="mnist") for name, file in given
+        )
+        made = synthetic_run(store)
+        names = [name for name, _ in given]
+        spec = made.spec.model_copy(update={"networks": networks})
+        point = compare.run_point(replace(made, spec=spec, summary=made.summary | {"parents": names}))
+        assert point is not None
+        return point
+
+    first, other = run(("net", "/a.pt"), ("net", "/b.pt")), run(("net", "/a.pt"), ("net", "/c.pt"))
+    swapped = run(("renamed", "/b.pt"), ("net", "/a.pt"))
+    groups = compare.same_parents([first, other, swapped])
+    assert list(groups.values()) == [[first, swapped], [other]]
+    assert all(name.startswith("net + net · ") for name in groups)
+    assert compare.aligned(swapped, first).errors == swapped.errors[::-1]
 
 
 def test_plane_marks_front_references_and_identifiers() -> None:

@@ -6,7 +6,9 @@ then taken relative to its own parent's error, and the mean over tasks is that o
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtz_core.figures.names import run_name
 from mtz_core.figures.settings import method_text, pairing_text, retraining_text, share_text
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
+from mtz_core.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
@@ -49,6 +52,8 @@ class RunPoint:
     """Inputs of each task on which networks were compared (at most: a task may have fewer)."""
     seed: int = 0
     tags: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    """What tells the parents from all others, whatever they are called (see `identities`); empty: their names do."""
 
     @property
     def mixed(self) -> bool:
@@ -110,25 +115,58 @@ def run_point(record: RunRecord) -> RunPoint | None:
         images=record.spec.calibration.images,
         seed=record.spec.zip.seed,
         tags=record.tags,
+        networks=identities(record),
     )
 
 
+def identities(record: RunRecord) -> tuple[str, ...]:
+    """Return what tells each of a run's parents from all others: weights, data and all else but what it is called.
+
+    A bundled network as it comes is told by its name.
+    """
+    found = []
+    for network in record.spec.networks:
+        bare = network.model_copy(update={"name": None})
+        plain = bare.parent is not None and bare == NetworkSpec(parent=bare.parent)
+        found.append(str(bare.parent) if plain else hashlib.sha256(bare.model_dump_json().encode()).hexdigest())
+    return tuple(found)
+
+
 def same_parents(points: Sequence[RunPoint]) -> dict[str, list[RunPoint]]:
-    """Group points by their networks, whatever their order; only those within a group can be compared."""
-    groups: dict[str, list[RunPoint]] = {}
+    """Group points by their networks, whatever their order; only those within a group can be compared.
+
+    Groups are called by the names of their networks; where others are called the same, a few digits tell them apart.
+    """
+    groups: dict[tuple[str, ...], list[RunPoint]] = {}
     for point in points:
-        groups.setdefault(" + ".join(sorted(point.parents)), []).append(point)
-    return groups
+        groups.setdefault(tuple(sorted(point.networks or point.parents)), []).append(point)
+    names = {key: " + ".join(sorted(found[0].parents)) for key, found in groups.items()}
+    count = Counter(names.values())
+    told = {
+        key: name if count[name] == 1 else f"{name} · {hashlib.sha256(repr(key).encode()).hexdigest()[:6]}"
+        for key, name in names.items()
+    }
+    return {told[key]: found for key, found in groups.items()}
 
 
-def aligned(point: RunPoint, parents: Sequence[str]) -> RunPoint:
-    """Return the point with its tasks in the order of `parents` (the same networks in another order)."""
-    left = list(range(len(point.parents)))
+def order_of(networks: Sequence[str], like: Sequence[str]) -> list[int]:
+    """Return at which places of `networks` those of `like` stand; both hold the same ones.
+
+    >>> order_of(["p", "q", "p"], ["q", "p", "p"])
+    [1, 0, 2]
+    """
+    left = list(range(len(networks)))
     order = []
-    for name in parents:
-        k = next(k for k in left if point.parents[k] == name)
+    for name in like:
+        k = next(k for k in left if networks[k] == name)
         left.remove(k)
         order.append(k)
+    return order
+
+
+def aligned(point: RunPoint, like: RunPoint) -> RunPoint:
+    """Return the point with its tasks in the order of another one (the same networks in another order)."""
+    order = order_of(point.networks or point.parents, like.networks or like.parents)
 
     def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(values[k] for k in order)
@@ -141,6 +179,7 @@ def aligned(point: RunPoint, parents: Sequence[str]) -> RunPoint:
         errors=pick(point.errors),
         parent_errors=pick(point.parent_errors),
         units=pick(point.units) if point.units else (),
+        networks=pick(point.networks) if point.networks else (),
     )
 
 
