@@ -57,7 +57,7 @@ def run(repeats: int = 5) -> None:
         ["command → first picture", started],
         ["opening the page → first picture", opened],
         ["opening Networks → first picture", compared],
-        ["preset “same task”: click on it, Start → finished", zipped],
+        ["preset “same task”: click on it, Start → finished, harm measured", zipped],
     ]
     print(table(["", "median, s", "worst, s"], [[n, f"{statistics.median(v):.1f}", f"{max(v):.1f}"] for n, v in rows]))
     _selections()

@@ -7,7 +7,6 @@ undoing wins on evaluation images is in `undone`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mtz_core.errors import RunError
 from mtz_core.runs.files import write_atomically
 from mtz_core.runs.reader import RunReader
 from mtz_core.runs.records import RunRecord
+from mtz_core.zipping.findings import PairHarm
 
 FILE = "pair-harm.json"
 MOST_BYTES = 32 * 2**20
@@ -25,7 +25,7 @@ Neurons = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimated:
+class Estimated(PairHarm):
     """What undoing one slot alone wins back: `won[t]` ± `errors[t]` softened nats per input of task t.
 
     `neurons` names the pairs that the slot is in each layer that writes it. Task t was judged on `images[t]` inputs,
@@ -33,9 +33,6 @@ class Estimated:
     """
 
     neurons: Mapping[str, tuple[Neurons, ...]]
-    won: tuple[float, ...]
-    errors: tuple[float, ...]
-    images: tuple[int, ...]
     unseen: tuple[bool, ...]
 
     @classmethod
@@ -51,16 +48,6 @@ class Estimated:
             images=tuple(int(n) for n in data["images"]),
             unseen=tuple(bool(x) for x in data["unseen"]),
         )
-
-    @property
-    def total(self) -> float:
-        """Over all tasks."""
-        return sum(self.won)
-
-    @property
-    def error(self) -> float:
-        """Standard error of the total."""
-        return math.sqrt(sum(error**2 for error in self.errors))
 
 
 def estimated(reader: RunReader, run_id: str) -> list[Estimated]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,28 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
 RAW, BIAS = -1, -2
 """Instead of a channel group's number: an input of the network, and the constant one of the bias."""
+
+
+@dataclass(frozen=True)
+class PairHarm:
+    """What undoing one pair alone wins back: `won[t]` in softened nats per input of task t, ± `errors[t]`.
+
+    `errors` are standard errors of the mean over `images[t]` inputs.
+    """
+
+    won: tuple[float, ...]
+    errors: tuple[float, ...]
+    images: tuple[int, ...]
+
+    @property
+    def total(self) -> float:
+        """Over all tasks."""
+        return sum(self.won)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the total."""
+        return math.sqrt(sum(error**2 for error in self.errors))
 
 
 @dataclass(frozen=True)

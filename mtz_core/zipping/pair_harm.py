@@ -20,33 +20,12 @@ from torch import Tensor
 from mtz_core.calibration.sensitivity import TEMPERATURE
 from mtz_core.calibration.stream import Stream, Twin
 from mtz_core.graph.execution import execute
+from mtz_core.zipping.findings import PairHarm
 from mtz_core.zipping.harm import HarmMeter
 from mtz_core.zipping.undoing import Weights, looked_up, without
 
 KEPT = 256 * 2**20
 """Bytes of every task's parent's answers that are kept: of large answers, fewer inputs judge."""
-
-
-@dataclass(frozen=True)
-class PairHarm:
-    """What undoing one pair alone wins back: `won[t]` in softened nats per input of task t, ± `errors[t]`.
-
-    `errors` are standard errors of the mean over `images[t]` inputs.
-    """
-
-    won: tuple[float, ...]
-    errors: tuple[float, ...]
-    images: tuple[int, ...]
-
-    @property
-    def total(self) -> float:
-        """Over all tasks."""
-        return sum(self.won)
-
-    @property
-    def error(self) -> float:
-        """Standard error of the total."""
-        return math.sqrt(sum(error**2 for error in self.errors))
 
 
 @dataclass

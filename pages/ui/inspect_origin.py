@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,10 +15,10 @@ from mtz_core.figures.palette import GLYPHS
 from mtz_core.figures.text import percent_text
 from mtz_core.runs.origins import layers_path, pair_path, read_layers, read_pair
 from mtz_core.zipping.findings import BIAS, Likeness, PairFindings, Responses, Stability
-from pages.ui import address, frame, jobs
+from pages.ui import address, frame
 from pages.ui.inspect_pair import show_inputs
 from pages.ui.inspect_stored import calibration_images, image_shape, input_kind, run_started
-from pages.ui.working import ended
+from pages.ui.working import look_into
 
 Couple = tuple[int, int]
 OTHERWISE = 0.01
@@ -266,10 +265,4 @@ def show_layers(run: Any, layer: str, labels: list[str]) -> None:
 
 def _find(run: Any, options: Sequence[str]) -> None:
     """Run `python -m mtz_core origin` and draw the page anew; whatever is clicked meanwhile ends it."""
-    command = [sys.executable, "-m", "mtz_core", "origin", run.id, "--store", str(frame.store().root), *options]
-    with frame.problems(), jobs.place("origin"):
-        why = ended(command, "Looking into it…")
-    if why is not None:
-        st.error(f"This could not be found out. {frame.plain(why)}", icon=":material/error:")
-        return
-    st.rerun()
+    look_into(run, "origin", options, "Looking into it…", "This could not be found out.")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import streamlit as st
-
-from pages.ui import frame, jobs
-from pages.ui.working import ended
+from pages.ui.working import look_into
 
 
 def undo(run: Any, options: Sequence[str], told: Callable[[], str] | None = None) -> None:
@@ -20,10 +16,5 @@ def undo(run: Any, options: Sequence[str], told: Callable[[], str] | None = None
         options: of the command.
         told: says how far it has come.
     """
-    command = [sys.executable, "-m", "mtz_core", "harm", run.id, "--store", str(frame.store().root), *options]
-    with frame.problems(), jobs.place("harm"):
-        why = ended(command, "Undoing, and fitting the layers behind…", told, "What was found so far is kept.")
-    if why is not None:
-        st.error(f"The harm could not be measured. {frame.plain(why)}", icon=":material/error:")
-        return
-    st.rerun()
+    doing, failed = "Undoing, and fitting the layers behind…", "The harm could not be measured."
+    look_into(run, "harm", options, doing, failed, told, "What was found so far is kept.")

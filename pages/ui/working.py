@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
-from pages.ui import frame
+from pages.ui import frame, jobs
 
 PATIENCE = 1800.0
 """Seconds until a command is given up."""
@@ -22,18 +24,35 @@ LAST = 400
 """Bytes of what a command writes that are looked at for its last line."""
 
 
-def ended(command: Sequence[str], doing: str, told: Callable[[], str] | None = None, lost: str = "") -> str | None:
-    """Run a command to its end and return what went wrong, `None` if nothing did; Stop, or any other click, ends it.
+def look_into(
+    run: Any, name: str, options: Sequence[str], doing: str, failed: str, told: Callable[[], str] | None = None,
+    kept: str = "",
+) -> None:  # fmt: skip
+    """Run `python -m mtz_core NAME` on a run, which keeps what it finds with it, and draw the page anew.
 
     Args:
-        command: its words.
+        run: that is looked into.
+        name: of the command, and of its place in the queue.
+        options: of the command.
         doing: what is said meanwhile.
+        failed: what is said if it fails, before the reason.
         told: how far it has come; `None`: the last line that it has written.
-        lost: what becomes of what was found when it is stopped, in a sentence.
+        kept: what becomes of what was found when it is stopped, in a sentence.
     """
+    command = [sys.executable, "-m", "mtz_core", name, run.id, "--store", str(frame.store().root), *options]
+    with frame.problems(), jobs.place(name):
+        why = _ended(command, doing, told, kept)
+    if why is not None:
+        st.error(f"{failed} {frame.plain(why)}", icon=":material/error:")
+        return
+    st.rerun()
+
+
+def _ended(command: Sequence[str], doing: str, told: Callable[[], str] | None, kept: str) -> str | None:
+    """Run a command to its end and return what went wrong, `None` if nothing did; Stop, or any other click, ends it."""
     began = time.monotonic()
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Stop", key="stop-working", icon=":material/stop:", help=lost or None)
+        st.button("Stop", key="stop-working", icon=":material/stop:", help=kept or None)
         line = st.empty()
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "out").open("wb") as out, subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, encoding="utf-8",
