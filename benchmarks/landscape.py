@@ -15,6 +15,7 @@ from benchmarks.subsets import precise
 from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
 
 LAYERS, WIDTHS = ("fc1", "fc2"), (300, 100)
@@ -38,7 +39,7 @@ def plans(tasks: list[Task], share: float) -> list[tuple[int, int, int]]:
 
     def size(first: int, second: int) -> int:
         shares = dict(zip(LAYERS, (first, second), strict=True))
-        return plan_counts(joint, shares, own_bias=True, own_scale=True).total
+        return plan_counts(joint, shares, Keeping.all()).total
 
     limit = size(round(share * WIDTHS[0]), round(share * WIDTHS[1]))
     found = []

@@ -169,6 +169,7 @@ def _reader(kind: type) -> TypeAdapter[Any]:
 _WITHOUT_COMPENSATION = {
     "bias": "shared",
     "scale": "shared",
+    "input_scale": "shared",
     "normalise": False,
     "weighting": "equal",
     "relu_rounds": 0,
@@ -179,6 +180,12 @@ _AT_RANDOM = {"metric": "functional", "sharing": "all", "streams": "first"}
 def _implied() -> Iterator[tuple[str, Any, Mapping[str, Any], str]]:
     """Field, value, what other fields are then, and why nothing else would have an effect."""
     yield "compensate", False, _WITHOUT_COMPENSATION, "it is a part of compensation; leave one of both out"
+    yield (
+        "scale",
+        "shared",
+        {"input_scale": "shared"},
+        "inputs have scales only where neurons have; leave it out",
+    )
     for method in PAIRING:
         if method.random:
             why = "pairs are drawn for all tasks and compared by nothing; leave it out"
@@ -336,6 +343,11 @@ class ZipSpec(_Strict):
         description="with compensation, whether every task multiplies a shared neuron's weights with its own scale "
         "(one number per neuron and further task), or shared weights are the same for all",
     )
+    input_scale: Literal["own", "shared"] = Field(
+        default="own",
+        description="with scales of their own, whether every task also multiplies each input of a layer's shared "
+        "neurons with a scale of its own (one number per input and further task)",
+    )
     normalise: bool = Field(
         default=True,
         description="with compensation, count each task's loss in a layer relative to the variance of its "
@@ -451,6 +463,11 @@ class ZipSpec(_Strict):
     def row_budget(self) -> int:
         """Part of the activation budget for a layer's input rows, which renewing targets needs again and again."""
         return self.activation_budget // 2 if self.relu_rounds else 0
+
+    @property
+    def own_input_scale(self) -> bool:
+        """Whether shared neurons have, for each task, a scale for each of their inputs."""
+        return self.input_scale == "own"
 
     @property
     def own_scale(self) -> bool:

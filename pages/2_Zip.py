@@ -96,15 +96,14 @@ with planning:
 choice, changed = None if wish is None else measuring.known(wish, joint), measuring.what_changes(wish)
 shared = {group.name: shared_count(asked[group.name], group.widths) for group in joint.groups if group.sharing}
 effective = shared | effective_shares(joint, shared)
-own = (method["compensate"], method["compensate"], () if trunk is None else trunk.common)
+keeping = Keeping.all(trunk, kept=method["compensate"])
 predicted = None if choice is None else choice.error(choice.divergence(effective))
-counts = plan_counts(joint, shared, *own)
+counts = plan_counts(joint, shared, keeping)
 subsets = method["sharing"] == "subsets"
-low, high = plan_range(joint, shared, *own) if subsets else (counts.total, counts.total)
+low, high = plan_range(joint, shared, keeping) if subsets else (counts.total, counts.total)
 about = low < high
 
 with sliders:
-    keeping = Keeping(*own)
     shares.sliders(joint, tasks, asked, keeping, fixed=fixed, subsets=subsets, choice=choice, changed=changed)
     measuring.watch()
 
@@ -130,7 +129,7 @@ with picture:
         f"{count_text(sum(counts.private))} private, of {count_text(sum(counts.parents))}",
     )
     diagram(
-        planned_drawing(joint, tasks, shared, *own),
+        planned_drawing(joint, tasks, shared, keeping),
         key="plan-drawing",
         on_layer=None,
         sliders={

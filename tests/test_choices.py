@@ -25,6 +25,7 @@ from mtz_core.budget.search import (
 from mtz_core.budget.spread import likely_range
 from mtz_core.errors import SpecError
 from mtz_core.spec import BudgetSpec
+from mtz_core.structure.savings import Keeping
 from tests.test_guards import CLASSES, INPUTS, WIDTHS, random_choice, stored_size
 
 
@@ -109,12 +110,13 @@ def test_a_point_says_size_divergence_and_error_of_its_shares() -> None:
     assert fixed.uniform(0.0) == {"fc0": 6, "fc1": 0, "fc2": 0}
     assert choice.keeping.bias
     assert not choice.keeping.scale
-    assert not choice.keeping.trunk
+    assert not choice.keeping.once
 
 
 def test_nothing_else_is_assumed_of_a_choice_than_what_is_said() -> None:
     choice = Choice(random_choice(2, 0, False).joint, ())
-    assert (choice.own_bias, choice.own_scale, choice.rate, choice.trunk, choice.base) == (False, False, 1.0, None, 0.0)
+    assert choice.keeping == Keeping()
+    assert (choice.rate, choice.trunk, choice.base) == (1.0, None, 0.0)
     assert (choice.together, choice.inputs) == ((), 0)
     assert Point(1, 0.0, 0.0, {}).even is False
     line = Curve("a", (0, 2, 6), (0.0, 1.0, 5.0))
@@ -128,7 +130,7 @@ def test_a_choice_comes_back_from_its_data(trunk: int, own_scale: bool) -> None:
     choice = replace(choice, curves=(replace(choice.curves[0], measured=(3, 6)), *choice.curves[1:]), rate=7.0)
     choice = replace(choice, curves=(*choice.curves[:2], replace(choice.curves[2], gate="fc1", power=0.3)))
     data = choice_data(choice)
-    assert set(data) == {"curves", "own_bias", "own_scale", "rate", "trunk", "base", "together", "inputs"}
+    assert set(data) == {"curves", "own_bias", "own_scale", "own_inputs", "rate", "trunk", "base", "together", "inputs"}
     assert read_choice(json.loads(json.dumps(data)), choice.joint) == choice
     seen = replace(choice, together=((0.5, 0.25), (2.0, 1.5)), inputs=2000)
     assert read_choice(json.loads(json.dumps(choice_data(seen))), choice.joint) == seen

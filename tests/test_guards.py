@@ -412,7 +412,7 @@ def random_choice(tasks: int, trunk: int, own_scale: bool, step: int = 1, seed: 
         rising = np.cumsum(rng.random(len(counts)) ** 2)
         curves.append(Curve(f"fc{k}", counts, tuple(float(v) for v in rising - rising[0])))
     known = trunks(joint)[trunk - 1] if trunk else None
-    return Choice(joint, tuple(curves), True, own_scale, 10.0, known, 0.5 if trunk else 0.0)
+    return Choice(joint, tuple(curves), True, own_scale, own_scale, 10.0, known, 0.5 if trunk else 0.0)
 
 
 def stored_size(choice: Choice, counts: tuple[int, ...]) -> int:
@@ -423,6 +423,8 @@ def stored_size(choice: Choice, counts: tuple[int, ...]) -> int:
         common = choice.trunk is not None and f"fc{k}" in choice.trunk.common
         saved = count * shared + (count if common or not choice.own_bias else 0)
         saved -= count if choice.own_scale and not common and shared else 0
+        once = choice.trunk is not None and f"fc{k}" in choice.trunk.layers
+        saved -= shared if choice.own_inputs and not once and count else 0
         total += tasks * width * (reads + 1) - (tasks - 1) * saved
     return total + tasks * CLASSES * (WIDTHS[-1] + 1)
 

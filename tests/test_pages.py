@@ -19,6 +19,7 @@ from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import parse_run_spec
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts, shared_count, why_not_zippable
 from mtz_core.zoo.structures import structures
 from pages.ui import running, setup
@@ -62,7 +63,7 @@ def test_size_follows_the_share_in_the_address(visit: Open) -> None:
     for share, count in (("1", 300), ("0.5", 150), ("0", 0)):
         app.query_params["share-fc1"] = share
         app.run()
-        expected = plan_counts(joined(networks), {"fc1": count, "fc2": 100}, own_bias=True, own_scale=True)
+        expected = plan_counts(joined(networks), {"fc1": count, "fc2": 100}, Keeping.all())
         assert totals(app)["size"] == percent_text(expected.versus_all)
 
 

@@ -15,6 +15,7 @@ from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import NetworkSpec
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts, plan_range
 from mtz_core.zoo.structures import structures
 from pages.ui import query
@@ -58,10 +59,7 @@ def test_a_run_of_different_depths_has_the_size_that_the_page_showed(
     assert done is not None
     assert percent_text(done["counts"]["versus_all"]) == size
     known = [query.known_networks()[name] for name in pair[::order]]
-    assert (
-        plan_counts(joined(known), {"stem": 3, "first.0": 5}, own_bias=True, own_scale=True).total
-        == done["counts"]["total"]
-    )
+    assert plan_counts(joined(known), {"stem": 3, "first.0": 5}, Keeping.all()).total == done["counts"]["total"]
 
 
 def test_layers_without_partner_are_listed_as_private(visit: Open, pair: list[str]) -> None:
@@ -77,7 +75,7 @@ def test_the_size_of_subsets_is_an_estimate_with_its_bounds(visit: Open) -> None
     networks = [structures()[name] for name in THREE]
     everything = sum(network.parameters for network in networks)
     app = visit(ZIP, parents=THREE, share__fc1="0.5", share__fc2="0.5")
-    low, high = plan_range(joined(networks), {"fc1": 150, "fc2": 50}, own_bias=True, own_scale=True)
+    low, high = plan_range(joined(networks), {"fc1": 150, "fc2": 50}, Keeping.all())
     assert low < high
     assert totals(app)["size"].startswith("≈ ")
     assert f"between {percent_text(low / everything)} and {percent_text(high / everything)} of all parents" in shown(

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from mtz_core.figures.text import percent_text
 from mtz_core.spec import BudgetSpec, NetworkSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.zoo.structures import structures
 from pages.ui import measuring
@@ -49,7 +50,7 @@ def counted(app: AppTest) -> float:
     """Size that the sliders ask for, as a multiple of the smallest parent."""
     said = shares(app)
     shared = {n: round(said[n] * w) for n, w in (("fc1", 300), ("fc2", 100))}
-    return plan_counts(joined([structures()[name] for name in PAIR]), shared, own_bias=True).versus_smallest
+    return plan_counts(joined([structures()[name] for name in PAIR]), shared, Keeping(bias=True)).versus_smallest
 
 
 def finished(app: AppTest) -> AppTest:

@@ -24,6 +24,7 @@ from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
 from mtz_core.structure.trunks import trunks
 from mtz_core.zipping import forecast as forecast_module
@@ -65,7 +66,7 @@ def _every(choice: Choice) -> list[tuple[int, float]]:
         for k, (c, n) in enumerate(zip(choice.curves, counts, strict=True)):
             gate = 1.0 if c.gate is None else (counts[k - 1] / choice.curves[k - 1].width) ** c.power
             divergence += c.divergences[n] * gate
-        found.append((plan_counts(choice.joint, shares, choice.own_bias).total, divergence))
+        found.append((plan_counts(choice.joint, shares, Keeping(choice.own_bias)).total, divergence))
     return found
 
 
@@ -79,7 +80,7 @@ def test_a_plan_has_the_least_error_of_all_choices_within_the_budget(seed: int, 
         limit = round(least + part * (most - least))
         found = smallest_error(choice, limit)
         assert found.parameters <= limit
-        assert found.parameters == plan_counts(choice.joint, found.shares, own_bias).total
+        assert found.parameters == plan_counts(choice.joint, found.shares, Keeping(own_bias)).total
         assert found.divergence == pytest.approx(min(d for size, d in every if size <= limit), rel=1e-3)
 
 

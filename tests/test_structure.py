@@ -12,6 +12,7 @@ from mtz_core import ZipSpec, zip_networks
 from mtz_core.graph import channel_graph, correspond
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import (
     effective_shares,
     plan_counts,
@@ -36,7 +37,7 @@ def chain(*stages: int, width: int = 5) -> nn.Module:
                          nn.Linear(7, 3))  # fmt: skip
 
 
-OWN = {"own_bias": True, "own_scale": True}
+OWN = Keeping.all()
 """What the engine's defaults store beside what is shared."""
 FAMILIES: dict[str, Callable[[], Sequence[nn.Module]]] = {
     "one block more": lambda: (Tower(1), Tower(3)),
@@ -64,10 +65,10 @@ def test_the_plan_of_networks_of_different_depth_is_the_size_of_their_zip(family
     structures = plain(parents)
     result = zip_networks(parents, [images(30)] * len(parents), ZipSpec(share=share, sharing="all", ridge=1e-3))
     shared = asked(structures, share)
-    assert plan_counts(joined(structures), shared, **OWN) == result.counts
+    assert plan_counts(joined(structures), shared, OWN) == result.counts
     assert (result.counts.shared > 0) == (share > 0)
     if len(parents) == 2:
-        assert plan_range(joined(structures), shared, **OWN) == (result.counts.total, result.counts.total)
+        assert plan_range(joined(structures), shared, OWN) == (result.counts.total, result.counts.total)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,10 +129,10 @@ def test_subsets_stay_within_the_bounds_of_the_plan(family: str, share: float) -
     parents = build()
     structures = plain(parents)
     shared = asked(structures, share)
-    low, high = plan_range(joined(structures), shared, **OWN)
+    low, high = plan_range(joined(structures), shared, OWN)
     total = zip_networks(parents, [images(30)] * 3, ZipSpec(share=share, ridge=1e-3)).counts.total
     assert low <= total <= high
-    assert low <= plan_counts(joined(structures), shared, **OWN).total <= high
+    assert low <= plan_counts(joined(structures), shared, OWN).total <= high
     if family == "perceptrons, two alike":
         assert (low < high) == (share < 1)
 
@@ -174,7 +175,7 @@ def _random_slots(rng: np.random.Generator, widths: list[int], savings: int) -> 
 def test_a_bias_of_its_own_for_every_task_is_private() -> None:
     structures = plain([randomised(Perceptron(), seed) for seed in range(3)])
     shared = {"fc1": 6, "fc2": 10}
-    common, apart = (plan_counts(joined(structures), shared, own_bias=own) for own in (False, True))
+    common, apart = (plan_counts(joined(structures), shared, Keeping(bias=own)) for own in (False, True))
     assert apart.shared == common.shared - 16
     assert apart.private == tuple(size + 16 for size in common.private)
     moved = [
@@ -198,5 +199,5 @@ def test_grey_beside_colour_is_planned_as_the_engine_zips_it() -> None:
     data = [images(30), images(30).expand(-1, 3, -1, -1).clone()]
     structures = [channel_graph(parent, x[:2]).structure() for parent, x in zip(parents, data, strict=True)]
     result = zip_networks(parents, data, ZipSpec(share=0.5, ridge=1e-3))
-    assert plan_counts(joined(structures), asked(structures, 0.5), **OWN) == result.counts
+    assert plan_counts(joined(structures), asked(structures, 0.5), OWN) == result.counts
     assert result.counts.shared > 0

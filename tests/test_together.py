@@ -21,6 +21,7 @@ from mtz_core.network.together import Together, indices_of
 from mtz_core.spec import BudgetSpec, RetrainSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import NetworkStructure
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts, plan_range
 from mtz_core.structure.trunks import trunk_of, trunks
 from tests.networks import Perceptron, Residual, Tower, images, randomised
@@ -175,9 +176,8 @@ def test_the_size_with_a_trunk_is_known_beforehand(name: str, share: float) -> N
     trunk = trunks(joined(known))[len(trunks(joined(known))) // 2]
     shared = {g.name: round(share * g.width) for g in known[0].groups if g.frozen is None} | dict(trunk.groups)
     result = zip_networks(parents, data, ZipSpec(share=share, trunk=trunk.name, ridge=1e-3))
-    own = {"own_bias": True, "own_scale": True}
-    assert plan_counts(joined(known), shared, **own, trunk=trunk.common) == result.counts
-    assert plan_range(joined(known), shared, **own, trunk=trunk.common) == (result.counts.total,) * 2
+    assert plan_counts(joined(known), shared, Keeping.all(trunk)) == result.counts
+    assert plan_range(joined(known), shared, Keeping.all(trunk)) == (result.counts.total,) * 2
 
 
 def test_a_trunk_survives_saving_copying_resuming_and_retraining(tmp_path: Path) -> None:

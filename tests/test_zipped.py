@@ -13,6 +13,7 @@ from torch import nn
 from mtz_core import ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import plan_counts
 from tests.networks import FAMILIES, Perceptron, images, randomised
 
@@ -98,7 +99,7 @@ def test_state_dict_stores_each_number_once_and_the_plan_foretells_it(family: st
     structures = [graph.structure() for graph in result.network.graphs]
     shared = {g.name: len(t[(t >= 0).all(1)]) for g, t in zip(structures[0].groups, result.network.tables, strict=True)}
     if family != "residual":
-        assert plan_counts(joined(structures), shared, own_bias=True, own_scale=True) == result.counts
+        assert plan_counts(joined(structures), shared, Keeping.all()) == result.counts
 
 
 def test_full_share_of_twins_costs_one_network_and_a_head() -> None:

@@ -28,15 +28,26 @@ WORTHWHILE = 3e-3
 
 @dataclass(frozen=True)
 class Member:
-    """A task's part in a tie: entry (i, j) of V[rows][:, columns] is `scales[i]` times unknown (i, indices[j]).
+    """A task's part in a tie.
 
-    Without `columns` and `indices` it is all columns of V as they stand.
+    Entry (i, j) of V[rows][:, columns] is unknown (i, indices[j]) times `scales[i]` and `gains[j]`.
+    Without `columns` and `indices` it is all columns of V as they stand; without `gains` these are one.
     """
 
     rows: Tensor
     columns: Tensor | None
     indices: Tensor | None
     scales: Tensor
+    gains: Tensor | None = None
+
+    def scaled(self, entries: Tensor) -> Tensor:
+        """Entries (k, d) of its rows and columns, or unknowns there, times scales and gains; changed in place."""
+        entries.mul_(self.scales[:, None])
+        return entries if self.gains is None else entries.mul_(self.gains)
+
+    def single(self) -> Member:
+        """The same in single precision."""
+        return replace(self, scales=self.scales.float(), gains=None if self.gains is None else self.gains.float())
 
 
 @dataclass(frozen=True)
@@ -53,39 +64,41 @@ class Tie:
         for t, m in self.members.items():
             taken = matrices[t][m.rows]
             if m.columns is None or m.indices is None:
-                total += taken.mul_(m.scales[:, None])
+                total += m.scaled(taken)
             else:
-                total.index_add_(1, m.indices, taken[:, m.columns].mul_(m.scales[:, None]))
+                total.index_add_(1, m.indices, m.scaled(taken[:, m.columns]))
         return total
 
     def scatter(self, unknowns: Tensor, matrices: Mapping[int, Tensor]) -> None:
         """Write the unknowns to where they stand."""
         for t, m in self.members.items():
             if m.columns is None or m.indices is None:
-                matrices[t][m.rows] = unknowns * m.scales[:, None]
+                matrices[t][m.rows] = m.scaled(unknowns.clone())
             else:
-                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.indices] * m.scales[:, None]
+                matrices[t][m.rows[:, None], m.columns] = m.scaled(unknowns[:, m.indices])
 
 
 @dataclass(frozen=True)
-class _Preconditioner:
+class Preconditioner:
     """Inverses of both factors."""
 
     left: Tensor
     right: Tensor
 
     @staticmethod
-    def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> _Preconditioner:
+    def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> Preconditioner:
         some = grams[next(iter(tie.members))]
         height = len(next(iter(tie.members.values())).rows)
         left, right = some.new_zeros(height, height), some.new_zeros(tie.size, tie.size)
         for t, m in tie.members.items():
             left += weights[t][m.rows][:, m.rows] * m.scales[:, None] * m.scales / len(tie.members)
-            if m.columns is None or m.indices is None:
-                right += grams[t]
+            gram = grams[t] if m.columns is None else submatrix(grams[t], m.columns, m.columns)
+            gram = gram if m.gains is None else gram * m.gains[:, None] * m.gains
+            if m.indices is None:
+                right += gram
             else:
-                right[m.indices[:, None], m.indices] += submatrix(grams[t], m.columns, m.columns)
-        return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
+                right[m.indices[:, None], m.indices] += gram
+        return Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
 
     def __call__(self, residual: Tensor) -> Tensor:
         return self.left @ residual @ self.right
@@ -97,6 +110,8 @@ def merge_coupled(
     grams: Mapping[int, Tensor],
     weights: Mapping[int, Tensor],
     ties: Sequence[Tie],
+    steps: int = STEPS,
+    preconditioners: Sequence[Preconditioner] | None = None,
 ) -> dict[int, Tensor]:
     """Return every task's weights V_t (n_t, d_t), better than `values`; both obey the ties.
 
@@ -106,12 +121,15 @@ def merge_coupled(
         grams: P_t (d_t, d_t) with task weight and ridge.
         weights: F_t (n_t, n_t).
         ties: the unknowns; entries outside all ties stay as they are.
+        steps: at most so many of conjugate gradients.
+        preconditioners: of the ties, where they are known.
     """
     exact = values
     if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
-        values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
-        ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
-    preconditioners = [_Preconditioner.of(tie, grams, weights) for tie in ties]
+        values, wanted, grams, weights = (single(each) for each in (values, wanted, grams, weights))
+        ties = [Tie({t: m.single() for t, m in tie.members.items()}, tie.size) for tie in ties]
+    if preconditioners is None:
+        preconditioners = [Preconditioner.of(tie, grams, weights) for tie in ties]
 
     def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
         return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
@@ -127,7 +145,7 @@ def merge_coupled(
     del errors, weighed
     scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
     direction, strength = scaled, _dot(residual, scaled)
-    for _ in range(STEPS):
+    for _ in range(steps):
         if not strength > 0:
             break
         deltas = _scattered(ties, direction, values)
@@ -158,7 +176,8 @@ def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[in
     return matrices
 
 
-def _single(matrices: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def single(matrices: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The same in single precision."""
     return {t: matrix.float() for t, matrix in matrices.items()}
 
 

@@ -75,6 +75,7 @@ class Choice:
     curves: tuple[Curve, ...]
     own_bias: bool = False
     own_scale: bool = False
+    own_inputs: bool = False
     rate: float = 1.0
     """Answers that change, in %, per square root of the divergence."""
     trunk: Trunk | None = None
@@ -99,12 +100,11 @@ class Choice:
     @property
     def keeping(self) -> Keeping:
         """What every task keeps of its own."""
-        return Keeping(self.own_bias, self.own_scale, () if self.trunk is None else self.trunk.common)
+        return Keeping(self.own_bias, self.own_scale, self.own_inputs).beside(self.trunk)
 
     def parameters(self, shares: Shares) -> int:
         """Size for given shares, counted as if all tasks shared every neuron that is shared (see `plan_counts`)."""
-        keeping = self.keeping
-        return plan_counts(self.joint, shares, keeping.bias, keeping.scale, keeping.trunk).total
+        return plan_counts(self.joint, shares, self.keeping).total
 
     def divergence(self, shares: Shares) -> float:
         """Divergences of all groups for given shares, added up; what they make together is `expected`."""

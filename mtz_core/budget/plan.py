@@ -63,7 +63,7 @@ def choice_data(choice: Choice) -> dict[str, Any]:
         for c in choice.curves
     ]
     trunk = None if choice.trunk is None else choice.trunk.name
-    own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale}
+    own = {"own_bias": choice.own_bias, "own_scale": choice.own_scale, "own_inputs": choice.own_inputs}
     together, seen = [list(pair) for pair in choice.together], {"rate": choice.rate, "inputs": choice.inputs}
     return {"curves": curves, **own, **seen, "trunk": trunk, "base": choice.base, "together": together}
 
@@ -100,7 +100,7 @@ def read_choice(data: Mapping[str, Any], joint: JointStructure) -> Choice:
         )
         for c in data["curves"]
     )
-    own = (data["own_bias"], data["own_scale"])
+    own = (data["own_bias"], data["own_scale"], data.get("own_inputs", False))  # plans of before had none
     trunk = trunk_of(joint, data["trunk"])
     together = tuple((float(x), float(y)) for x, y in data.get("together", ()))  # plans of before have none
     return Choice(joint, curves, *own, data["rate"], trunk, data["base"], together, int(data.get("inputs", 0)))

@@ -78,17 +78,21 @@ class Program:
         rows = np.asarray(self.curve[target.name].counts, dtype=np.float64)
         constant = reading.part * reading.constant * (len(reading.tasks) - 1)
         found = dict(enumerate((constant * rows).tolist(), start=first))
+        lost = np.where(np.round(reading.part * rows) > 0, 1.0, 0.0) if reading.gained else np.zeros_like(rows)
+        for k, each in enumerate(lost):
+            found[first + k] -= reading.common * (len(reading.tasks) - 1) * each
         for group, per, tasks in reading.groups:
-            weight = reading.part * per * (len(tasks) - 1)
+            weight = per * (len(tasks) - 1)
             if weight <= 0:
                 continue
+            less = reading.part * rows - lost
             if group.name == target.name:
                 for k, count in enumerate(rows):
-                    found[first + k] += weight * count * count
+                    found[first + k] += weight * less[k] * count
             elif group.name in self.curve:
                 start = self._product(target.name, group.name)
                 read = np.asarray(self.curve[group.name].counts, dtype=np.float64)
-                found |= dict(enumerate((weight * np.outer(rows, read)).reshape(-1).tolist(), start=start))
+                found |= dict(enumerate((weight * np.outer(less, read)).reshape(-1).tolist(), start=start))
         return found
 
     def _reading(self) -> None:

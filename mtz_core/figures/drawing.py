@@ -6,7 +6,7 @@ alone; a mark's area is in proportion to the numbers that it stands for. `pages/
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from mtz_core.figures.text import count_text, percent_text
 from mtz_core.structure.joint import NO_PARTNER, JointStructure, absent_name
 from mtz_core.structure.networks import HEAD, LayerSummary
 from mtz_core.structure.paths import Join, Path, common_paths
+from mtz_core.structure.savings import NOTHING, Keeping
 from mtz_core.structure.sizes import effective_shares, layer_counts, shared_rows
 
 State = Literal["apart", "possible", "planned", "waiting", "merging", "merged"]
@@ -121,15 +122,13 @@ def planned_drawing(
     joint: JointStructure,
     tasks: Sequence[str],
     shared: Mapping[str, int],
-    own_bias: bool = False,
-    own_scale: bool = False,
-    trunk: Collection[str] = (),
+    keeping: Keeping = NOTHING,
     state: State = "planned",
 ) -> Drawing:
     """Return what is planned: `shared` channels by name of the joint group; see `structure.sizes.plan_counts`."""
     bare = parents_drawing(joint, tasks)
     effective = {**shared, **effective_shares(joint, shared)}
-    counts = layer_counts(joint, shared, own_bias, own_scale, trunk)
+    counts = layer_counts(joint, shared, keeping)
     columns, at = list(bare.columns), _places(joint)
     for k, layer, count in zip(at, joint.layers, counts, strict=True):
         rows = shared_rows(joint, layer, effective)

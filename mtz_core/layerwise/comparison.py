@@ -193,6 +193,8 @@ class Calibrator:
     ) -> LayerProblem:
         network, layer = self.network, self.network.joint.layers[index]
         alphas, unit = self._weights(samples)
+        alike = {"scale": "shared"} if index in network.common else {}
+        alike |= {"input_scale": "shared"} if index < network.trunk else {}
         kind: type[LayerProblem] = GroupedProblem if layer.members[tasks[0]].banks > 1 else DenseProblem
         return kind.of(
             Given(
@@ -204,7 +206,7 @@ class Calibrator:
                 depthwise=layer.members[tasks[0]].depthwise,
                 moments={t: each.moments for t, each in samples.items()},
                 alphas=alphas,
-                spec=self.spec.model_copy(update={"scale": "shared"}) if index in network.common else self.spec,
+                spec=self.spec.model_copy(update=alike) if alike else self.spec,
                 outputs={t: known.matrix for t in tasks if (known := self._matters(t, layer.members[t])) is not None},
                 unit=unit,
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mtz_core.algebra.coupled import Member, Tie, merge_coupled
+from mtz_core.algebra.gains import Gained, merge_at_gains, merge_gained
 from mtz_core.algebra.gram import Gram, to_dense
 from mtz_core.layerwise.problem import Part, Solution
 
@@ -27,8 +28,11 @@ def coupled_solutions(
     alone: Sequence[Solution],
     wanted: Mapping[int, Tensor],
     grams: Mapping[int, Gram],
+    gains: Mapping[int, Tensor] | None = None,
 ) -> list[Solution]:
     """Improve the solutions `alone` of every part on its own: what outputs weigh ties all rows together.
+
+    So do gains (see `algebra.gains`), where tasks have some of their own.
 
     Args:
         problem: the layer's.
@@ -36,6 +40,7 @@ def coupled_solutions(
         alone: their solutions, whose scales are kept.
         wanted: weights (n_t, d_t) that every task would have alone.
         grams: task-weighted Grams (d_t, d_t).
+        gains: every task's factors (d_t,) of its inputs, where they are known already.
     """
     values = {t: w.clone() for t, w in wanted.items()}
     ties: list[Tie] = []
@@ -46,9 +51,16 @@ def coupled_solutions(
     outputs = problem.outputs
     weights = {t: outputs[t] if t in outputs else torch.eye(len(w)).to(w) for t, w in wanted.items()}
     matrices = {t: to_dense(gram).full() for t, gram in grams.items()}
-    coupled = merge_coupled(values, wanted, matrices, weights, ties)
+    if not problem.gained:
+        found = Gained(merge_coupled(values, wanted, matrices, weights, ties), {})
+    elif gains is None:
+        found = merge_gained(values, wanted, matrices, weights, ties, problem.indices)
+    else:
+        found = merge_at_gains(values, wanted, matrices, weights, ties, gains)
     return [
-        Solution([coupled[t][problem.index(part.rows, t)] for t in part.members], solution.scales)
+        Solution(
+            [found.values[t][problem.index(part.rows, t)] for t in part.members], solution.scales, found.gains or None
+        )
         for part, solution in zip(parts, alone, strict=True)
     ]
 

@@ -190,6 +190,10 @@ class DenseProblem(LayerProblem):
     def scaled(self) -> bool:
         return self.spec.own_scale and not self.masks and len(self.columns) > 0
 
+    @property
+    def gained(self) -> bool:
+        return self.spec.own_input_scale and self.scaled
+
     def solve(
         self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
     ) -> Solution:
@@ -234,17 +238,24 @@ class DenseProblem(LayerProblem):
             self.known.clear()
 
     def pieces(self, parts: Sequence[Part]) -> list[Part]:
-        return list(parts) if self.outputs else super().pieces(parts)  # coupled rows are merged together
+        return list(parts) if self.outputs or self.gained else super().pieces(parts)  # coupled rows go together
 
     def solutions(self, parts: Sequence[Part], source: Source, like: Sequence[Solution] = ()) -> Iterable[Solution]:
         alone = super().solutions(parts, source, like)
         tasks = {t for part in parts for t in part.members}
         grams = {t: self.gram(source, t, self.ridge) for t in tasks}
         shared = any(len(part.members) > 1 for part in parts)
-        if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
+        if not shared or self.masks or not (self.outputs or self.gained):
+            return alone
+        if any(isinstance(gram, RowGram) and not self._dense_enough(gram) for gram in grams.values()):
             return alone
         wanted = {t: self.best(source, t) for t in tasks}
-        return coupled_solutions(self, parts, list(alone), wanted, grams)
+        known = next((solution.gains for solution in like), None)
+        return coupled_solutions(self, parts, list(alone), wanted, grams, known)
+
+    def _dense_enough(self, gram: Gram) -> bool:
+        """Whether gains are worth a Gram as a matrix that is kept as rows."""
+        return self.gained and gram.dimension <= DENSE_UP_TO
 
     def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""

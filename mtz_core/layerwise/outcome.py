@@ -30,6 +30,8 @@ class Outcome:
     weights: tuple[Tensor, ...] = field(repr=False)
     scales: tuple[Tensor, ...] | None = field(default=None, repr=False)
     """Factors (n_t,) of the weights that are shared; `None`: one."""
+    gains: tuple[Tensor, ...] | None = field(default=None, repr=False)
+    """Factors (d_t,) of the inputs that are shared; `None`: one."""
 
 
 def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
@@ -42,6 +44,7 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
     )
     matrices = [matrix.clone() for matrix in problem.matrices]
     scales = [matrix.new_ones(len(matrix)) for matrix in matrices]
+    gains: list[Tensor] | None = None
     some = problem.base[problem.tasks[0]]
     columns = problem.columns
     costs, weights = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
@@ -50,7 +53,9 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
     found: list[Solution] = []
     for part, solution in zip(parts, problem.solutions(parts, "calibration"), strict=True):
         values = solution.values
-        found.append(Solution([], solution.scales))
+        found.append(Solution([], solution.scales, solution.gains))
+        if solution.gains is not None and gains is None:
+            gains = problem.everywhere(solution.gains)
         if judged:
             measured += float(problem.loss(part, values, measured_on).sum())
             scale += float(problem.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
@@ -62,6 +67,8 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
             costs[where] = problem.cost(part, values)
             shared, index = problem.shared(part, values)
             weights[where[:, None], index] = shared
+    if gains is None and problem.gained and len(rows):
+        gains = problem.everywhere({})
     order = torch.argsort(costs, stable=True)
     problem.forget("calibration")
     predicted = problem.predicted(parts, found) if judged else 0.0
@@ -77,4 +84,5 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
         measured_on,
         tuple(matrices),
         tuple(scales) if problem.scaled else None,
+        None if gains is None else tuple(gains),
     )

@@ -47,10 +47,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Solution:
-    """Merged rows: weights (k, d_t) of every member, and the scales (k,) of what they share (`None`: one)."""
+    """Merged rows: weights (k, d_t) of every member, and the scales (k,) of what they share (`None`: one).
+
+    `gains[t]` (d_t,) are factors of task t's inputs where they are shared (`None`: one).
+    """
 
     values: list[Tensor]
     scales: Sequence[Tensor] | None = None
+    gains: Mapping[int, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ class LayerProblem(ABC):
     @property
     def scaled(self) -> bool:
         """Whether every task has a scale of its own for what its neurons share."""
+        return False
+
+    @property
+    def gained(self) -> bool:
+        """Whether every task has a factor of its own for each input that it shares."""
         return False
 
     @property
@@ -335,6 +344,13 @@ class LayerProblem(ABC):
             for first in range(0, len(part.rows), step):
                 some = slice(first, first + step)
                 found.append(Part(part.members, part.rows[some], part.slots[some]))
+        return found
+
+    def everywhere(self, gains: Mapping[int, Tensor]) -> list[Tensor]:
+        """Factors (d_t,) over all columns of every task's matrix; those that take no part have a factor of one."""
+        found = [matrix.new_ones(matrix.shape[1]) for matrix in self.matrices]
+        for t, known in gains.items():
+            found[t][torch.as_tensor(self.own[t], device=known.device)] = known.to(found[t])
         return found
 
     def write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:

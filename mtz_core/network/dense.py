@@ -7,7 +7,7 @@ are those of the paper (§3.2): shared→shared once, and per task specific→sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -27,6 +27,7 @@ class DenseLayer(StoredLayer):
         columns: slot table of the columns, (S_c, T).
         masks: per task the entries that may differ from zero, or `None` for dense layers.
         scales: per task a factor (n_t,) of what each row shares; `None`: one.
+        gains: per task a factor (d_t,) of what each column shares; `None`: one.
     """
 
     def __init__(
@@ -36,19 +37,17 @@ class DenseLayer(StoredLayer):
         columns: Table,
         masks: Sequence[Tensor] | None = None,
         scales: Sequence[Tensor] | None = None,
+        gains: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
         self.tasks = len(matrices)
         self.row_bands, self.column_bands = _bands(rows), _bands(columns)
         self.blocks = nn.ParameterDict()  # so in files; see `submatrices`
-        self.scales = nn.ParameterDict()
-        self.masked, self.scaled = masks is not None, scales is not None
-        if scales is not None:
-            for r in self.row_bands:
-                for t in r[1:]:
-                    first, own = (scales[x][torch.as_tensor(rows[self.row_bands[r], x])] for x in (r[0], t))
-                    self.scales[_scale_name(r, t)] = nn.Parameter((own / first).to(matrices[t]))
+        self.scales, self.gains = nn.ParameterDict(), nn.ParameterDict()
+        self.masked, self.scaled, self.gained = masks is not None, scales is not None, gains is not None
+        self._add_factors(self.scales, scales, rows, self.row_bands, matrices)
+        self._add_factors(self.gains, gains, columns, self._gained_bands() if self.gained else {}, matrices)
         for r in self.row_bands:
             for c in self.column_bands:
                 common = [t for t in r if t in c]
@@ -69,11 +68,34 @@ class DenseLayer(StoredLayer):
         """What stands where two bands meet, by the tasks of both; files and state dicts call it `blocks`."""
         return self.blocks
 
+    @staticmethod
+    def _add_factors(
+        stored: nn.ParameterDict,
+        factors: Sequence[Tensor] | None,
+        table: Table,
+        bands: Mapping[Members, Table],
+        matrices: Sequence[Tensor],
+    ) -> None:
+        """Keep every task's factors of rows or columns relative to those of the first task that shares them."""
+        for members, slots in bands.items() if factors is not None else ():
+            for t in members[1:]:
+                first, own = (factors[x][torch.as_tensor(table[slots, x])] for x in (members[0], t))
+                stored[_factor_name(members, t)] = nn.Parameter((own / first).to(matrices[t]))
+
+    def _gained_bands(self) -> dict[Members, Table]:
+        """Columns that two or more tasks share where these share rows, too."""
+        return {
+            c: slots for c, slots in self.column_bands.items() if any(len(set(r) & set(c)) > 1 for r in self.row_bands)
+        }
+
     def _add_submatrix(self, r: Members, c: Members, common: list[int], matrices: Sequence[Tensor]) -> None:
         key = _key(r, c)
         numbers = self._cut(matrices[common[0]], common[0], r, c)
-        if len(common) > 1 and (scale := self._scale(r, common[0])) is not None:
-            numbers /= scale.detach()[:, None]
+        if len(common) > 1:
+            if (scale := _factor(self.scales, r, common[0])) is not None:
+                numbers /= scale.detach()[:, None]
+            if (gain := _factor(self.gains, c, common[0])) is not None:
+                numbers /= gain.detach()
         self.submatrices[key] = nn.Parameter(numbers)
 
     def remask(self, masks: Sequence[Tensor]) -> None:
@@ -99,7 +121,8 @@ class DenseLayer(StoredLayer):
             for c in self.column_bands:
                 if common := [t for t in r if t in c]:
                     found.append(torch.stack([self._cut(matrices[t], t, r, c) for t in common]).mean(0))
-        return [*found, *(scale.detach().abs() for scale in self.scales.values())]
+        factors = (*self.scales.values(), *self.gains.values())
+        return [*found, *(factor.detach().abs() for factor in factors)]
 
     def matrix(self, task: int) -> Tensor:
         bands = []
@@ -107,14 +130,7 @@ class DenseLayer(StoredLayer):
             return cast(Tensor, next(iter(self.submatrices.values()))).new_zeros((0, 0))
         for r in self.row_bands:
             if task in r:
-                scale = self._scale(r, task)
-                parts = [
-                    self.submatrices[_key(r, c)] * scale[:, None]
-                    if scale is not None and len(set(r) & set(c)) > 1
-                    else self.submatrices[_key(r, c)]
-                    for c in self.column_bands
-                    if task in c
-                ]
+                parts = [self._part(r, c, task) for c in self.column_bands if task in c]
                 bands.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
         full = bands[0] if len(bands) == 1 else torch.cat(bands)
         for axis, what in enumerate(("row", "column")):
@@ -122,18 +138,29 @@ class DenseLayer(StoredLayer):
             full = full if index is None else full.index_select(axis, index)
         return full
 
-    def _scale(self, band: Members, task: int) -> Tensor | None:
-        """Factors (k,) of a task in a band of rows; `None` stands for one."""
-        name = _scale_name(band, task)
-        return cast(Tensor, self.scales[name]) if name in self.scales else None
+    def _part(self, r: Members, c: Members, task: int) -> Tensor:
+        """What a task's matrix holds where two bands meet."""
+        part = self.submatrices[_key(r, c)]
+        if len(set(r) & set(c)) < 2:
+            return part
+        if (scale := _factor(self.scales, r, task)) is not None:
+            part = part * scale[:, None]
+        if (gain := _factor(self.gains, c, task)) is not None:
+            part = part * gain
+        return part
 
     def scale(self, task: int) -> Tensor | None:
-        if not self.scaled:
-            return None
-        full = torch.ones(int((self.rows[:, task] >= 0).sum()), dtype=next(iter(self.submatrices.values())).dtype)
-        for r, slots in self.row_bands.items():
-            if task in r and (scale := self._scale(r, task)) is not None:
-                full[torch.as_tensor(self.rows[slots, task])] = scale.detach().cpu().to(full.dtype)
+        return self._factors(self.scales, task, self.rows, self.row_bands) if self.scaled else None
+
+    def gain(self, task: int) -> Tensor | None:
+        return self._factors(self.gains, task, self.columns, self.column_bands) if self.gained else None
+
+    def _factors(self, stored: nn.ParameterDict, task: int, table: Table, bands: Mapping[Members, Table]) -> Tensor:
+        """Every row's or column's factor in a task, on the CPU."""
+        full = torch.ones(int((table[:, task] >= 0).sum()), dtype=next(iter(self.submatrices.values())).dtype)
+        for members, slots in bands.items():
+            if task in members and (factor := _factor(stored, members, task)) is not None:
+                full[torch.as_tensor(table[slots, task])] = factor.detach().cpu().to(full.dtype)
         return full
 
     def mask(self, task: int) -> Tensor | None:
@@ -167,10 +194,11 @@ class DenseLayer(StoredLayer):
                         shared += size
                     else:
                         private[common[0]] += size
-        for r in self.row_bands:
-            for t in r:
-                scale = self._scale(r, t)
-                private[t] += 0 if scale is None else len(scale)
+        for stored, bands in ((self.scales, self.row_bands), (self.gains, self.column_bands)):
+            for members in bands:
+                for t in members:
+                    factor = _factor(stored, members, t)
+                    private[t] += 0 if factor is None else len(factor)
         return shared, private
 
 
@@ -183,8 +211,14 @@ def _key(rows: Members, columns: Members) -> str:
     return f"rows_{'_'.join(map(str, rows))}__columns_{'_'.join(map(str, columns))}"
 
 
-def _scale_name(rows: Members, task: int) -> str:
-    return f"rows_{'_'.join(map(str, rows))}__task_{task}"
+def _factor_name(band: Members, task: int) -> str:
+    return f"rows_{'_'.join(map(str, band))}__task_{task}"  # of columns, too
+
+
+def _factor(stored: nn.ParameterDict, band: Members, task: int) -> Tensor | None:
+    """Factors (k,) of a task in a band of rows or columns; `None` stands for one."""
+    name = _factor_name(band, task)
+    return cast(Tensor, stored[name]) if name in stored else None
 
 
 def _mask_name(key: str) -> str:

@@ -29,6 +29,7 @@ class SavedState:
     trunk: int
     shared: list[Table]
     scaled: list[bool]
+    gained: list[bool]
     parents: tuple[int, ...]
 
 
@@ -43,6 +44,7 @@ def described(network: ZippedNetwork) -> dict[str, Any]:
         "own_bias": network.own_bias,
         "trunk": network.trunk,
         "scaled": [layer.scaled for layer in network.stored()],
+        "gained": [layer.gained for layer in network.stored()],
         "sparse": [layer.masked for layer in network.stored()],
         "parents": list(network.parent_sizes),
     }
@@ -93,5 +95,6 @@ def checked(given: Mapping[str, Any], network: ZippedNetwork) -> SavedState:
             trunk,
             shared,
             [bool(given["scaled"][layer.index]) for layer in layers],
+            [bool(given["gained"][layer.index]) if "gained" in given else False for layer in layers],
             tuple(int(size) for size in given["parents"]),
         )

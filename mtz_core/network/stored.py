@@ -14,7 +14,9 @@ class StoredLayer(nn.Module, ABC):
     masked: bool
     """Whether zeros of pruned parents are kept."""
     scaled: bool = False
-    """Whether tasks multiply what they share with scales of their own."""
+    """Whether tasks multiply what they share with scales of their own, one for each row."""
+    gained: bool = False
+    """Whether they also do with gains of their own, one for each column."""
 
     @abstractmethod
     def matrix(self, task: int) -> Tensor:
@@ -32,7 +34,7 @@ class StoredLayer(nn.Module, ABC):
     def means(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """What matrices (n_t, d_t) hold where every parameter stands, on average over the tasks that share it.
 
-        In the order of `parameters()`. A scale, which stands in no matrix, gets its own size.
+        In the order of `parameters()`. A scale or gain, which stands in no matrix, gets its own size.
         """
 
     @abstractmethod
@@ -41,4 +43,8 @@ class StoredLayer(nn.Module, ABC):
 
     def scale(self, task: int) -> Tensor | None:
         """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""
+        return None
+
+    def gain(self, task: int) -> Tensor | None:
+        """Factors (d_t,) of what each of a task's columns shares; `None` if no task has any."""
         return None

@@ -101,13 +101,14 @@ class ZippedNetwork(nn.Module):
         matrices: Sequence[Tensor],
         masks: Sequence[Tensor] | None,
         scales: Sequence[Tensor] | None = None,
+        gains: Sequence[Tensor] | None = None,
     ) -> StoredLayer:
         """What is to be stored of a layer: in one vector where its neurons read different channels."""
         members = self.joint.layers[index].members
         if any(own.banks > 1 and not own.depthwise for own in members):
             return GroupedLayer(matrices, _row_keys(self, index), self.entries(index), masks)
         rows = self.row_slots(index) if self.merged[index] else private_table([own.width for own in members])
-        return DenseLayer(matrices, rows, self.column_slots(index), masks, scales)
+        return DenseLayer(matrices, rows, self.column_slots(index), masks, scales, gains)
 
     def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
         """For every task what the entries (n_t, d_t) of a grouped convolution read (see `tables.column_keys`).
@@ -193,24 +194,39 @@ class ZippedNetwork(nn.Module):
             if reads or (layer.group == group and self.merged[layer.index]):
                 self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)])
 
-    def merge(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
+    def merge(
+        self,
+        index: int,
+        matrices: Sequence[Tensor],
+        scales: Sequence[Tensor] | None = None,
+        gains: Sequence[Tensor] | None = None,
+    ) -> None:
         """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
 
-        The tasks' matrices must agree wherever they share an entry, each divided by its `scales` (n_t,) if given.
+        The tasks' matrices must agree wherever they share an entry, each divided by its `scales` (n_t,) and `gains`
+        (d_t,) if given.
         """
         self.merged[index] = True
-        self._rebuild(index, matrices, scales)
+        self._rebuild(index, matrices, scales, gains)
 
     def set_weights(self, index: int, matrices: Sequence[Tensor]) -> None:
         """Change the weights of a layer, shared as before; the tasks' matrices must agree where they share."""
         self._rebuild(index, matrices)
 
-    def _rebuild(self, index: int, matrices: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> None:
+    def _rebuild(
+        self,
+        index: int,
+        matrices: Sequence[Tensor],
+        scales: Sequence[Tensor] | None = None,
+        gains: Sequence[Tensor] | None = None,
+    ) -> None:
         before, tasks = self.stored()[index], range(self.tasks)
         masks = [cast(Tensor, before.mask(t)) for t in tasks] if before.masked else None
         if scales is None and before.scaled:
             scales = [cast(Tensor, before.scale(t)) for t in tasks]
-        after = self._stored(index, [m.detach() for m in matrices], masks, scales)
+        if gains is None and before.gained:
+            gains = [cast(Tensor, before.gain(t)) for t in tasks]
+        after = self._stored(index, [m.detach() for m in matrices], masks, scales, gains)
         self.layers[index] = after.requires_grad_(next(before.parameters()).requires_grad)
 
     def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
@@ -251,8 +267,10 @@ class ZippedNetwork(nn.Module):
             self.tables[g] = complete(shared, self.joint.groups[g].widths)
         with explained():
             for layer in self.joint.layers:
-                ones = [torch.ones(own.width) for own in layer.members] if state.scaled[layer.index] else None
-                self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)], ones)
+                k = layer.index
+                rows = [torch.ones(own.width) for own in layer.members] if state.scaled[k] else None
+                columns = [torch.ones(own.columns) for own in layer.members] if state.gained[k] else None
+                self._rebuild(k, [self.matrix(k, t) for t in range(self.tasks)], rows, columns)
             self.load_state_dict(tensors, strict=True)
         self.parent_sizes = state.parents
         for layer, stored in zip(self.joint.layers, self.stored(), strict=True):

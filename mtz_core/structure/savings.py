@@ -7,9 +7,10 @@ tasks and columns by a set C, each of their weights is stored once for R ∩ C, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtz_core.structure.joint import JointGroup, JointLayer, JointStructure
+from mtz_core.structure.trunks import Trunk
 
 Sharing = Mapping[tuple[int, ...], float]
 """Tasks → how many rows (or columns) exactly these share."""
@@ -41,12 +42,31 @@ def saved(rows: Sharing, columns: Sharing | None = None) -> float:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Whether every task keeps its own bias for shared neurons, and every further one a scale; not in a `trunk`."""
+    """What every task keeps of its own beside what it shares.
+
+    Its own `bias` of shared neurons, and if it isn't the first of those that share them, a `scale` of each and of each
+    of their `inputs`. Layers are named as in the first network.
+    """
 
     bias: bool = False
     scale: bool = False
-    trunk: Collection[str] = ()
-    """Names of layers of the first network."""
+    inputs: bool = False
+    common: Collection[str] = ()
+    """Layers in which nothing is kept."""
+    once: Collection[str] = ()
+    """Layers that are computed once for all tasks, so that inputs have no scales."""
+
+    @classmethod
+    def all(cls, trunk: Trunk | None = None, kept: bool = True) -> Keeping:
+        """All of it, if anything is `kept`."""
+        return cls(kept, kept, kept).beside(trunk)
+
+    def beside(self, trunk: Trunk | None) -> Keeping:
+        """The same of networks that have a trunk."""
+        return replace(self, common=trunk.common, once=trunk.layers) if trunk else self
+
+
+NOTHING = Keeping()
 
 
 @dataclass(frozen=True)
@@ -55,14 +75,15 @@ class Reading:
 
     `tasks` share its rows, which are the `part` of the channels of their group. `common` columns are shared wherever
     the rows are (raw inputs, and the bias unless each task keeps its own). `kept` numbers are stored for every further
-    task and shared row (a scale). `groups` are the channel groups that it reads: columns per channel, and who shares
-    them.
+    task and shared row (a scale), and if `gained` one for every further task and column that it shares. `groups` are
+    the channel groups that it reads: columns per channel, and who shares them.
     """
 
     tasks: tuple[int, ...]
     part: float
     common: int
     kept: int
+    gained: bool
     groups: tuple[tuple[JointGroup, float, tuple[int, ...]], ...]
 
     @classmethod
@@ -71,7 +92,8 @@ class Reading:
         members, target = layer.members, joint.groups[layer.group]
         task, first = min(members.items())
         tasks = tuple(t for t in target.sharing if t in members)
-        own = not (0 in members and members[0].name in keeping.trunk)
+        name = members[0].name if 0 in members else None
+        own, whole = name not in keeping.common, all(each.groups == 1 for each in members.values())
         biased = all(each.bias for each in members.values()) and not (own and keeping.bias)
         groups = []
         for group, per in joint.reads(layer):
@@ -80,7 +102,8 @@ class Reading:
             tasks,
             first.width / target.members[task].width,
             joint.raw(layer) + int(biased),
-            int(own and keeping.scale and all(each.groups == 1 for each in members.values())),
+            int(own and keeping.scale and whole),
+            keeping.inputs and whole and name not in keeping.once,
             tuple(groups),
         )
 

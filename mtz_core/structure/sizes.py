@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtz_core.structure.joint import JointGroup, JointLayer, JointStructure, joined
 from mtz_core.structure.networks import NetworkStructure
-from mtz_core.structure.savings import Keeping, Reading, stored_once
+from mtz_core.structure.savings import NOTHING, Keeping, Reading, stored_once
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def _asked(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) 
 def plan_counts(
     joint: JointStructure,
     shared: Mapping[str, int],
-    own_bias: bool = False,
-    own_scale: bool = False,
-    trunk: Collection[str] = (),
+    keeping: Keeping = NOTHING,
 ) -> ParameterCounts:
     """Count the parameters of a zip before it is made.
 
@@ -88,9 +86,7 @@ def plan_counts(
         joint: the networks side by side (dense weights are assumed).
         shared: name of a joint group (that of the first network's own group, if it has one) → number of channels
             shared by all tasks that have it. Groups that are not named share none.
-        own_bias: whether shared neurons have a bias for each task.
-        own_scale: whether shared neurons of layers that aren't grouped have a scale for each task but the first.
-        trunk: layers whose neurons have neither (the first network's names).
+        keeping: what every task keeps of its own; in grouped layers at most a bias.
 
     Returns:
         Exact counts for dense parents: a weight is shared if its row and its column are. Where a layer writes or
@@ -98,7 +94,7 @@ def plan_counts(
         which is exact if none or all are shared.
     """
     parents = tuple(network.parameters for network in joint.networks)
-    found = layer_counts(joint, shared, own_bias, own_scale, trunk)
+    found = layer_counts(joint, shared, keeping)
     private = tuple(parent - sum(layer.saved[t] for layer in found) for t, parent in enumerate(parents))
     return ParameterCounts(sum(layer.shared for layer in found), private, parents)
 
@@ -107,7 +103,7 @@ def plan_counts(
 class LayerCounts:
     """What one layer stores in common (`shared`), and by how much less each task stores alone for it (`saved`).
 
-    `saved` counts what a task keeps for itself beside shared neurons (a scale) against it.
+    `saved` counts what a task keeps for itself beside what it shares (scales) against it.
     """
 
     shared: int
@@ -117,15 +113,13 @@ class LayerCounts:
 def layer_counts(
     joint: JointStructure,
     shared: Mapping[str, int],
-    own_bias: bool = False,
-    own_scale: bool = False,
-    trunk: Collection[str] = (),
+    keeping: Keeping = NOTHING,
 ) -> tuple[LayerCounts, ...]:
     """Count what every one of `joint.layers` shares; arguments as those of `plan_counts`, whose terms these are."""
     shared = {**shared, **_effective(joint, shared)[0]}
     found = []
     for layer in joint.layers:
-        reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
+        reading = Reading.of(joint, layer, keeping)
         rows = shared_rows(joint, layer, shared)
         columns = reading.columns(shared)
         common, saved = 0, [0] * len(joint.networks)
@@ -136,6 +130,9 @@ def layer_counts(
         if reading.kept and any(count for tasks, count in columns.items() if len(tasks) > 1):
             for t in reading.tasks[1:]:
                 saved[t] -= rows
+        for tasks, count in columns.items() if reading.gained and rows else ():
+            for t in tasks[1:]:
+                saved[t] -= count
         found.append(LayerCounts(common, tuple(saved)))
     return tuple(found)
 
@@ -143,9 +140,7 @@ def layer_counts(
 def plan_range(
     joint: JointStructure,
     shared: Mapping[str, int],
-    own_bias: bool = False,
-    own_scale: bool = False,
-    trunk: Collection[str] = (),
+    keeping: Keeping = NOTHING,
 ) -> tuple[int, int]:
     """Return bounds of the zipped network's size where any subset of the tasks may share a neuron.
 
@@ -158,7 +153,7 @@ def plan_range(
     shared = {**shared, **_effective(joint, shared)[0]}
     least = most = 0
     for layer in joint.layers:
-        reading = Reading.of(joint, layer, Keeping(own_bias, own_scale, trunk))
+        reading = Reading.of(joint, layer, keeping)
         if len(reading.tasks) < 2:
             continue
         target, rows = joint.groups[layer.group], shared_rows(joint, layer, shared)
@@ -167,6 +162,9 @@ def plan_range(
         constant = reading.constant if reads else reading.common
         bounds = sorted((low * constant, high * constant))
         least, most = least + bounds[0], most + bounds[1]
+        gained = reading.gained and rows > 0
+        if gained:
+            least, most = (bound - (len(reading.tasks) - 1) * reading.common for bound in (least, most))
         for group, per, tasks in reading.groups:
             if len(tasks) < 2:
                 continue
@@ -174,6 +172,9 @@ def plan_range(
             b = _saved(group, shared.get(group.name, 0), tasks, 1.0)
             low, high = _saved_weights(a, b, group_widths(target, tasks, reading.part), group_widths(group, tasks, 1.0))
             least, most = least + round(low * per), most + round(high * per)
+            if gained:
+                surely = len(tasks) == 2 or a[0] == (len(tasks) - 1) * min(group_widths(target, tasks, reading.part))
+                least, most = least - round(b[1] * per), most - round(b[0] * per if surely else 0)
     total = sum(network.parameters for network in joint.networks)
     return total - most, total - least
 
@@ -204,7 +205,7 @@ def _saved_weights(a: tuple[int, int], b: tuple[int, int], n: list[int], m: list
 
 def shared_rows(joint: JointStructure, layer: JointLayer, shared: Mapping[str, int]) -> int:
     """Rows of a layer that its tasks share, from the shared channels of each group."""
-    part = Reading.of(joint, layer, Keeping()).part
+    part = Reading.of(joint, layer, NOTHING).part
     return round(shared.get(joint.groups[layer.group].name, 0) * part)
 
 

@@ -11,27 +11,24 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from mtz_core.structure.joint import JointGroup, JointLayer, JointStructure
-from mtz_core.structure.savings import Keeping, Reading
+from mtz_core.structure.savings import NOTHING, Keeping, Reading
 from mtz_core.structure.sizes import group_widths
 
 
-def counting_tables(
-    joint: JointStructure, own_bias: bool = False, own_scale: bool = False, trunk: Collection[str] = ()
-) -> dict[str, Any]:
+def counting_tables(joint: JointStructure, keeping: Keeping = NOTHING) -> dict[str, Any]:
     """Return all that `plan_counts`, `plan_range` and `effective_shares` need beside the shares.
 
     Arguments are those of `plan_counts`. Groups and tasks are numbers; `parents` are sizes. Of each layer:
 
     - `group`, `raw`, `sources`: what it writes, whether all tasks read raw inputs of one size, and what it reads in
       common,
-    - `tasks`, `part`, `common`, `kept`: see `Reading`,
+    - `tasks`, `part`, `common`, `kept`, `gained`: see `Reading`,
     - `reads`: groups that it reads, with columns per channel, tasks, and bounds of what is saved (below),
     - `saves`: bounds of the rows saved.
 
     Bounds are [T - 1] where all T tasks of a group take part, else [T - 1, channels of the others, the most of these].
     """
     numbers = {group.name: g for g, group in enumerate(joint.groups)}
-    keeping = Keeping(own_bias, own_scale, trunk)
     return {
         "parents": [network.parameters for network in joint.networks],
         "groups": [{"name": group.name, "width": min(group.widths, default=0)} for group in joint.groups],
@@ -61,6 +58,7 @@ def _layer(joint: JointStructure, layer: JointLayer, keeping: Keeping, numbers: 
         "part": reading.part,
         "common": reading.common,
         "kept": reading.kept,
+        "gained": reading.gained,
         "saves": _bounds(target, reading.tasks, reading.part),
         "reads": reads,
     }

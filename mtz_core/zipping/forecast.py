@@ -165,7 +165,7 @@ class Forecast:
                 done += 1
             made = curve(name, self.full[name], self.costs[name], damage, self.grid)
             curves.append(replace(made, gate=gate, power=power))
-        own = (self.spec.own_bias, self.spec.own_scale)
+        own = (self.spec.own_bias, self.spec.own_scale, self.spec.own_input_scale)
         added = Choice(self.network.joint.structure, tuple(curves), *own, 1.0, self.trunk, base)
         together: list[tuple[float, float]] = []
         for shares in map(added.uniform, MEASURED):

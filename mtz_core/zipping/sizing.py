@@ -46,6 +46,8 @@ def size_with(network: ZippedNetwork, spec: ZipSpec, ledger: Ledger, shares: Map
         total -= round(saved(rows, columns))
         if spec.own_scale and columns and index not in network.common:
             total += round(saved(rows))
+        if spec.own_input_scale and index >= network.trunk:
+            total += round(saved({c: count for c, count in columns.items() if any(len({*r} & {*c}) > 1 for r in rows)}))
     return total
 
 

@@ -39,6 +39,7 @@ function planTotal(tables, shares) {
     const rows = rounded(shares[layer.group] * layer.part);
     const columns = columnsOf(layer, shares).filter(([tasks]) => tasks.length > 1);
     for (const [tasks, count] of columns) total -= (tasks.length - 1) * rows * count;
+    if (layer.gained && rows) for (const [tasks, count] of columns) total += (tasks.length - 1) * count;
     if (layer.kept && columns.some(([, count]) => count)) total += (layer.tasks.length - 1) * rows;
   }
   return total;
@@ -67,11 +68,16 @@ function planRange(tables, shares) {
     const constant = reads ? layer.common - layer.kept : layer.common;
     const bounds = savedBetween(layer.saves, rows).map((saved) => saved * constant).sort((a, b) => a - b);
     least += bounds[0]; most += bounds[1];
+    const gained = layer.gained && rows > 0;
+    if (gained) { least -= (layer.tasks.length - 1) * layer.common; most -= (layer.tasks.length - 1) * layer.common; }
     for (const read of layer.reads) {
       if (read.tasks.length < 2) continue;
       const a = savedBetween(read.rowsSave, rows), b = savedBetween(read.columnsSave, shares[read.group]);
       const [low, high] = savedWeights(a, b, read.rows, read.columns);
       least += rounded(low * read.per); most += rounded(high * read.per);
+      if (!gained) continue;
+      const surely = read.tasks.length === 2 || a[0] === (read.tasks.length - 1) * Math.min(...read.rows);
+      least -= rounded(b[1] * read.per); most -= surely ? rounded(b[0] * read.per) : 0;
     }
   }
   const total = sum(tables.parents);

@@ -108,7 +108,7 @@ def sliders(
     _panel(
         key=KEY,
         data={
-            "tables": counting_tables(joint, keeping.bias, keeping.scale, keeping.trunk),
+            "tables": counting_tables(joint, keeping),
             "choice": None if choice is None else choice_tables(choice),
             "subsets": subsets,
             "changed": changed,
