@@ -178,12 +178,8 @@ def test_a_bias_of_its_own_for_every_task_is_private() -> None:
     common, apart = (plan_counts(joined(structures), shared, Keeping(bias=own)) for own in (False, True))
     assert apart.shared == common.shared - 16
     assert apart.private == tuple(size + 16 for size in common.private)
-    moved = [
-        b - a
-        for a, b in zip(
-            plan_range(joined(structures), shared), plan_range(joined(structures), shared, True), strict=True
-        )
-    ]
+    ranges = [plan_range(joined(structures), shared, Keeping(bias=own)) for own in (False, True)]
+    moved = [b - a for a, b in zip(*ranges, strict=True)]
     assert moved == [32, 32]
 
 

@@ -105,8 +105,8 @@ def test_state_dict_stores_each_number_once_and_the_plan_foretells_it(family: st
 def test_full_share_of_twins_costs_one_network_and_a_head() -> None:
     a, b = _twins("perceptron")
     counts = zip_networks([a, b], [images()] * 2, ZipSpec(share=1.0)).counts
-    neurons = a.fc1.out_features + a.fc2.out_features
-    assert counts.total == counts.parents[0] + (head := a.fc3.weight.numel() + a.fc3.bias.numel()) + 2 * neurons
+    factors = a.fc1.in_features + a.fc2.in_features + (neurons := a.fc1.out_features + a.fc2.out_features)
+    assert counts.total == counts.parents[0] + (head := a.fc3.weight.numel() + a.fc3.bias.numel()) + neurons + factors
     counts = zip_networks([a, b], [images()] * 2, ZipSpec(bias="shared", scale="shared")).counts
     assert counts.private == (head, head)
     assert counts.total == counts.parents[0] + head

@@ -110,7 +110,7 @@ def merge_coupled(
     grams: Mapping[int, Tensor],
     weights: Mapping[int, Tensor],
     ties: Sequence[Tie],
-    steps: int = STEPS,
+    steps: int | None = None,
     preconditioners: Sequence[Preconditioner] | None = None,
 ) -> dict[int, Tensor]:
     """Return every task's weights V_t (n_t, d_t), better than `values`; both obey the ties.
@@ -121,35 +121,31 @@ def merge_coupled(
         grams: P_t (d_t, d_t) with task weight and ridge.
         weights: F_t (n_t, n_t).
         ties: the unknowns; entries outside all ties stay as they are.
-        steps: at most so many of conjugate gradients.
+        steps: at most so many of conjugate gradients, `STEPS` if omitted.
         preconditioners: of the ties, where they are known.
     """
     exact = values
     if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
         values, wanted, grams, weights = (single(each) for each in (values, wanted, grams, weights))
         ties = [Tie({t: m.single() for t, m in tie.members.items()}, tie.size) for tie in ties]
-    if preconditioners is None:
-        preconditioners = [Preconditioner.of(tie, grams, weights) for tie in ties]
-
-    def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
+    preconditioners = preconditioners or [Preconditioner.of(tie, grams, weights) for tie in ties]
 
     def pulled(matrices: Mapping[int, Tensor]) -> list[Tensor]:
         return [tie.gathered(matrices) for tie in ties]
 
     found = {t: v.clone() for t, v in exact.items()}
     errors = {t: v - wanted[t] for t, v in values.items()}
-    weighed = moved(errors)
+    weighed = _moved(errors, grams, weights)
     loss = 0.5 * _dot([errors[t] for t in weighed], list(weighed.values()))
     residual = [-r for r in pulled(weighed)]
     del errors, weighed
     scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
     direction, strength = scaled, _dot(residual, scaled)
-    for _ in range(steps):
+    for _ in range(STEPS if steps is None else steps):
         if not strength > 0:
             break
         deltas = _scattered(ties, direction, values)
-        pull = pulled(moved(deltas))
+        pull = pulled(_moved(deltas, grams, weights))
         slope = _dot(direction, pull)
         if not slope > 0:
             break
@@ -174,6 +170,13 @@ def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[in
     for tie, unknown in zip(ties, unknowns, strict=True):
         tie.scatter(unknown, matrices)
     return matrices
+
+
+def _moved(
+    deltas: Mapping[int, Tensor], grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """What changes of the weights change in the gradients."""
+    return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
 
 
 def single(matrices: Mapping[int, Tensor]) -> dict[int, Tensor]:

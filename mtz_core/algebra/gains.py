@@ -31,7 +31,7 @@ STEPS = 4
 """Of conjugate gradients for W in a round."""
 WORTHWHILE = 0.02
 """A round that lowers the loss by a smaller part of itself is the last one."""
-LIMIT = 3.0
+LIMIT = 5.0
 """Gains lie between 1 / LIMIT and LIMIT of their mean over the tasks that share an input; their sign is free."""
 RIDGE = 1e-4
 """Of the systems for gains, relative to their mean diagonal: what decides nothing stays as it is."""

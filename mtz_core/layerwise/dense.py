@@ -86,23 +86,12 @@ class DenseProblem(LayerProblem):
             assert moment is not None
             cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
             return DenseObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
-        moment = moments.mean(source, self._sum(t, moments) if self.dense and source == "calibration" else None)
+        moment = moments.mean(source, _sum(self, t, moments) if self.dense and source == "calibration" else None)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
         # With as many rows as inputs the matrices are cheaper for what is solved; build them once.
         return DenseObjective(moment.dense() if self.dense and source == FITTED else moment, base)
-
-    def _sum(self, t: int, moments: Moments) -> DenseGram:
-        """Task t's Gram of both halves, given those of each."""
-        grams = []
-        for source, part in zip((FITTED, JUDGING), moments.parts[:2], strict=True):  # the third is evaluation
-            objective = self.objectives[source][t]
-            assert isinstance(objective, DenseObjective)
-            grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
-        total = add(grams)
-        assert isinstance(total, DenseGram)
-        return total
 
     @property
     def columns(self) -> Table:
@@ -190,10 +179,6 @@ class DenseProblem(LayerProblem):
     def scaled(self) -> bool:
         return self.spec.own_scale and not self.masks and len(self.columns) > 0
 
-    @property
-    def gained(self) -> bool:
-        return self.spec.own_input_scale and self.scaled
-
     def solve(
         self, part: Part, source: Source, ridge: float, scaled: bool | None = None, like: Solution | None = None
     ) -> Solution:
@@ -247,15 +232,12 @@ class DenseProblem(LayerProblem):
         shared = any(len(part.members) > 1 for part in parts)
         if not shared or self.masks or not (self.outputs or self.gained):
             return alone
-        if any(isinstance(gram, RowGram) and not self._dense_enough(gram) for gram in grams.values()):
+        most = DENSE_UP_TO if self.gained else 0  # gains are worth a matrix
+        if any(isinstance(gram, RowGram) and gram.dimension > most for gram in grams.values()):
             return alone
         wanted = {t: self.best(source, t) for t in tasks}
         known = next((solution.gains for solution in like), None)
         return coupled_solutions(self, parts, list(alone), wanted, grams, known)
-
-    def _dense_enough(self, gram: Gram) -> bool:
-        """Whether gains are worth a Gram as a matrix that is kept as rows."""
-        return self.gained and gram.dimension <= DENSE_UP_TO
 
     def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
@@ -319,6 +301,18 @@ def _form(
     columns = problem.inputs[:, list(tasks)]
     shared = columns[(columns >= 0).all(axis=1)]
     return Compared(PairForm(delta, p, q, 1.0 if factor is None else float(factor[rows])), shared)
+
+
+def _sum(problem: DenseProblem, t: int, moments: Moments) -> DenseGram:
+    """Task t's Gram of both halves, given those of each."""
+    grams = []
+    for source, part in zip((FITTED, JUDGING), moments.parts[:2], strict=True):  # the third is evaluation
+        objective = problem.objectives[source][t]
+        assert isinstance(objective, DenseObjective)
+        grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
+    total = add(grams)
+    assert isinstance(total, DenseGram)
+    return total
 
 
 def _halves(moments: LayerMoments) -> list[Gram]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mtz_core.layerwise.problem import FITTED, LayerProblem, Solution, parts_of
+from mtz_core.layerwise.problem import FITTED, LayerProblem, Solution, parts_of, private_parts
+from mtz_core.network.stored import Factors
 from mtz_core.pairing.slots import Table
 
 
@@ -33,6 +35,11 @@ class Outcome:
     gains: tuple[Tensor, ...] | None = field(default=None, repr=False)
     """Factors (d_t,) of the inputs that are shared; `None`: one."""
 
+    @property
+    def factors(self) -> Factors:
+        """Scales and gains."""
+        return Factors(self.scales, self.gains)
+
 
 def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
     """Merge the rows `rows` (k, T), -1 where a task has no part in a slot, and compensate all others.
@@ -49,13 +56,13 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
     columns = problem.columns
     costs, weights = some.new_zeros(len(rows)), some.new_zeros(len(rows), len(columns))
     measured = scale = 0.0
-    parts = problem.pieces([*parts_of(rows), *problem.private(rows)])
+    parts = problem.pieces([*parts_of(rows), *private_parts(problem, rows)])
     found: list[Solution] = []
     for part, solution in zip(parts, problem.solutions(parts, "calibration"), strict=True):
         values = solution.values
         found.append(Solution([], solution.scales, solution.gains))
         if solution.gains is not None and gains is None:
-            gains = problem.everywhere(solution.gains)
+            gains = _everywhere(problem, solution.gains)
         if judged:
             measured += float(problem.loss(part, values, measured_on).sum())
             scale += float(problem.loss(part, [torch.zeros_like(w) for w in values], "calibration").sum())
@@ -68,7 +75,7 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
             shared, index = problem.shared(part, values)
             weights[where[:, None], index] = shared
     if gains is None and problem.gained and len(rows):
-        gains = problem.everywhere({})
+        gains = _everywhere(problem, {})
     order = torch.argsort(costs, stable=True)
     problem.forget("calibration")
     predicted = problem.predicted(parts, found) if judged else 0.0
@@ -86,3 +93,11 @@ def merged(problem: LayerProblem, rows: Table, judged: bool = True) -> Outcome:
         tuple(scales) if problem.scaled else None,
         None if gains is None else tuple(gains),
     )
+
+
+def _everywhere(problem: LayerProblem, gains: Mapping[int, Tensor]) -> list[Tensor]:
+    """Factors (d_t,) over all columns of every task's matrix; those that take no part have a factor of one."""
+    found = [matrix.new_ones(matrix.shape[1]) for matrix in problem.matrices]
+    for t, known in gains.items():
+        found[t][torch.as_tensor(problem.own[t], device=known.device)] = known.to(found[t])
+    return found

@@ -134,7 +134,7 @@ class LayerProblem(ABC):
     @property
     def gained(self) -> bool:
         """Whether every task has a factor of its own for each input that it shares."""
-        return False
+        return self.spec.own_input_scale and self.scaled
 
     @property
     def paired_first(self) -> bool:
@@ -290,19 +290,6 @@ class LayerProblem(ABC):
         """Rows of task t as a tensor."""
         return torch.as_tensor(rows[:, t], device=self.matrices[t].device)
 
-    def private(self, rows: Table) -> list[Part]:
-        """Rows of every task that `rows` do not hold, if these can move."""
-        parts = []
-        for t in self.tasks:
-            if not self.objectives["calibration"][t].compensated:
-                continue
-            rest = np.setdiff1d(np.arange(len(self.matrices[t])), rows[:, t])
-            if len(rest):
-                table = np.full((len(rest), len(self.matrices)), -1, dtype=np.int64)
-                table[:, t] = rest
-                parts.append(Part((t,), table, np.arange(0)))
-        return parts
-
     @property
     def compensated(self) -> bool:
         """Whether some task's layer does not give what it should any more."""
@@ -331,7 +318,7 @@ class LayerProblem(ABC):
     def merged_weights(self, rows: Table, ridge: float | None = None) -> list[Tensor]:
         """All tasks' matrices once `rows` (k, T) are merged, with the ridge that was settled unless one is given."""
         matrices = [matrix.clone() for matrix in self.matrices]
-        for part in self.pieces([*parts_of(rows), *self.private(rows)]):
+        for part in self.pieces([*parts_of(rows), *private_parts(self, rows)]):
             self.write(matrices, part, self.solve(part, "calibration", self.ridge if ridge is None else ridge).values)
         return matrices
 
@@ -344,13 +331,6 @@ class LayerProblem(ABC):
             for first in range(0, len(part.rows), step):
                 some = slice(first, first + step)
                 found.append(Part(part.members, part.rows[some], part.slots[some]))
-        return found
-
-    def everywhere(self, gains: Mapping[int, Tensor]) -> list[Tensor]:
-        """Factors (d_t,) over all columns of every task's matrix; those that take no part have a factor of one."""
-        found = [matrix.new_ones(matrix.shape[1]) for matrix in self.matrices]
-        for t, known in gains.items():
-            found[t][torch.as_tensor(self.own[t], device=known.device)] = known.to(found[t])
         return found
 
     def write(self, matrices: Sequence[Tensor], part: Part, values: Sequence[Tensor]) -> None:
@@ -374,3 +354,17 @@ def settle(problem: LayerProblem, ridges: Ridges) -> None:
 def parts_of(rows: Table) -> list[Part]:
     """Rows (k, T) by the tasks that share them."""
     return [Part(members, rows[slots], slots) for members, slots in by_members(rows)]
+
+
+def private_parts(problem: LayerProblem, rows: Table) -> list[Part]:
+    """Rows of every task that `rows` do not hold, if these can move."""
+    parts = []
+    for t in problem.tasks:
+        if not problem.objectives["calibration"][t].compensated:
+            continue
+        rest = np.setdiff1d(np.arange(len(problem.matrices[t])), rows[:, t])
+        if len(rest):
+            table = np.full((len(rest), len(problem.matrices)), -1, dtype=np.int64)
+            table[:, t] = rest
+            parts.append(Part((t,), table, np.arange(0)))
+    return parts

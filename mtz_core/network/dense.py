@@ -77,7 +77,9 @@ class DenseLayer(StoredLayer):
         matrices: Sequence[Tensor],
     ) -> None:
         """Keep every task's factors of rows or columns relative to those of the first task that shares them."""
-        for members, slots in bands.items() if factors is not None else ():
+        if factors is None:
+            return
+        for members, slots in bands.items():
             for t in members[1:]:
                 first, own = (factors[x][torch.as_tensor(table[slots, x])] for x in (members[0], t))
                 stored[_factor_name(members, t)] = nn.Parameter((own / first).to(matrices[t]))
@@ -140,7 +142,7 @@ class DenseLayer(StoredLayer):
 
     def _part(self, r: Members, c: Members, task: int) -> Tensor:
         """What a task's matrix holds where two bands meet."""
-        part = self.submatrices[_key(r, c)]
+        part = cast(Tensor, self.submatrices[_key(r, c)])
         if len(set(r) & set(c)) < 2:
             return part
         if (scale := _factor(self.scales, r, task)) is not None:

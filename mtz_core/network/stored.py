@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What every task multiplies shared weights with: `scales[t]` (n_t,) its rows, `gains[t]` (d_t,) its columns.
+
+    `None` stands for one.
+    """
+
+    scales: Sequence[Tensor] | None = None
+    gains: Sequence[Tensor] | None = None
+
+
+NO_FACTORS = Factors()
 
 
 class StoredLayer(nn.Module, ABC):
@@ -40,6 +55,12 @@ class StoredLayer(nn.Module, ABC):
     @abstractmethod
     def counts(self) -> tuple[int, list[int]]:
         """Stored numbers shared by two or more tasks, and private ones per task; masked zeros are not stored."""
+
+    def factors(self, tasks: int) -> Factors:
+        """All tasks' factors."""
+        scales, gains = ([each(t) for t in range(tasks)] for each in (self.scale, self.gain))
+        known = [[f for f in found if f is not None] or None for found in (scales, gains)]
+        return Factors(*known)
 
     def scale(self, task: int) -> Tensor | None:
         """Factors (n_t,) of what each of a task's rows shares; `None` if no task has any."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtz_core.errors import SpecError
 from mtz_core.graph.channels import ChannelGraph
-from mtz_core.graph.correspondence import JointGraph
+from mtz_core.graph.correspondence import CommonLayer, JointGraph
 from mtz_core.graph.execution import Program, respond
 from mtz_core.graph.heads import joined, mapped
 from mtz_core.network.dense import DenseLayer
@@ -22,7 +22,7 @@ from mtz_core.network.description import checked, described, explained
 from mtz_core.network.extract import extracted
 from mtz_core.network.grouped import GroupedLayer
 from mtz_core.network.plain import plain
-from mtz_core.network.stored import StoredLayer
+from mtz_core.network.stored import NO_FACTORS, Factors, StoredLayer
 from mtz_core.network.tables import column_keys, column_table, own_entries, row_keys, row_table
 from mtz_core.pairing.slots import Table, complete, private_table, shared_rows
 from mtz_core.structure.networks import RECURRENT
@@ -100,15 +100,14 @@ class ZippedNetwork(nn.Module):
         index: int,
         matrices: Sequence[Tensor],
         masks: Sequence[Tensor] | None,
-        scales: Sequence[Tensor] | None = None,
-        gains: Sequence[Tensor] | None = None,
+        factors: Factors = NO_FACTORS,
     ) -> StoredLayer:
         """What is to be stored of a layer: in one vector where its neurons read different channels."""
         members = self.joint.layers[index].members
         if any(own.banks > 1 and not own.depthwise for own in members):
             return GroupedLayer(matrices, _row_keys(self, index), self.entries(index), masks)
         rows = self.row_slots(index) if self.merged[index] else private_table([own.width for own in members])
-        return DenseLayer(matrices, rows, self.column_slots(index), masks, scales, gains)
+        return DenseLayer(matrices, rows, self.column_slots(index), masks, factors.scales, factors.gains)
 
     def entries(self, index: int, tables: Sequence[Table] | None = None) -> list[Table]:
         """For every task what the entries (n_t, d_t) of a grouped convolution read (see `tables.column_keys`).
@@ -194,39 +193,23 @@ class ZippedNetwork(nn.Module):
             if reads or (layer.group == group and self.merged[layer.index]):
                 self._rebuild(layer.index, [self.matrix(layer.index, t) for t in range(self.tasks)])
 
-    def merge(
-        self,
-        index: int,
-        matrices: Sequence[Tensor],
-        scales: Sequence[Tensor] | None = None,
-        gains: Sequence[Tensor] | None = None,
-    ) -> None:
+    def merge(self, index: int, matrices: Sequence[Tensor], factors: Factors = NO_FACTORS) -> None:
         """Share the layer's rows as its group is paired, with the weights `matrices` (n_t, d_t).
 
-        The tasks' matrices must agree wherever they share an entry, each divided by its `scales` (n_t,) and `gains`
-        (d_t,) if given.
+        The tasks' matrices must agree wherever they share an entry, each divided by its `factors`.
         """
         self.merged[index] = True
-        self._rebuild(index, matrices, scales, gains)
+        self._rebuild(index, matrices, factors)
 
     def set_weights(self, index: int, matrices: Sequence[Tensor]) -> None:
         """Change the weights of a layer, shared as before; the tasks' matrices must agree where they share."""
         self._rebuild(index, matrices)
 
-    def _rebuild(
-        self,
-        index: int,
-        matrices: Sequence[Tensor],
-        scales: Sequence[Tensor] | None = None,
-        gains: Sequence[Tensor] | None = None,
-    ) -> None:
+    def _rebuild(self, index: int, matrices: Sequence[Tensor], factors: Factors | None = None) -> None:
         before, tasks = self.stored()[index], range(self.tasks)
         masks = [cast(Tensor, before.mask(t)) for t in tasks] if before.masked else None
-        if scales is None and before.scaled:
-            scales = [cast(Tensor, before.scale(t)) for t in tasks]
-        if gains is None and before.gained:
-            gains = [cast(Tensor, before.gain(t)) for t in tasks]
-        after = self._stored(index, [m.detach() for m in matrices], masks, scales, gains)
+        factors = before.factors(self.tasks) if factors is None else factors
+        after = self._stored(index, [m.detach() for m in matrices], masks, factors)
         self.layers[index] = after.requires_grad_(next(before.parameters()).requires_grad)
 
     def counts(self, parents: tuple[int, ...] | None = None) -> ParameterCounts:
@@ -268,9 +251,8 @@ class ZippedNetwork(nn.Module):
         with explained():
             for layer in self.joint.layers:
                 k = layer.index
-                rows = [torch.ones(own.width) for own in layer.members] if state.scaled[k] else None
-                columns = [torch.ones(own.columns) for own in layer.members] if state.gained[k] else None
-                self._rebuild(k, [self.matrix(k, t) for t in range(self.tasks)], rows, columns)
+                factors = _ones(layer, state.scaled[k], state.gained[k])
+                self._rebuild(k, [self.matrix(k, t) for t in range(self.tasks)], factors)
             self.load_state_dict(tensors, strict=True)
         self.parent_sizes = state.parents
         for layer, stored in zip(self.joint.layers, self.stored(), strict=True):
@@ -299,6 +281,13 @@ class ZippedNetwork(nn.Module):
         from mtz_core.network import saving
 
         return saving.read(path, networks)
+
+
+def _ones(layer: CommonLayer, scaled: bool, gained: bool) -> Factors:
+    """Factors of one, to be overwritten, of a layer that stores some."""
+    rows = [torch.ones(own.width) for own in layer.members] if scaled else None
+    columns = [torch.ones(own.columns) for own in layer.members] if gained else None
+    return Factors(rows, columns)
 
 
 def _remask(stored: StoredLayer, biases: Sequence[bool]) -> None:

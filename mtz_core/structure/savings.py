@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mtz_core.structure.joint import JointGroup, JointLayer, JointStructure
-from mtz_core.structure.trunks import Trunk
+
+if TYPE_CHECKING:
+    from mtz_core.structure.trunks import Trunk
 
 Sharing = Mapping[tuple[int, ...], float]
 """Tasks → how many rows (or columns) exactly these share."""

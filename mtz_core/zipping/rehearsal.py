@@ -85,7 +85,7 @@ def _zip(walk: LayerWalk, streams: Sequence[Twin]) -> None:
         for _ in pair_layer(walk, index, seen, streams):
             pass
         outcome = seen.merge(walk.rows(index), rounds, judged=False)
-        network.merge(index, outcome.weights, outcome.scales, outcome.gains)
+        network.merge(index, outcome.weights, outcome.factors)
         if network.joint.layers[index].repeated:
             for stream in streams:
                 stream.restart()

@@ -228,7 +228,7 @@ class Zipper:
         pairs = walk.rows(index)
         compared = [seen.problem.compared(t) for t in range(network.tasks)]
         outcome = seen.merge(pairs, self.spec.relu_rounds)
-        network.merge(index, outcome.weights, outcome.scales, outcome.gains)
+        network.merge(index, outcome.weights, outcome.factors)
         self._clock.advance(("merge", index))
         names = (layer.name, self.job.joint.group_of(index).name)
         yield zipped(self._clock.now(), *names, seen, outcome, compared, network.counts(), self.sample.chosen)

@@ -108,8 +108,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self.bn1(self.expand(x)))
         y = F.relu6(self.bn2(self.depthwise(y)))
-        y = self.bn3(self.project(y))
-        return x + y if self.added else y
+        z: Tensor = self.bn3(self.project(y))
+        return x + z if self.added else z
 
 
 class MobileNet(nn.Module):
