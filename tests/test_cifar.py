@@ -180,6 +180,24 @@ def test_pickles_that_are_not_the_published_ones_are_never_opened(
         read_cifar("cifar10", "test", tmp_path)
 
 
+def test_a_download_puts_the_images_where_they_are_read_and_says_what_to_do_where_it_fails(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, root = import_torchvision().datasets.CIFAR10, tmp_path / "sets"
+    as_pickles(images, tmp_path)
+    publish(tmp_path, monkeypatch)
+    root.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(known, "download", lambda self: (_ for _ in ()).throw(OSError("no route to host")))
+        with pytest.raises(DataError, match=r"could not be downloaded .*no route to host.*unpack it into"):
+            read_task("cifar10", root, download=True)
+    monkeypatch.setattr(known, "download", lambda self: as_pickles(images, Path(self.root)))
+    with pytest.raises(DataError, match="none of its forms"):
+        read_task("cifar10", root)
+    assert len(read_task("cifar10", root, download=True).calibration) == 10
+    assert len(read_task("cifar10", root).calibration) == 10
+
+
 def test_the_published_digests_are_those_that_torchvision_has() -> None:
     known = import_torchvision().datasets.CIFAR10
     listed = dict(known.train_list + known.test_list) | {known.meta["filename"]: known.meta["md5"]}
