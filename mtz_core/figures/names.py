@@ -17,8 +17,8 @@ NAMES = {
     "mnist": "digits",
     "fashion": "clothes",
     "cifar10": "photos",
-    "cifar10-0to4": "airplane to deer",
-    "cifar10-5to9": "dog to truck",
+    "cifar10-0to4": "plane–deer",
+    "cifar10-5to9": "dog–truck",
 }
 ARCHITECTURES = {
     "lenet300": "LeNet-300-100",
