@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mtz_core.data.bundled import inputs_text
-from mtz_core.errors import GraphError, MTZError, RunError, SpecError
+from mtz_core.data.bundled import bundled_set, inputs_text
+from mtz_core.data.fullsets import data_root
+from mtz_core.errors import DataError, GraphError, MTZError, RunError, SpecError
 from mtz_core.exports.kinds import EXPORTS
 from mtz_core.own.registered import import_registered, register
 from mtz_core.runs import labels
@@ -100,6 +101,7 @@ def _zip(options: argparse.Namespace) -> int:
         spec = spec.model_copy(update={"download": True})
     store = _store(options)
     _check_parents(spec)
+    _check_images(spec)
     if options.queue:
         return _execute_in_turn(options, store, spec)
     record = store.create(spec)
@@ -216,7 +218,9 @@ def _parents(options: argparse.Namespace) -> int:
     width = max(map(len, catalog()), default=0)
     task = max((len(info.task) for info in catalog().values()), default=0)
     for name, info in catalog().items():
-        print(f"{name:{width}}  {info.task:{task}}  {info.parameters:9,} parameters  {percent(info.test_error)} errors")
+        own = "" if bundled_set(info.task).bundled else "  images are your own"
+        size, errors = f"{info.parameters:9,} parameters", f"{percent(info.test_error)} errors"
+        print(f"{name:{width}}  {info.task:{task}}  {size}  {errors}{own}")
     return 0
 
 
@@ -250,6 +254,7 @@ def _plan(options: argparse.Namespace) -> int:
     if spec.zip.budget is None:
         raise SpecError("zip.budget: a plan needs one; write share: auto and, e.g., budget: {size: 1.5}")
     _check_parents(spec)
+    _check_images(spec)
     with given_place(capacity_of(server_settings(), None)) as hold:
         inputs = gather(spec)
         for item in plan(inputs.networks, inputs.calibration, inputs.zipping(spec), inputs.evaluation):
@@ -388,6 +393,15 @@ def _check_parents(spec: RunSpec) -> None:
                 parent_info(network.parent)
             except SpecError as error:
                 raise SpecError(f"networks.{number}.parent: {error}") from error
+
+
+def _check_images(spec: RunSpec) -> None:
+    """Find out that images are missing before a run is made; a download may bring them."""
+    from mtz_core.zoo.catalog import absent_images
+
+    reason = absent_images(spec.networks, spec.data_root)
+    if reason is not None and not (spec.download and data_root(spec.data_root)):
+        raise DataError(f"{reason}; or let torchvision fetch them into that folder: zip --download")
 
 
 def _store(options: argparse.Namespace) -> RunStore:

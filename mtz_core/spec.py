@@ -611,7 +611,8 @@ class NetworkSpec(_Strict):
     architecture: str | None = Field(
         default=None,
         max_length=200,
-        description="what weights are for: lenet300, lenet5, resnet14, torchvision:NAME, or exported for a .pt2 file",
+        description="what weights are for: lenet5, resnet20 or another bundled one, torchvision:NAME, or exported for "
+        "a .pt2 file",
     )
     weights: str | None = Field(
         default=None,
@@ -631,8 +632,8 @@ class NetworkSpec(_Strict):
     data: str | None = Field(
         default=None,
         max_length=4096,
-        description="mnist, fashion, letters, a folder of images, or a .zip of one, an .npz file, upload:HASH, or "
-        "torchvision:NAME. null: a bundled parent knows its own",
+        description="mnist, letters, cifar10 or another set with a name, a folder of images, or a .zip of one, an .npz "
+        "file, upload:HASH, or torchvision:NAME. null: a bundled parent knows its own",
     )
     labels: str | None = Field(
         default=None,

@@ -12,8 +12,9 @@ from mtz_core.own.registry import own_networks
 from mtz_core.structure.joint import joined
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
-from pages.ui import address, bring, frame, own_samples, preflight, query, samples, setup
+from pages.ui import address, bring, frame, lacking, own_samples, preflight, query, samples, setup
 from pages.ui.diagram import details, diagram
+from pages.ui.presets import HALVES
 
 TASKS = {
     "mnist": "handwritten digits",
@@ -23,6 +24,9 @@ TASKS = {
     "letter-pose": "where a letter is, and how it is turned",
     "words-germanic": "languages of words: English, German, Dutch, Swedish",
     "words-romance": "languages of words: French, Italian, Spanish, Portuguese",
+    "cifar10": "photos of ten kinds (CIFAR-10)",
+    "cifar10-0to4": "photos of airplanes, automobiles, birds, cats, deer (CIFAR-10)",
+    "cifar10-5to9": "photos of dogs, frogs, horses, ships, trucks (CIFAR-10)",
 }
 WRONG = {
     "multiclass": "are answered wrong",
@@ -44,12 +48,16 @@ with frame.problems():
         | setup.check_parents(known)
     )
     parents = setup.choose_parents(known)
+    if set(HALVES) <= set(known) and set(parents) != set(HALVES):
+        frame.link(frame.NETWORKS, "Two halves of CIFAR-10", icon=":material/photo_library:", parents=HALVES)
     bring.area(parents)
 if not parents:
     st.info("Choose a network above.", icon=":material/info:")
     st.stop()
 networks = [known[name] for name in parents]
 tasks = setup.task_labels(parents)
+specs = [setup.network_spec(name) for name in parents]
+lacking.area(specs)
 
 if len(parents) >= 2:
     if problem := why_not_zippable(networks, parents):
@@ -129,11 +137,12 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         width=140,
         help=f"Another number, other {setup.inputs_of(parents)}.",
     )
-for name, task in zip(parents, tasks, strict=True):
-    if name in own:
-        own_samples.area(own[name], task, int(seed), only_wrong)
+for name, spec, task in zip(parents, specs, tasks, strict=True):
+    data = "" if name in own else infos[name].task
+    if name in own or not bundled_set(data).bundled:
+        kind = own[name].inputs if name in own else "images"
+        own_samples.area(name, spec, kind, task, int(seed), only_wrong)
         continue
-    data = infos[name].task
     with frame.problems():
         about = bundled_set(data)
         inputs, labels = bundled_inputs(data, "test")

@@ -14,7 +14,7 @@ from mtz_core.spec import explain
 from mtz_core.structure.joint import joined
 from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import effective_shares, plan_counts, plan_range, shared_count, why_not_zippable
-from pages.ui import address, frame, jobs, measuring, plan, query, running, setup, shares
+from pages.ui import address, frame, jobs, lacking, measuring, plan, query, running, setup, shares
 from pages.ui.diagram import diagram
 
 run_id = st.query_params.get("run")
@@ -48,9 +48,10 @@ tasks, things = setup.task_labels(parents), setup.inputs_of(parents)
 joint = joined(networks)
 shares.forget_others(joint)
 address.vet(setup.check_inputs(joint))
+lack = lacking.area([setup.network_spec(name) for name in parents])
 numbers = st.container(key="plan-numbers")
 said, go = numbers.columns([7, 2], vertical_alignment="center")  # they keep their place while they are empty
-start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch")
+start = go.button("Start", type="primary", icon=":material/play_arrow:", key="start", width="stretch", disabled=lack)
 inputs, picture = st.columns([2, 3], gap="large")
 
 plan.apply_wanted()
@@ -88,7 +89,7 @@ if start:  # at once: all that follows is drawn only where nothing came of it
     except MTZError as error:
         numbers.error(frame.plain(str(error)), icon=":material/error:")
 
-wish = plan.specification(parents, weights, method, advanced)
+wish = None if lack else plan.specification(parents, weights, method, advanced)
 measuring.follow(wish)
 with planning:
     plan.area(wish, joint, things)

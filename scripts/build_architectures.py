@@ -13,6 +13,7 @@ from torch import nn
 
 from mtz_core.own.architectures import BUNDLED, TORCHVISION, build_empty, torchvision_names, torchvision_transform
 from mtz_core.own.recognition import FILE
+from mtz_core.zoo.architectures import image_transform
 
 CLASSES = (1000, 1001)
 
@@ -21,7 +22,8 @@ def describe(name: str) -> dict[str, Any]:
     """Return an architecture's tensors (with 0 for the number of classes) and how its images are prepared."""
     one, other = (_shapes(build_empty(name, classes)) for classes in CLASSES)
     tensors = {key: [0 if n != m else n for n, m in zip(shape, other[key], strict=True)] for key, shape in one.items()}
-    transform = torchvision_transform(name) if name.startswith(TORCHVISION) else {}
+    published = name.startswith(TORCHVISION)
+    transform = torchvision_transform(name) if published else image_transform(name).model_dump(exclude_defaults=True)
     return {"tensors": tensors, "transform": transform}
 
 

@@ -3,7 +3,7 @@
     python -m scripts.build_curves [--seconds N] [PARENT PARENT ...]
 
 Resumable: what the file has is kept, every pair is written as soon as it is measured, and after N seconds no further
-one is begun. Pairs that cannot be zipped are left out.
+one is begun. Pairs that cannot be zipped are left out, and those whose images are not bundled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAMILIES = ("lenet300", "lenet5", "lstm", "resnet14")
 
 def wanted() -> Iterator[tuple[str, ...]]:
     """Yield the examples, then all pairs of one family, the small ones first and sparse ones, which take long, last."""
-    yield from (preset.parents for preset in PRESETS)
+    yield from (preset.parents for preset in PRESETS if preset.bundled)
     pairs = [
         pair
         for family in FAMILIES

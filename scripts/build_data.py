@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.data.bundled import DATA, TASKS, bundled_set, class_names
+from mtz_core.data.bundled import BUNDLED, DATA, bundled_set, class_names
 from mtz_core.data.fullsets import read_full, where_to_put
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.words import as_tokens
@@ -127,10 +127,10 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, action="append", help="folder with full sets; may be repeated")
     parser.add_argument("--letters-root", type=Path, default=Path.home() / ".cache" / "mtz-explorer")
     parser.add_argument("--letters-train", type=int, default=60000, help="number of training letters, or words")
-    parser.add_argument("--only", action="append", choices=TASKS)
+    parser.add_argument("--only", action="append", choices=BUNDLED)
     parser.add_argument("--seed", type=int, default=2018)
     chosen = parser.parse_args()
-    tasks = chosen.only or list(TASKS)
+    tasks = chosen.only or list(BUNDLED)
     if "mnist" in tasks:
         build_mnist(chosen.seed)
     if "fashion" in tasks:

@@ -11,15 +11,25 @@ from mtz_core.data.bundled import bundled_inputs
 from mtz_core.data.loading import network_inputs
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.zoo import catalog as catalogue
-from mtz_core.zoo.architectures import ARCHITECTURES, WORDS, ResidualBlock, WordLSTM, example_inputs, input_shape
+from mtz_core.zoo.architectures import (
+    ARCHITECTURES,
+    COLOUR,
+    WORDS,
+    ResidualBlock,
+    WordLSTM,
+    example_inputs,
+    input_shape,
+)
 from mtz_core.zoo.catalog import PARENTS, catalog, parent_info, parent_names, predictions
 from mtz_core.zoo.parents import load_parent
+from scripts.train_parents import NAMES
 
-IMAGES = [a for a in ARCHITECTURES if a not in WORDS]
+IMAGES = [a for a in ARCHITECTURES if a not in (*WORDS, *COLOUR)]
 EXPECTED = {f"{a}-{t}" for a in IMAGES for t in ("mnist-0", "mnist-1", "fashion-0", "letters-0")}
 EXPECTED |= {"lenet300-sparse-mnist-0", "lenet300-sparse-fashion-0"}
 EXPECTED |= {"lenet5-letter-attributes-0", "lenet5-letter-pose-0"}
 EXPECTED |= {"lstm-words-germanic-0", "lstm-words-romance-0"}
+HAVE_COLOUR = {name for name in parent_names() if parent_info(name).architecture in COLOUR}
 
 # Weights and biases but those of the head, counted by hand; a residual stage is two 3×3 convolutions in each of two
 # blocks, an LSTM has four gates with two biases each.
@@ -33,14 +43,30 @@ PARAMETERS = {
     + 2 * (5 * 16 + 4 * 32 + 4 * 64),
     "lstm": 53 * 32 + 4 * 128 * (32 + 128 + 2),
 }
+for n, name in ((3, "resnet20"), (5, "resnet32")):  # of n blocks a stage; a shortcut is a convolution where it widens
+    first, others = 2 * n * 16 * 16, (2 * n - 1) * (32 * 32 + 64 * 64) + 2 * 16 * 32 + 2 * 32 * 64
+    PARAMETERS[name] = 9 * (3 * 16 + first + others) + 2 * ((2 * n + 1) * (16 + 32 + 64))
+PARAMETERS["vgg11"] = 9 * (3 * 24 + 24 * 48 + 48 * 96 + 96 * 96 + 96 * 192 + 3 * 192 * 192)
+PARAMETERS["vgg11"] += 2 * (24 + 48 + 2 * 96 + 4 * 192)
+BLOCKS = [(16, 16), (16, 24), (24, 24), (24, 40), (40, 40), (40, 64), (64, 64)]
+PARAMETERS["mobilenet"] = 9 * 3 * 16 + 2 * 16 + 64 * 192 + 2 * 192
+PARAMETERS["mobilenet"] += sum(4 * a * (a + 9 + b) + 2 * (8 * a + b) for a, b in BLOCKS)
 HEAD = {"lenet300": 101, "lenet5": 501, "resnet14": 65, "lstm": 129}
+HEAD |= {"resnet20": 65, "resnet32": 65, "vgg11": 193, "mobilenet": 193}
 
 
 def test_every_expected_parent_is_listed() -> None:
-    assert set(parent_names()) == EXPECTED
+    assert set(parent_names()) - HAVE_COLOUR == EXPECTED
+    assert set(parent_names()) <= set(NAMES)  # each has its recipe
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", COLOUR)
+def test_colour_networks_have_as_many_weights_as_their_layers(name: str) -> None:
+    count = sum(p.numel() for p in ARCHITECTURES[name](classes=7).parameters())
+    assert count == PARAMETERS[name] + 7 * HEAD[name]
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED | HAVE_COLOUR))
 def test_catalogue_agrees_with_the_weights(name: str) -> None:
     parent, info = load_parent(name), parent_info(name)
     assert (parent.architecture, parent.task, parent.classes) == (info.architecture, info.task, info.classes)
@@ -95,7 +121,8 @@ def test_readme_reports_the_catalogue() -> None:
     readme = (PARENTS.parent / "README.md").read_text(encoding="utf-8")
     for info in catalog().values():
         row = next(line for line in readme.splitlines() if line.startswith(f"| `{info.name}` | {info.parameters:,} "))
-        assert row.endswith(f"| {info.bundled_error:.2f} % of {info.bundled_images:,} |")
+        own = info.bundled_error is None  # its task's images are the user's own
+        assert row.endswith("| – |" if own else f"| {info.bundled_error:.2f} % of {info.bundled_images:,} |")
         same = info.test_set.startswith("bundled")
         assert f"| {info.test_error:.2f} % of {info.test_images:,} " in row or (same and "| (the same) |" in row)
 

@@ -1,4 +1,4 @@
-"""The images and words that come with the program, as numpy arrays (this module imports no torch)."""
+"""The data sets that have a name, and the images and words of them that come with the program (no torch here)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ GERMANIC = ("English", "German", "Dutch", "Swedish")
 ROMANCE = ("French", "Italian", "Spanish", "Portuguese")
 
 
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
 @dataclass(frozen=True)
 class BundledSet:
-    """What a bundled data set is: the `names` of its classes, attributes or values, its `type`, its inputs."""
+    """What a data set with a name is: the `names` of its classes, attributes or values, its `type`, its inputs."""
 
     names: tuple[str, ...]
     type: Kind = "multiclass"
     inputs: Literal["images", "words"] = "images"
+    bundled: bool = True
+    """Whether its inputs come with the program; else they lie on the user's disk (see `mtz_core.data.cifar`)."""
 
 
 SETS: dict[str, BundledSet] = {
@@ -53,12 +58,17 @@ SETS: dict[str, BundledSet] = {
     "letter-pose": BundledSet(("angle", "right", "down"), "regression"),
     "words-germanic": BundledSet(GERMANIC, inputs="words"),
     "words-romance": BundledSet(ROMANCE, inputs="words"),
+    "cifar10": BundledSet(CIFAR, bundled=False),
+    "cifar10-0to4": BundledSet(CIFAR[:5], bundled=False),
+    "cifar10-5to9": BundledSet(CIFAR[5:], bundled=False),
 }
 TASKS = tuple(SETS)
+BUNDLED = tuple(task for task, known in SETS.items() if known.bundled)
+"""Tasks whose inputs come with the program."""
 
 
 def bundled_set(task: str) -> BundledSet:
-    """What a bundled data set is; `SpecError` for an unknown name.
+    """What a data set with a name is; `SpecError` for an unknown name.
 
     >>> bundled_set("letter-attributes").type
     'multilabel'
@@ -100,10 +110,11 @@ def bundled_inputs(task: str, split: str) -> tuple[NDArray[np.uint8], NDArray[An
 
     Inputs are images, uint8 (N, 28, 28) with 0 = background, or words, uint8 (N, 16) as `mtz_core.data.words` has
     them. Labels are int64 (N,), for attributes int64 (N, K) of 0 and 1, for values float32 (N, K).
-    `split` is "calibration" or "test". Raises SpecError for an unknown name, DataError if
-    the file is missing.
+    `split` is "calibration" or "test". Raises SpecError for an unknown name, or one whose inputs are not bundled,
+    DataError if the file is missing.
     """
-    bundled_set(task)
+    if not bundled_set(task).bundled:
+        raise SpecError(f"inputs of {task} are not bundled; bundled: {', '.join(BUNDLED)}")
     if split not in ("calibration", "test"):
         raise SpecError(f"split {split!r} is not bundled; bundled: calibration, test")
     return _read(DATA / f"{task}-{split}.npz")

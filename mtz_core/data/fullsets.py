@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtz_core.data.bundled import bundled_inputs, bundled_set
+from mtz_core.data.bundled import SETS, bundled_inputs, bundled_set
+from mtz_core.data.cifar import found_form, where_to_put_cifar
 from mtz_core.data.idx import read_idx
 from mtz_core.data.words import LENGTH, TOKENS
 from mtz_core.errors import DataError
@@ -75,6 +76,8 @@ def without_bundled(task: str, pair: Pair) -> Pair:
 
 def where_to_put(task: str) -> str:
     """One sentence that tells a user which files make a full set of `task`."""
+    if not bundled_set(task).bundled:
+        return where_to_put_cifar()
     if task not in FOLDERS:
         return (
             f"put {task}.npz, which `python -m scripts.build_data --only {task}` writes, into the data root, and name "
@@ -85,6 +88,23 @@ def where_to_put(task: str) -> str:
         f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte "
         f"(also .gz) in {FOLDERS[task][0]}/ below the data root, and name that root by MTZ_DATA"
     )
+
+
+def absent(task: str, root: Path | None = None) -> str | None:
+    """Why the images of a task that are not bundled can't be read, and what to do; `None` where they are found.
+
+    Looks for files below the data root, without reading them. Raises DataError as `data_root` does.
+
+    >>> absent("mnist") is None
+    True
+    """
+    if task not in SETS or SETS[task].bundled:
+        return None
+    base = data_root(root)
+    if base is not None and found_form(base) is not None:
+        return None
+    found = "no data root is set" if base is None else f"{base} holds none of its forms"
+    return f"the images of {task} are not bundled and {found}; {where_to_put(task)}"
 
 
 def _existing(folder: Path, name: str) -> Path | None:

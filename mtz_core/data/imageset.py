@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.data.cifar import StoredImages
 from mtz_core.data.reading import Preparation, Reading, check, prepare
 from mtz_core.data.sampling import stratified_sample
 from mtz_core.data.transform import maps_like, pictures
@@ -164,6 +165,17 @@ def _maps(array: NDArray[Any], labels: NDArray[Any], chosen: Indices, how: Prepa
             "images; store both alike"
         )
     return maps
+
+
+def stored_set(stored: StoredImages, where: str) -> ImageSet:
+    """Return a set of images that are decoded when they are read; `where` says in messages what they are."""
+    one = stored.read(np.zeros(1, np.int64))
+    return ImageSet(
+        len(stored.labels),
+        stored.labels,
+        lambda chosen, how: prepare(stored.read(chosen), how, where),
+        fits=lambda how: check(one, how, where),
+    )
 
 
 def word_set(words: NDArray[Any] | Tensor, labels: Any = None) -> ImageSet:

@@ -1,6 +1,7 @@
 """Data sets that are stored as plain records of bytes: CIFAR-10 and CIFAR-100 (binary version), STL-10.
 
-The usual "python version" of CIFAR is a pickle, which could run a program; it is not read.
+The usual "Python version" of CIFAR is a pickle, which could run a program; it is not read here (of CIFAR-10 the
+published files are, see `mtz_core.data.batches`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def read_records(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], 
         raise DataError(
             f"{name} is not usable: {folder} lacks {', '.join(missing[:3])}. Only the binary version is read (the "
             f"Python version is a pickle, which could run a program): unpack {known.address} into {root}"
+            + ("; or name the data cifar10, which is read in other forms, too" if name == "CIFAR10" else "")
         )
     pixels = 3 * known.size**2
     raw = [_bytes(folder / file, known.labels + pixels) for file in files]

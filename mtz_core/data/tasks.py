@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.data.arrays import Arrays, read_arrays
+from mtz_core.data.batches import fetch_batches
 from mtz_core.data.bundled import TASKS, bundled_set
-from mtz_core.data.fullsets import data_root, read_full, without_bundled
-from mtz_core.data.imageset import ImageSet, array_set, shuffled, word_set
+from mtz_core.data.cifar import drawn_apart
+from mtz_core.data.fullsets import absent, data_root, read_full, without_bundled
+from mtz_core.data.imageset import ImageSet, array_set, shuffled, stored_set, word_set
 from mtz_core.data.label_table import label_file, read_label_rows
-from mtz_core.data.loading import load_data
+from mtz_core.data.loading import load_data, stored_images
 from mtz_core.data.masks import IGNORED, IMAGES, list_by_masks, mask_folder
 from mtz_core.data.reading import Preparation
 from mtz_core.data.records import RECORDS, read_records
@@ -93,12 +95,13 @@ def read_task(
     download: bool = False,
     training: bool = False,
 ) -> TaskData:
-    """Read a bundled task, `torchvision:NAME`, an image folder or a `.zip` of one, a NumPy file or an upload.
+    """Read a task with a name, `torchvision:NAME`, an image folder or a `.zip` of one, a NumPy file or an upload.
 
-    Bundled tasks stand in `mtz_core.data.bundled.TASKS`; `training` asks for the full training set of one, which lies
-    below `root`. A folder has a subfolder for each class, or images and a table of labels (see
-    `mtz_core.data.label_table`) or masks (see `mtz_core.data.masks`), or two halves of that form, `calibration` (or
-    `train`) and `test` (or `val`). Where there is no test half, every `HELD_OUT`-th image is for evaluation.
+    Tasks with a name stand in `mtz_core.data.bundled.TASKS`; `training` asks for the full training set of one, which
+    lies below `root`, and so do all images of one that are not bundled: `download` fetches them. A folder has a
+    subfolder for each class, or images and a table of labels (see `mtz_core.data.label_table`) or masks (see
+    `mtz_core.data.masks`), or two halves of that form, `calibration` (or `train`) and `test` (or `val`). Where there is
+    no test half, every `HELD_OUT`-th image is for evaluation.
 
     `labels` names a CSV file, or an upload of one, with labels for the images of a file that has none, in their order
     (test images after the others), or for a folder. `outputs` are names of outputs of a network that a table has
@@ -106,6 +109,8 @@ def read_task(
     """
     if labels is not None and (task in TASKS or task.startswith(TORCHVISION)):
         raise SpecError(f"labels: {task} has labels of its own; leave them out")
+    if task in TASKS and not bundled_set(task).bundled:
+        return _stored_task(task, root, download)
     if task in TASKS:
         train = _full_training_set(task, root) if training else None
         kind = bundled_set(task)
@@ -141,6 +146,16 @@ def _torchvision_task(name: str, root: Path | None, download: bool) -> TaskData:
             images, labels, classes = torchvision_dataset(name, base, split, download)
             parts.append(array_set(images, labels))
     return TaskData(classes, parts[0], parts[1], parts[0])
+
+
+def _stored_task(task: str, root: Path | None, download: bool) -> TaskData:
+    """A task whose images lie below the data root; only those that are looked at are decoded."""
+    base = data_root(root)
+    if download and base is not None and absent(task, base):
+        fetch_batches(base)
+    calibration, train = (stored_set(part, task) for part in drawn_apart(stored_images(task, "learned", root)))
+    known, test = bundled_set(task), stored_set(stored_images(task, "test", root), task)
+    return TaskData(known.names, calibration, test, train, own=False, type=known.type)
 
 
 def _file_task(path: Path) -> TaskData:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.figures.inspect import thumbnail
+from mtz_core.spec import TransformSpec
 
 WIDTH, HEIGHT, MOST_TOKENS, MOST_POINTS = 120, 40, 24, 240
 STROKE = "#3d8fc9"
@@ -28,11 +29,12 @@ class Picture:
     part: str
 
 
-def picture(sample: NDArray[np.floating], kind: str | None = None) -> Picture | None:
+def picture(sample: NDArray[np.floating], kind: str | None = None, how: TransformSpec | None = None) -> Picture | None:
     """Return an input (without the batch axis) as pixels; `None` if a curve, or a row of numbers, says more.
 
     An image (C, H, W) with 1 or 3 channels is shown whole, of others the first, or the first three as colours; of a
-    volume (C, D, H, W) the middle slice; a sequence of vectors (L, F) is a heatmap, one row for each.
+    volume (C, D, H, W) the middle slice; a sequence of vectors (L, F) is a heatmap, one row for each. An image in
+    colour has the colours that it had before it was prepared (`how`); else its values are stretched to their range.
 
     >>> picture(np.zeros((5, 8, 9))).part
     'channels 1, 2, 3 of 5 as red, green, blue'
@@ -40,6 +42,8 @@ def picture(sample: NDArray[np.floating], kind: str | None = None) -> Picture | 
     if kind in ("tokens", "words") or sample.ndim < 2 or (sample.ndim == 2 and len(sample) <= MOST_CURVES):
         return None
     shown, part = sample, ""
+    if how is not None and sample.ndim == 3 and len(sample) == 3 and {len(how.mean), len(how.std)} <= {1, 3}:
+        return Picture(as_it_was(sample, how), "")
     if sample.ndim == 4:
         middle = sample.shape[1] // 2
         shown, part = sample[:1, middle], f"slice {middle + 1} of {sample.shape[1]}"
@@ -54,6 +58,17 @@ def picture(sample: NDArray[np.floating], kind: str | None = None) -> Picture | 
     elif sample.ndim > 4:
         shown, part = sample.reshape(-1, *sample.shape[-2:])[:1], f"the first slice of shape {sample.shape}"
     return Picture(thumbnail(shown), part)
+
+
+def as_it_was(image: NDArray[np.floating], how: TransformSpec) -> NDArray[np.uint8]:
+    """Return an image (3, H, W) as bytes (H, W, 3), with its mean and standard deviation put back.
+
+    >>> as_it_was(np.zeros((3, 1, 1)), TransformSpec(channels=3, mean=[1.0, 0.2, 0.0], std=[0.5])).tolist()
+    [[[255, 51, 0]]]
+    """
+    mean, std = (np.reshape(np.array(values), (-1, 1, 1)) for values in (how.mean, how.std))
+    values = np.clip(np.round(255 * (image * std + mean)), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(values.transpose(1, 2, 0))
 
 
 def sketch(sample: NDArray[np.floating], text: str | None = None, kind: str | None = None) -> str:

@@ -13,8 +13,23 @@ if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
     from mtz_core.spec import NetworkSpec, ZipSpec
 
-NAMES = {"mnist": "digits", "fashion": "clothes"}
-ARCHITECTURES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet14": "ResNet-14", "lstm": "LSTM"}
+NAMES = {
+    "mnist": "digits",
+    "fashion": "clothes",
+    "cifar10": "photos",
+    "cifar10-0to4": "plane–deer",
+    "cifar10-5to9": "dog–truck",
+}
+ARCHITECTURES = {
+    "lenet300": "LeNet-300-100",
+    "lenet5": "LeNet-5",
+    "resnet14": "ResNet-14",
+    "lstm": "LSTM",
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "vgg11": "VGG-11",
+    "mobilenet": "MobileNetV2",
+}
 
 
 def display_name(task: str) -> str:

@@ -24,6 +24,7 @@ from mtz_core.own.registry import OwnNetwork, network_name, own_networks, rememb
 from mtz_core.own.samples import keep
 from mtz_core.spec import NetworkSpec, TypeSpec
 from mtz_core.zipping.answers import found_outputs, require_labels, with_labels
+from mtz_core.zoo.catalog import catalog
 
 MOST_TESTED = 500
 MOST_SECONDS = 5.0
@@ -71,11 +72,12 @@ def add_network(spec: NetworkSpec, title: str = "", say: Say | None = None) -> O
 
 
 def sample_network(name: str) -> None:
-    """Ask a network that was added earlier about some inputs, and keep them. Raises `MTZError`."""
+    """Ask a network that was added earlier, or a bundled one, about some inputs, and keep them. Raises `MTZError`."""
     known = own_networks().get(name)
-    if known is None:
+    if known is None and name not in catalog():
         raise SpecError(f"there is no network {name[:60]!r}")
-    network, spec = build_network(known.spec), known.spec
+    spec = NetworkSpec(parent=name) if known is None else known.spec
+    network = build_network(spec)
     outputs = outputs_of(network)
     data = read_task(network.data, labels=spec.labels, outputs=tuple(spec.label_names.values()))
     images = data.calibration.images(np.arange(min(2, len(data.calibration))), network.preparation)

@@ -22,7 +22,7 @@ from mtz_core.own.recognition import architecture
 from mtz_core.own.registered import registered_model
 from mtz_core.own.states import load_state, read_state
 from mtz_core.spec import EXPORTED, NetworkSpec, TransformSpec
-from mtz_core.zoo.architectures import WORDS
+from mtz_core.zoo.architectures import WORDS, image_transform
 from mtz_core.zoo.parents import load_parent
 
 Say = Callable[[str], None]
@@ -56,7 +56,8 @@ def build_network(spec: NetworkSpec, say: Say | None = None) -> BuiltNetwork:
     """
     if spec.parent is not None:
         parent = load_parent(spec.parent)
-        reads: Preparation = Reading((LENGTH,), "int64", TOKENS) if parent.architecture in WORDS else TransformSpec()
+        words = parent.architecture in WORDS
+        reads: Preparation = Reading((LENGTH,), "int64", TOKENS) if words else image_transform(parent.architecture)
         name, architecture_name, module, data = parent.name, parent.architecture, parent.module, parent.task
     elif spec.model is not None:
         found = registered_model(spec.model)
@@ -104,7 +105,7 @@ def weights_path(spec: NetworkSpec, say: Say | None = None) -> Path:
 
 
 def default_transform(name: str) -> TransformSpec:
-    """Return how an architecture expects its images: 28 × 28 grey, or as torchvision prepares them."""
+    """Return how an architecture expects its images: grey or in colour as bundled ones, or as torchvision has them."""
     return TransformSpec(**architecture(name).transform)
 
 

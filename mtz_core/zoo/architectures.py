@@ -1,5 +1,7 @@
 """Networks for 28×28 grey images, (N, 1, 28, 28), as in the paper's experiments, and one for words, (N, 16).
 
+Those for colour images stand in `mtz_core.zoo.colour`; all are listed here.
+
 All answer with (N, classes): logits of classes or attributes, or values.
 
 Every `forward` is plain enough for `torch.fx` to trace.
@@ -13,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtz_core.data.colour import TRANSFORM
 from mtz_core.data.words import LENGTH, TOKENS
 from mtz_core.errors import SpecError
+from mtz_core.spec import TransformSpec
+from mtz_core.zoo.colour import VGG11, MobileNet, ResNet20, ResNet32
 
 
 class LeNet300(nn.Module):
@@ -118,11 +123,26 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
     "resnet14": ResNet14,
     "lstm": WordLSTM,
+    "resnet20": ResNet20,
+    "resnet32": ResNet32,
+    "vgg11": VGG11,
+    "mobilenet": MobileNet,
 }
 
 
 WORDS = ("lstm",)
 """Architectures that read words."""
+COLOUR = ("resnet20", "resnet32", "vgg11", "mobilenet")
+"""Architectures that read colour images."""
+
+
+def image_transform(architecture: str) -> TransformSpec:
+    """How images are prepared for a registered architecture.
+
+    >>> image_transform("lenet5").shape, image_transform("vgg11").shape
+    ((1, 28, 28), (3, 32, 32))
+    """
+    return TRANSFORM if architecture in COLOUR else TransformSpec()
 
 
 def input_shape(architecture: str) -> tuple[int, ...]:
@@ -133,7 +153,7 @@ def input_shape(architecture: str) -> tuple[int, ...]:
     """
     if architecture not in ARCHITECTURES:
         raise SpecError(f"architecture {architecture!r} is unknown; known: {', '.join(ARCHITECTURES)}")
-    return (LENGTH,) if architecture in WORDS else (1, 28, 28)
+    return (LENGTH,) if architecture in WORDS else image_transform(architecture).shape
 
 
 def example_inputs(architecture: str, count: int = 1) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtz_core.data.bundled import bundled_set, class_names
+from mtz_core.data.fullsets import absent
 from mtz_core.errors import CheckpointError, SpecError
 from mtz_core.outputs.types import Kind
+from mtz_core.spec import NetworkSpec
 from mtz_core.system.paths import ASSETS
 
 PARENTS = ASSETS / "parents"
@@ -27,7 +29,8 @@ class ParentInfo:
     """One line of the catalogue.
 
     Errors are percentages of wrongly classified images (or words): `test_error` on `test_set` (`test_images` of them),
-    `bundled_error` on the bundled test split (`bundled_images`), which anyone can recompute offline. Of attributes they
+    `bundled_error` on the bundled test split (`bundled_images`), which anyone can recompute offline; it is `None` where
+    the task's images are not bundled. Of attributes they
     are the mean percentage of wrong answers, of values the mean absolute error in % of the labels' standard deviation;
     `each_error` then tells them apart, on the bundled test split.
     `nonzero_parameters` is far below `parameters` for pruned networks only. `recipe` says how it was trained.
@@ -41,10 +44,10 @@ class ParentInfo:
     test_error: float
     test_images: int
     test_set: str
-    bundled_error: float
-    bundled_images: int
     recipe: str
     seed: int
+    bundled_error: float | None = None
+    bundled_images: int = 0
     each_error: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -95,12 +98,31 @@ def parent_info(name: str) -> ParentInfo:
     return known[name]
 
 
+def trained_on(network: NetworkSpec) -> str:
+    """Name of the data that a specification's network is zipped with; empty where only its module knows.
+
+    >>> trained_on(NetworkSpec(parent="lenet5-mnist-0"))
+    'mnist'
+    """
+    parent = catalog().get(network.parent or "")
+    return network.data or (parent.task if parent is not None else "")
+
+
+def absent_images(networks: Sequence[NetworkSpec], root: Path | None = None) -> str | None:
+    """Why the images of a named task can't be read (see `absent`), for the first network that lacks them."""
+    reasons = (absent(trained_on(network), root) for network in networks)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def predictions(name: str) -> NDArray[Any]:
     """What a parent answers for each input of its bundled test split, from a file.
 
-    Classes uint8 (N,), attributes uint8 (N, K) of 0 and 1, or values float16 (N, K).
+    Classes uint8 (N,), attributes uint8 (N, K) of 0 and 1, or values float16 (N, K). Raises SpecError where no test
+    inputs of its task are bundled.
     """
-    parent_info(name)
+    task = parent_info(name).task
+    if not bundled_set(task).bundled:
+        raise SpecError(f"there are no stored answers of {name}: the test images of {task} are not bundled")
     path = PARENTS / "predictions.npz"
     try:
         with np.load(path, allow_pickle=False) as archive:

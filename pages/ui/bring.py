@@ -243,7 +243,7 @@ def _data(known: str | None) -> tuple[str, str | None]:
         format_func=lambda name: {
             "folder or file": "a folder of images, or an .npz or .zip file, on this computer",
             "upload": "an .npz, .npy or .zip file, uploaded", "torchvision": "a data set of torchvision",
-        }.get(name, f"{name} (bundled)"),
+        }.get(name, f"{name} (bundled)" if name in bundled.BUNDLED else f"{name} (below $MTZ_DATA)"),
     )  # fmt: skip
     if kind == "torchvision":
         name = st.selectbox(

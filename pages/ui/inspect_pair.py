@@ -13,6 +13,7 @@ from mtz_core.data.words import as_word
 from mtz_core.figures import inspect as draw
 from mtz_core.figures.inputs import picture, sketch
 from mtz_core.figures.palette import GLYPHS
+from mtz_core.own.shown import shown_transform
 from pages.ui import frame, inspect_estimate, inspect_harm, what_if
 from pages.ui.inspect_stored import calibration_images, image_shape, input_kind, run_started
 
@@ -187,11 +188,11 @@ def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int,
 def show_inputs(run: Any, task: int, images: Any, numbers: Any, values: Any) -> None:
     """Draw some calibration inputs of a task, each as what it is, with what a neuron puts out for it."""
     data, kind = run.summary["tasks"][task], input_kind(run, task)
-    known, parts = SETS.get(data), set()
+    known, parts, how = SETS.get(data), set(), shown_transform(run.spec.networks[task])
     with st.container(horizontal=True, gap="small"):
         for place, (number, value) in enumerate(zip(numbers, values, strict=True), start=1):
             sample = images[number]
-            drawn = picture(sample, kind)
+            drawn = picture(sample, kind, how)
             if drawn is not None:
                 st.image(drawn.pixels, caption=f"{value:.3g}", width=56, alt=f"input {number}, place {place}")
                 parts.add(drawn.part)

@@ -1,9 +1,8 @@
-"""What networks that were brought answer, beside some of their inputs, each drawn as what it is."""
+"""What networks answer whose inputs are not bundled, beside some of these, each drawn as what it is."""
 
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -14,24 +13,27 @@ from mtz_core.figures.text import percent_text
 from mtz_core.outputs import flips
 from mtz_core.own.ask import ask
 from mtz_core.own.samples import Samples, kept, wrong
-from pages.ui import frame, jobs
-from pages.ui.test_drive import drawing
-
-if TYPE_CHECKING:
-    from mtz_core.own.registry import OwnNetwork
+from mtz_core.own.shown import shown_transform
+from mtz_core.spec import NetworkSpec
+from mtz_core.zoo.catalog import trained_on
+from pages.ui import frame, jobs, lacking
+from pages.ui.test_drive import Drawn, drawing
 
 SHOWN = 20
 
 
-def area(network: OwnNetwork, task: str, seed: int, only_wrong: bool) -> None:
-    """Show some inputs and the answers to them; of a network of an earlier version, a button that asks it."""
-    samples = kept(network.name)
-    inputs = inputs_text([str(network.spec.data)], [network.inputs])
+def area(name: str, spec: NetworkSpec, kind: str, task: str, seed: int, only_wrong: bool) -> None:
+    """Show some inputs, of a `kind`, and the answers to them; where none are kept, a button that asks the network."""
+    samples, data = kept(name), trained_on(spec)
+    inputs = inputs_text([data], [kind])
     if samples is None:
         st.markdown(f"**{frame.plain(task)}**")
-        if st.button("Show what it answers", icon=":material/quiz:", key=f"ask-{network.name}"):
+        if lacking.images_lack([spec]):
+            st.caption("Its images are not on this computer (see above), so there is nothing to ask it about.")
+            return
+        if st.button("Show what it answers", icon=":material/quiz:", key=f"ask-{name}"):
             with frame.problems(), jobs.place("samples"), st.spinner("Asking it…", show_time=True):
-                ask({"do": "samples", "name": network.name})
+                ask({"do": "samples", "name": name})
             st.rerun()
         return
     missed = wrong(samples.outputs, len(samples.outputs[0].parent))
@@ -43,20 +45,21 @@ def area(network: OwnNetwork, task: str, seed: int, only_wrong: bool) -> None:
     st.markdown(f"**{frame.plain(task)}** · {frame.plain(said)}")
     order = np.random.default_rng(seed).permutation(len(samples.shown))
     chosen = [int(k) for k in order if missed[samples.shown[k]] or not only_wrong][:SHOWN]
-    cells = "".join(_cell(samples, k, bool(missed[samples.shown[k]]), network) for k in chosen)
+    how = Drawn(data, kind, shown_transform(spec))
+    cells = "".join(_cell(samples, k, bool(missed[samples.shown[k]]), how) for k in chosen)
     flat = samples.outputs[0].type.kind == "multiclass" and len(samples.outputs) == 1
-    wide = "" if flat and picture(samples.inputs[0], network.inputs) is not None else " wide"
+    wide = "" if flat and picture(samples.inputs[0], kind) is not None else " wide"
     st.html(f"<div class='samples{wide}'>{cells}</div>")
-    if shown := picture(samples.inputs[0], network.inputs):
+    if shown := picture(samples.inputs[0], kind):
         st.caption(f"Of each input {shown.part}." if shown.part else "")
 
 
-def _cell(samples: Samples, k: int, missed: bool, network: OwnNetwork) -> str:
+def _cell(samples: Samples, k: int, missed: bool, how: Drawn) -> str:
     """One input with the answer, and what is true where labels say it."""
     number = int(samples.shown[k])
     answer, truth = (_told(samples, number, true) for true in (False, True))
     known = any(output.truth is not None for output in samples.outputs)
-    drawn = drawing(samples.inputs[k], str(network.spec.data), network.inputs, truth or answer)
+    drawn = drawing(samples.inputs[k], how, truth or answer)
     mark, look, word = ("✗ ", " wrong", "wrong") if missed else ("✓ ", " right", "right") if known else ("", "", "")
     parts = _places(samples, number)
     right = f"<small>{parts or f'is {truth}'}</small>" if missed else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mtz_core.zoo.catalog import catalog
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -14,9 +16,12 @@ class Preset:
     text: str
     parents: tuple[str, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
+    bundled: bool = True
+    """Whether the networks' images come with the program, and with them what sharing costs."""
 
 
-PRESETS = (
+HALVES = ("resnet20-cifar10-0to4-0", "resnet20-cifar10-5to9-0")
+EXAMPLES = (
     Preset(
         "Same task, two seeds",
         "Two networks learned the same digits from different starts. How much of them is interchangeable?",
@@ -61,4 +66,13 @@ PRESETS = (
         "One network names letters, the other says in three numbers how far they are turned and shifted.",
         ("lenet5-letters-0", "lenet5-letter-pose-0"),
     ),
+    Preset(
+        "Photos, half the classes each",
+        "Two ResNet-20 for colour photos: one tells airplanes from deer, the other dogs from trucks. CIFAR-10's images "
+        "are yours to bring; the page says how.",
+        HALVES,
+        bundled=False,
+    ),
 )
+PRESETS = tuple(preset for preset in EXAMPLES if set(preset.parents) <= set(catalog()))
+"""Those whose networks are there."""

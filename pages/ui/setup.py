@@ -11,7 +11,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from mtz_core.budget.plan import multiplications_text
-from mtz_core.data.bundled import bundled_inputs, inputs_text
+from mtz_core.data.bundled import bundled_inputs, bundled_set, inputs_text
 from mtz_core.figures import names
 from mtz_core.figures.text import percent_text, sentence
 from mtz_core.methods.kinds import METRICS, PAIRING
@@ -272,15 +272,17 @@ class Most:
 def most_inputs(parents: Sequence[str], tasks: Sequence[str]) -> Most | None:
     """Return how many inputs all parents have to calibrate on; `None` where that is not known.
 
-    A bundled parent has more than its bundled inputs where full data sets lie on this computer.
+    A bundled parent has more than its bundled inputs where full data sets lie on this computer; those whose images are
+    not bundled have enough in any case.
     """
     own, found = own_networks(), []
     for name, task in zip(parents, tasks, strict=True):
         if name in own:
             count = own[name].calibration
         else:
-            full = bool(os.environ.get("MTZ_DATA"))
-            count = None if full else len(bundled_inputs(catalog()[name].task, "calibration")[0])
+            task_data = catalog()[name].task
+            more = bool(os.environ.get("MTZ_DATA")) or not bundled_set(task_data).bundled
+            count = None if more else len(bundled_inputs(task_data, "calibration")[0])
         if count is not None:
             found.append(Most(count, task))
     return min(found, key=lambda most: most.count, default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from mtz_core.figures.confusion import confusion_figure
 from mtz_core.figures.inputs import picture, sketch
 from mtz_core.figures.text import points_text
 from mtz_core.outputs import flips
+from mtz_core.own.shown import shown_transform
 from mtz_core.runs.answers import TaskAnswers, read_answers
+from mtz_core.spec import TransformSpec
 from pages.ui import address, frame
 
 if TYPE_CHECKING:
@@ -25,6 +28,16 @@ if TYPE_CHECKING:
 
     from mtz_core.outputs.flips import Difference, OutputAnswers
     from mtz_core.runs.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What decides how a task's inputs are drawn: the name of its data, what they are, and how they were prepared."""
+
+    data: str
+    kind: str | None
+    transform: TransformSpec | None
+
 
 SHOW = {"changed": "changed", "worse": "became wrong", "better": "became right", "all": "all kept"}
 MARKS = {
@@ -105,7 +118,7 @@ def area(record: RunRecord, tasks: Sequence[str]) -> None:
     st.markdown(_summary(output, verdicts, inputs, answers.judged))
     left, right = st.columns([3, 2], gap="large")
     with left:
-        _gallery(answers, output, verdicts, data, kind)
+        _gallery(answers, output, verdicts, Drawn(data, kind, shown_transform(record.spec.networks[task])))
     with right:
         _table(output)
 
@@ -126,7 +139,7 @@ def _summary(output: OutputAnswers, verdicts: Sequence[str], inputs: str, judged
     return f"{said}."
 
 
-def _gallery(answers: TaskAnswers, output: OutputAnswers, verdicts: Sequence[str], data: str, kind: str | None) -> None:
+def _gallery(answers: TaskAnswers, output: OutputAnswers, verdicts: Sequence[str], drawn: Drawn) -> None:
     said = {name: [k for k, n in enumerate(answers.shown) if name in ("all", verdicts[n])] for name in SHOW}
     said["changed"] = [k for k, n in enumerate(answers.shown) if verdicts[n] != "same"]
     able = [name for name in SHOW if said[name]]
@@ -137,15 +150,13 @@ def _gallery(answers: TaskAnswers, output: OutputAnswers, verdicts: Sequence[str
         st.segmented_control, "Show", able, name="show", default=able[0], required=True,
         format_func=lambda name: f"{SHOW[name]} ({len(said[name])})",
     )  # fmt: skip
-    cells = [_cell(answers, output, k, verdicts, data, kind) for k in said[chosen]]
-    wide = "" if output.type.kind == "multiclass" and picture(answers.inputs[0], kind) is not None else " wide"
+    cells = [_cell(answers, output, k, verdicts, drawn) for k in said[chosen]]
+    wide = "" if output.type.kind == "multiclass" and picture(answers.inputs[0], drawn.kind) is not None else " wide"
     st.html(f"<div class='samples drive{wide}'>{''.join(cells)}</div>")
     st.caption("Of each: the parent's answer → the zipped network's, and what is true where labels say it.")
 
 
-def _cell(
-    answers: TaskAnswers, output: OutputAnswers, k: int, verdicts: Sequence[str], data: str, kind: str | None
-) -> str:
+def _cell(answers: TaskAnswers, output: OutputAnswers, k: int, verdicts: Sequence[str], how: Drawn) -> str:
     number = int(answers.shown[k])
     before, after = (html.escape(flips.answer_text(output, side, number)) for side in (output.parent, output.zipped))
     mark, word = MARKS[verdicts[number]]
@@ -156,17 +167,17 @@ def _cell(
     )
     look = {"worse": " wrong", "better": " right"}.get(verdicts[number], "")
     label = f"{word}: parent {before}, zipped {after}" + (f", it is {truth}" if truth is not None else "")
-    drawn = drawing(answers.inputs[k], data, kind, truth or before)
+    drawn = drawing(answers.inputs[k], how, truth or before)
     return f"<figure class='sample{look}' aria-label='{label}'>{drawn}<figcaption>{said}{right}</figcaption></figure>"
 
 
-def drawing(sample: Any, data: str, kind: str | None, alt: str) -> str:
+def drawing(sample: Any, how: Drawn, alt: str) -> str:
     """Return an input as HTML, drawn as what it is: a picture, a curve, a word, a row of numbers."""
-    shown = picture(sample, kind)
+    shown = picture(sample, how.kind, how.transform)
     if shown is None:
-        known = SETS.get(data)
+        known = SETS.get(how.data)
         words = known is not None and known.inputs == "words"
-        return sketch(sample, as_word(sample.astype(np.int64)) if words else None, kind)
+        return sketch(sample, as_word(sample.astype(np.int64)) if words else None, how.kind)
     buffer = io.BytesIO()
     Image.fromarray(shown.pixels).save(buffer, format="PNG")
     source = base64.b64encode(buffer.getvalue()).decode()
