@@ -37,7 +37,12 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MTZ_DATA"), help="folder with full data sets")
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
     parser.add_argument("--images", type=int, default=256, help="memory: images per task")
-    parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=["resnet50", "vgg16", memory.EIGHT, memory.PLAN],
+        help=f"memory: torchvision classifiers, {memory.EIGHT} (eight tasks), {memory.PLAN} (of three tasks)",
+    )
     parser.add_argument(
         "--store", type=Path, help="quality, forecast: file of what is finished, to go on after a break"
     )

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, cholesky, submatrix
+from mtz_core.algebra.gram import FEW, SINGLE_FROM, cholesky, submatrix
+from mtz_core.algebra.kept import Kept
 
 STEPS = 12
+PRECONDITIONERS = 512 * 2**20
+"""Bytes of preconditioners that are kept from step to step; others are made for every step."""
 WORTHWHILE = 3e-3
 """A step that lowers the loss by a smaller part of itself is the last one."""
 
@@ -69,10 +73,15 @@ class Tie:
 
 @dataclass(frozen=True)
 class _Preconditioner:
-    """Inverses of both factors."""
+    """Inverses of both factors; of the right one its Cholesky factor where it is for few rows."""
 
     left: Tensor
     right: Tensor
+    few: bool
+
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.left.nbytes + self.right.nbytes
 
     @staticmethod
     def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> _Preconditioner:
@@ -85,10 +94,13 @@ class _Preconditioner:
                 right += grams[t]
             else:
                 right[m.indices[:, None], m.indices] += submatrix(grams[t], m.columns, m.columns)
-        return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
+        factor, few = cholesky(right), height * FEW < tie.size
+        right = factor if few else torch.cholesky_inverse(factor)
+        return _Preconditioner(torch.cholesky_inverse(cholesky(left)), right, few)
 
     def __call__(self, residual: Tensor) -> Tensor:
-        return self.left @ residual @ self.right
+        scaled = self.left @ residual
+        return torch.cholesky_solve(scaled.mT, self.right).mT if self.few else scaled @ self.right
 
 
 def merge_coupled(
@@ -111,7 +123,11 @@ def merge_coupled(
     if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
         values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
         ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
-    preconditioners = [_Preconditioner.of(tie, grams, weights) for tie in ties]
+    kept: Kept[_Preconditioner] = Kept(PRECONDITIONERS)
+
+    def preconditioned(residuals: Sequence[Tensor]) -> list[Tensor]:
+        made = (partial(_Preconditioner.of, tie, grams, weights) for tie in ties)
+        return [kept.get(None, k, make)(r) for k, (make, r) in enumerate(zip(made, residuals, strict=True))]
 
     def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
         return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}
@@ -125,7 +141,7 @@ def merge_coupled(
     loss = 0.5 * _dot([errors[t] for t in weighed], list(weighed.values()))
     residual = [-r for r in pulled(weighed)]
     del errors, weighed
-    scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+    scaled = preconditioned(residual)
     direction, strength = scaled, _dot(residual, scaled)
     for _ in range(STEPS):
         if not strength > 0:
@@ -143,7 +159,7 @@ def merge_coupled(
         if gained < WORTHWHILE * loss:
             break
         residual = [r - step * p for r, p in zip(residual, pull, strict=True)]
-        scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+        scaled = preconditioned(residual)
         renewed = _dot(residual, scaled)
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
         strength = renewed

@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ MAX_JITTER = 1e-2
 """Largest multiple of the mean diagonal that `cholesky` adds to a matrix before it gives up."""
 SINGLE_FROM = 128
 """Conjugate gradients form their products in single precision from so many inputs on: below it is not worth it."""
+
+FEW = 16
+"""With fewer neurons than inputs by this factor, a sum of Grams is solved with rather than inverted."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,11 @@ class DenseGram(Gram):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseGram:
         return replace(self, matrix=self.matrix.to(device, dtype))
+
+    @cached_property
+    def single(self) -> DenseGram:
+        """The same Gram in single precision, made once for all that ask."""
+        return replace(self, matrix=self.matrix.float())
 
     def full(self) -> Tensor:
         """A new (d, d) tensor that holds the whole Gram."""

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, DenseGram, Gram, RowGram, RowSum, cholesky, precise, run_of, to_dense
+from mtz_core.algebra.gram import FEW, SINGLE_FROM, Gram, RowGram, RowSum, cholesky, precise, run_of, to_dense
 
 ROUNDS = 3
 LIMIT = 5.0
@@ -49,9 +49,11 @@ class ScaledMerge:
         self.indices: list[Index] = [run if (run := run_of(index)) is not None else index for index in indices]
         rows = [gram for gram in grams if isinstance(gram, RowGram)]
         few = len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < size
-        self.products = (
-            _Rows(rows, self.indices, size) if few else _Matrices(list(map(to_dense, grams)), self.indices, size)
-        )
+        self.products = _Rows(rows, self.indices, size) if few else _Matrices(grams, self.indices, size)
+
+    def bytes(self) -> int:
+        """Memory that it takes beside the Grams that it was given."""
+        return self.products.bytes()
 
     def __call__(self, weights: Sequence[Tensor], scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return merged neurons w (k, size) of weights (k, d_t), and scales (T, k); the first task's are one.
@@ -152,28 +154,42 @@ class _Products(Protocol):
     def roughly_solved(self, left: Tensor) -> Tensor:
         """The same, rough."""
 
+    def bytes(self) -> int:
+        """Memory that all this takes beside the Grams."""
+
 
 class _Matrices:
-    def __init__(self, grams: Sequence[DenseGram], indices: Sequence[Index], size: int) -> None:
-        self.matrices = [gram.full() for gram in grams]
-        self.dtype = self.matrices[0].dtype
+    """Grams are used as they are, since several sums have them in common.
+
+    The inverse of their sum is only formed for neurons enough to be worth it.
+    """
+
+    def __init__(self, grams: Sequence[Gram], indices: Sequence[Index], size: int) -> None:
+        self.grams = [to_dense(gram) for gram in grams]
+        self.own = sum(gram.matrix.nbytes for gram, given in zip(self.grams, grams, strict=True) if gram is not given)
+        self.dtype = self.grams[0].matrix.dtype
         self.rough = torch.float32 if size >= SINGLE_FROM else self.dtype
-        total = self.matrices[0].new_zeros(size, size)
-        for matrix, index in zip(self.matrices, indices, strict=True):
+        total = self.grams[0].matrix.new_zeros(size, size)
+        for gram, index in zip(self.grams, indices, strict=True):
             if isinstance(index, slice):
-                total[index, index] += matrix
+                part = total[index, index]
+                part.add_(gram.matrix, alpha=gram.scale).diagonal().add_(gram.ridge)
             else:
-                total[index[:, None], index] += matrix
+                total[index[:, None], index] += gram.full()
         self.whole = total.to(self.rough, copy=True)
         self.factor = cholesky(total)
-        self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
-        self.alike = [matrix.to(self.rough) for matrix in self.matrices]
+        self.inverse: Tensor | None = None
+        self.alike = [gram.single if self.rough == torch.float32 else gram for gram in self.grams]
+
+    def bytes(self) -> int:
+        inverse = self.whole.nbytes if self.inverse is None else self.inverse.nbytes
+        return self.whole.nbytes + self.factor.nbytes + inverse + self.own
 
     def product(self, t: int, w: Tensor) -> Tensor:
-        return w @ self.matrices[t]
+        return self.grams[t].apply(w)
 
     def quick(self, t: int, w: Tensor) -> Tensor:
-        return w @ self.alike[t]
+        return self.alike[t].apply(w)
 
     def total(self, w: Tensor) -> Tensor:
         return w @ self.whole
@@ -182,6 +198,10 @@ class _Matrices:
         return torch.cholesky_solve(left.mT, self.factor).mT
 
     def roughly_solved(self, left: Tensor) -> Tensor:
+        if self.inverse is None and len(left) * FEW < len(self.factor):
+            return self.solved(left.to(self.dtype)).to(left)
+        if self.inverse is None:
+            self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
         return left @ self.inverse
 
 
@@ -214,6 +234,9 @@ class _Rows:
 
     def roughly_solved(self, left: Tensor) -> Tensor:
         return self.solved(left)
+
+    def bytes(self) -> int:
+        return sum(x.nbytes for x in (self.sum.wide, self.sum.scaled, self.sum.factor))
 
 
 def _fitted(pull: Tensor, length: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mtz_core.algebra.difference import identity_gram, pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, precise, to_dense
+from mtz_core.algebra.kept import Kept
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
 from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.scaling import ScaledMerge
@@ -44,8 +46,8 @@ class DenseProblem(LayerProblem):
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     indices: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
-    known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
-    mergers: dict[tuple[Source, Members, float, bytes], ScaledMerge] = field(default_factory=dict)
+    known: Kept[_Held] = field(default_factory=Kept)
+    mergers: Kept[ScaledMerge] = field(default_factory=Kept)
 
     @classmethod
     def of(cls, given: Given) -> DenseProblem:
@@ -203,17 +205,15 @@ class DenseProblem(LayerProblem):
         used = (self.inputs[:, part.members] >= 0).sum(axis=1) > 1
         size = int(used.sum())
         compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
-        held = [self._held(t, source, ridge, used) for t in part.members]
+        held = [self._held(t, source, ridge, used, keep=scaled or source == "calibration") for t in part.members]
         indices = [compact[self.indices[t][h.kept]] for t, h in zip(part.members, held, strict=True)]
         weights = [w[:, h.kept] for w, h in zip(best, held, strict=True)]
         grams = [h.gram for h in held]
         scales: Sequence[Tensor] | None = None
         if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
-            key = (source, part.members, ridge, used.tobytes())
-            if key not in self.mergers:
-                self.mergers[key] = ScaledMerge(grams, indices, size)
             known = None if like is None or like.scales is None else torch.stack(list(like.scales))
-            merged, each = self.mergers[key](weights, known)
+            merger = self.mergers.get((source, ridge), part.members, partial(ScaledMerge, grams, indices, size))
+            merged, each = merger(weights, known)
             scales = list(each)
         else:
             merged = merge_partial(weights, grams, indices, size)
@@ -229,9 +229,8 @@ class DenseProblem(LayerProblem):
 
     def forget(self, source: Source) -> None:
         super().forget(source)
-        self.mergers = {key: merger for key, merger in self.mergers.items() if key[0] != source}
-        if source == "calibration":
-            self.known.clear()
+        self.mergers.clear()
+        self.known.clear()
 
     def pieces(self, parts: Sequence[Part]) -> list[Part]:
         return list(parts) if self.outputs else super().pieces(parts)  # coupled rows are merged together
@@ -244,24 +243,27 @@ class DenseProblem(LayerProblem):
         if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
             return alone
         wanted = {t: self.best(source, t) for t in tasks}
-        return coupled_solutions(self, parts, list(alone), wanted, grams)
+        found = list(alone)
+        self.mergers.clear()
+        self.known.clear()
+        return coupled_solutions(self, parts, found, wanted, grams)
 
-    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
+    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_], keep: bool) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
-        key = (t, ridge, used.tobytes())
-        if source == "calibration" and key in self.known:
-            return self.known[key]
-        gram, inside = self.gram(source, t, ridge), self.inside(t, used)
-        if inside is None:
-            held = _Held(gram, torch.arange(gram.dimension, device=self.indices[t].device), None)
-        elif self.spec.compensate:
-            eliminated = gram.eliminate(inside)
-            held = _Held(eliminated.gram, inside, eliminated)
-        else:
-            held = _Held(gram.select(inside), inside, None)
-        if source == "calibration":
-            self.known[key] = held
-        return held
+        inside = self.inside(t, used)
+
+        def make() -> _Held:
+            gram = self.gram(source, t, ridge)
+            if inside is None:
+                return _Held(gram, torch.arange(gram.dimension, device=self.indices[t].device), None)
+            if self.spec.compensate:
+                eliminated = gram.eliminate(inside)
+                return _Held(eliminated.gram, inside, eliminated)
+            return _Held(gram.select(inside), inside, None)
+
+        # A task has the same part in all sets of tasks with which it shares the same inputs.
+        key = (t, None if inside is None else inside.cpu().numpy().tobytes())
+        return self.known.get((source, ridge), key, make) if keep else make()
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
@@ -291,6 +293,15 @@ class _Held:
     gram: Gram
     kept: Tensor
     eliminated: Eliminated | None
+
+    def bytes(self) -> int:
+        """Memory that it takes beside the Gram of all inputs, that in single precision included."""
+        gram, found = self.gram, self.eliminated
+        size = 4 * gram.dimension**2 if isinstance(gram, DenseGram) else 0
+        if found is None:
+            return size
+        own = [found.factor, found.half, gram.matrix if isinstance(gram, DenseGram) else found.rows]
+        return size + sum(x.nbytes for x in own if x is not None)
 
 
 Side = tuple[Tensor, Gram]
