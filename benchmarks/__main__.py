@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
     parser.add_argument("--images", type=int, default=256, help="memory: images per task")
     parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
+    parser.add_argument("--side", type=int, default=224, help="memory: pixels across an image")
+    parser.add_argument("--threads", type=int, default=2, help="memory: of each process")
+    parser.add_argument("--compensation", nargs="+", default=["off", "on"], choices=["off", "on"], help="memory")
     parser.add_argument(
         "--store", type=Path, help="quality, forecast: file of what is finished, to go on after a break"
     )
@@ -75,7 +78,9 @@ def main() -> None:
         "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),
         "linear": linear.run,
-        "memory": lambda: memory.run(tuple(options.networks), options.images),
+        "memory": lambda: memory.run(
+            options.networks, options.images, options.side, options.threads, options.compensation
+        ),
         "dashboard": dashboard.run,
     }
     unknown = [name for name in options.names if name not in known]

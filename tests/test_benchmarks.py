@@ -187,3 +187,4 @@ def test_memory_benchmark_measures_in_a_process_of_its_own(capsys: pytest.Captur
     rows = _header(capsys.readouterr().out)[-2:]
     assert [row[:2] for row in rows] == [["squeezenet1_1", "off"], ["squeezenet1_1", "on"]]
     assert all(0.1 < float(row[2]) < 16 for row in rows)
+    assert all(float(row[4]) > 0 and float(row[5].rstrip("×")) > 0 for row in rows)

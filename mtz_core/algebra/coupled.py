@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, cholesky, submatrix
+from mtz_core.algebra.gram import SINGLE_FROM, Index, cholesky
 
 STEPS = 12
 WORTHWHILE = 3e-3
@@ -34,8 +34,8 @@ class Member:
     """
 
     rows: Tensor
-    columns: Tensor | None
-    indices: Tensor | None
+    columns: Index | None
+    indices: Index | None
     scales: Tensor
 
 
@@ -54,6 +54,8 @@ class Tie:
             taken = matrices[t][m.rows]
             if m.columns is None or m.indices is None:
                 total += taken.mul_(m.scales[:, None])
+            elif isinstance(m.indices, slice):
+                total[:, m.indices].addcmul_(taken[:, m.columns], m.scales[:, None])
             else:
                 total.index_add_(1, m.indices, taken[:, m.columns].mul_(m.scales[:, None]))
         return total
@@ -64,12 +66,13 @@ class Tie:
             if m.columns is None or m.indices is None:
                 matrices[t][m.rows] = unknowns * m.scales[:, None]
             else:
-                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.indices] * m.scales[:, None]
+                rows = m.rows if isinstance(m.columns, slice) else m.rows[:, None]
+                matrices[t][rows, m.columns] = unknowns[:, m.indices] * m.scales[:, None]
 
 
 @dataclass(frozen=True)
 class _Preconditioner:
-    """Inverses of both factors."""
+    """Solves by the Cholesky factors of both sides."""
 
     left: Tensor
     right: Tensor
@@ -84,11 +87,11 @@ class _Preconditioner:
             if m.columns is None or m.indices is None:
                 right += grams[t]
             else:
-                right[m.indices[:, None], m.indices] += submatrix(grams[t], m.columns, m.columns)
-        return _Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
+                _add_at(right, m.indices, grams[t], m.columns)
+        return _Preconditioner(cholesky(left), cholesky(right))
 
     def __call__(self, residual: Tensor) -> Tensor:
-        return self.left @ residual @ self.right
+        return torch.cholesky_solve(torch.cholesky_solve(residual, self.left).mT, self.right).mT
 
 
 def merge_coupled(
@@ -148,6 +151,15 @@ def merge_coupled(
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
         strength = renewed
     return found
+
+
+def _add_at(total: Tensor, indices: Index, gram: Tensor, columns: Index) -> None:
+    """Add a Gram's entries in rows and columns `columns` to those of the total in `indices`."""
+    part = gram[columns, columns] if isinstance(columns, slice) else gram[columns[:, None], columns]
+    if isinstance(indices, slice):
+        total[indices, indices] += part
+    else:
+        total[indices[:, None], indices] += part
 
 
 def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -21,7 +21,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, DenseGram, Gram, RowGram, RowSum, cholesky, precise, run_of, to_dense
+from mtz_core.algebra.gram import (
+    SINGLE_FROM,
+    DenseGram,
+    Gram,
+    Index,
+    RowGram,
+    RowSum,
+    cholesky,
+    index_of,
+    precise,
+    to_dense,
+)
 
 ROUNDS = 3
 LIMIT = 5.0
@@ -29,8 +40,6 @@ LIMIT = 5.0
 STEPS = 8
 TOLERANCE = 0.1
 """How far conjugate gradients bring down what a round leaves open."""
-Index = slice | Tensor
-"""Indices of a task's inputs among all, as a slice if they follow one another."""
 
 
 class ScaledMerge:
@@ -46,9 +55,9 @@ class ScaledMerge:
 
     def __init__(self, grams: Sequence[Gram], indices: Sequence[Tensor], size: int) -> None:
         self.size = size
-        self.indices: list[Index] = [run if (run := run_of(index)) is not None else index for index in indices]
+        self.indices = list(map(index_of, indices))
         rows = [gram for gram in grams if isinstance(gram, RowGram)]
-        few = len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < size
+        few = len(rows) == len(grams) and 2 * sum(len(gram.rows) for gram in rows) < size
         self.products = (
             _Rows(rows, self.indices, size) if few else _Matrices(list(map(to_dense, grams)), self.indices, size)
         )
@@ -166,7 +175,7 @@ class _Matrices:
                 total[index[:, None], index] += matrix
         self.whole = total.to(self.rough, copy=True)
         self.factor = cholesky(total)
-        self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
+        self.rough_factor = self.factor.to(self.rough)
         self.alike = [matrix.to(self.rough) for matrix in self.matrices]
 
     def product(self, t: int, w: Tensor) -> Tensor:
@@ -182,7 +191,7 @@ class _Matrices:
         return torch.cholesky_solve(left.mT, self.factor).mT
 
     def roughly_solved(self, left: Tensor) -> Tensor:
-        return left @ self.inverse
+        return torch.cholesky_solve(left.mT, self.rough_factor).mT
 
 
 class _Rows:

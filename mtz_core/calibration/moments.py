@@ -44,9 +44,7 @@ class Accumulator:
 
     def add(self, rows: Tensor, residuals: Tensor | None = None) -> None:
         """Add rows (m, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
-        for values in (rows, residuals):
-            if values is not None and not bool(torch.isfinite(values).all()):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         self.count += len(rows)
         if residuals is not None:
             squares = residuals.to(precise(rows.device)).square().sum(0)
@@ -122,6 +120,13 @@ class Accumulator:
         return Moment(gram, self._residuals[0] if self._residuals else None, None, power)
 
 
+def _require_finite(*given: Tensor | None) -> None:
+    """Raise `DataError` if a number is NaN or infinite. A finite sum shows that none is."""
+    for values in given:
+        if values is not None and not bool(values.sum().isfinite()) and not bool(torch.isfinite(values).all()):
+            raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+
+
 class LayerMoments(ABC):
     """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images.
 
@@ -189,9 +194,7 @@ class GroupedMoments(LayerMoments):
         self.sums: list[tuple[Tensor, ...] | None] = [None, None, None]
 
     def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
-        for values in (rows, residuals):
-            if values is not None and not bool(torch.isfinite(values).all()):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         exact = rows.permute(1, 0, 2).to(precise(rows.device))
         sums: tuple[Tensor, ...] = (exact.mT @ exact,)
         if residuals is not None:
