@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import FEW, SINGLE_FROM, cholesky, submatrix
+from mtz_core.algebra.gram import SINGLE_FROM, Index, cholesky
 from mtz_core.algebra.kept import Kept
 
 STEPS = 12
@@ -38,8 +38,8 @@ class Member:
     """
 
     rows: Tensor
-    columns: Tensor | None
-    indices: Tensor | None
+    columns: Index | None
+    indices: Index | None
     scales: Tensor
 
 
@@ -58,6 +58,8 @@ class Tie:
             taken = matrices[t][m.rows]
             if m.columns is None or m.indices is None:
                 total += taken.mul_(m.scales[:, None])
+            elif isinstance(m.indices, slice):
+                total[:, m.indices].addcmul_(taken[:, m.columns], m.scales[:, None])
             else:
                 total.index_add_(1, m.indices, taken[:, m.columns].mul_(m.scales[:, None]))
         return total
@@ -68,16 +70,16 @@ class Tie:
             if m.columns is None or m.indices is None:
                 matrices[t][m.rows] = unknowns * m.scales[:, None]
             else:
-                matrices[t][m.rows[:, None], m.columns] = unknowns[:, m.indices] * m.scales[:, None]
+                rows = m.rows if isinstance(m.columns, slice) else m.rows[:, None]
+                matrices[t][rows, m.columns] = unknowns[:, m.indices] * m.scales[:, None]
 
 
 @dataclass(frozen=True)
 class _Preconditioner:
-    """Inverses of both factors; of the right one its Cholesky factor where it is for few rows."""
+    """Solves by the Cholesky factors of both sides."""
 
     left: Tensor
     right: Tensor
-    few: bool
 
     def bytes(self) -> int:
         """Memory that it takes."""
@@ -93,14 +95,11 @@ class _Preconditioner:
             if m.columns is None or m.indices is None:
                 right += grams[t]
             else:
-                right[m.indices[:, None], m.indices] += submatrix(grams[t], m.columns, m.columns)
-        factor, few = cholesky(right), height * FEW < tie.size
-        right = factor if few else torch.cholesky_inverse(factor)
-        return _Preconditioner(torch.cholesky_inverse(cholesky(left)), right, few)
+                _add_at(right, m.indices, grams[t], m.columns)
+        return _Preconditioner(cholesky(left), cholesky(right))
 
     def __call__(self, residual: Tensor) -> Tensor:
-        scaled = self.left @ residual
-        return torch.cholesky_solve(scaled.mT, self.right).mT if self.few else scaled @ self.right
+        return torch.cholesky_solve(torch.cholesky_solve(residual, self.left).mT, self.right).mT
 
 
 def merge_coupled(
@@ -164,6 +163,15 @@ def merge_coupled(
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
         strength = renewed
     return found
+
+
+def _add_at(total: Tensor, indices: Index, gram: Tensor, columns: Index) -> None:
+    """Add a Gram's entries in rows and columns `columns` to those of the total in `indices`."""
+    part = gram[columns, columns] if isinstance(columns, slice) else gram[columns[:, None], columns]
+    if isinstance(indices, slice):
+        total[indices, indices] += part
+    else:
+        total[indices[:, None], indices] += part
 
 
 def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -2,7 +2,7 @@
 
 Eight tasks can share neurons in 247 ways, and every way has a matrix of its own to be factored. Rounds go through
 them in the same order, so the first ones that fit are kept and found in every round. The others are made whenever they
-are needed; only the latest is kept, since the neurons of one set of tasks can come in several pieces.
+are needed, and only the latest stay: the neurons of one set of tasks can come in several pieces.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ V = TypeVar("V", bound=Sized)
 
 @dataclass
 class Kept(Generic[V]):
-    """Values by key, as many as fit into `budget` bytes and the latest; all belong to one `state`.
+    """Values by key, as many as fit into `budget` bytes (`BUDGET` if omitted); all belong to one `state`.
 
     >>> from types import SimpleNamespace
     >>> kept, big = Kept(budget=10), SimpleNamespace(bytes=lambda: 8)
@@ -36,11 +36,13 @@ class Kept(Generic[V]):
     """
 
     budget: int | None = None
+    recent: int = 1
+    """How many values beside those, the latest, are kept in any case."""
     values: dict[Hashable, V] = field(default_factory=dict)
     held: int = 0
     """Bytes of `values`."""
     state: Hashable = None
-    latest: tuple[Hashable, V] | None = None
+    latest: dict[Hashable, V] = field(default_factory=dict)
 
     def get(self, state: Hashable, key: Hashable, make: Callable[[], V]) -> V:
         """Return the value of a key, made anew unless it is kept; what belongs to another state is let go."""
@@ -49,19 +51,21 @@ class Kept(Generic[V]):
             self.state = state
         if key in self.values:
             return self.values[key]
-        if self.latest is not None and self.latest[0] == key:
-            return self.latest[1]
-        self.latest = None
+        if key in self.latest:
+            return self.latest[key]
+        while len(self.latest) >= self.recent:
+            del self.latest[next(iter(self.latest))]
         value = make()
         size = value.bytes()
         if self.held + size <= (BUDGET if self.budget is None else self.budget):
             self.values[key] = value
             self.held += size
         else:
-            self.latest = (key, value)
+            self.latest[key] = value
         return value
 
     def clear(self) -> None:
         """Let go of everything."""
         self.values.clear()
-        self.held, self.state, self.latest = 0, None, None
+        self.latest.clear()
+        self.held, self.state = 0, None

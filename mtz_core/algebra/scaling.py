@@ -21,7 +21,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import FEW, SINGLE_FROM, Gram, RowGram, RowSum, cholesky, precise, run_of, to_dense
+from mtz_core.algebra.gram import (
+    SINGLE_FROM,
+    Gram,
+    Index,
+    RowGram,
+    RowSum,
+    cholesky,
+    index_of,
+    precise,
+    to_dense,
+)
 
 ROUNDS = 3
 LIMIT = 5.0
@@ -29,8 +39,6 @@ LIMIT = 5.0
 STEPS = 8
 TOLERANCE = 0.1
 """How far conjugate gradients bring down what a round leaves open."""
-Index = slice | Tensor
-"""Indices of a task's inputs among all, as a slice if they follow one another."""
 
 
 class ScaledMerge:
@@ -46,9 +54,9 @@ class ScaledMerge:
 
     def __init__(self, grams: Sequence[Gram], indices: Sequence[Tensor], size: int) -> None:
         self.size = size
-        self.indices: list[Index] = [run if (run := run_of(index)) is not None else index for index in indices]
+        self.indices = list(map(index_of, indices))
         rows = [gram for gram in grams if isinstance(gram, RowGram)]
-        few = len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < size
+        few = len(rows) == len(grams) and 2 * sum(len(gram.rows) for gram in rows) < size
         self.products = _Rows(rows, self.indices, size) if few else _Matrices(grams, self.indices, size)
 
     def bytes(self) -> int:
@@ -159,10 +167,7 @@ class _Products(Protocol):
 
 
 class _Matrices:
-    """Grams are used as they are, since several sums have them in common.
-
-    The inverse of their sum is only formed for neurons enough to be worth it.
-    """
+    """Grams are used as they are, since several sums have them in common."""
 
     def __init__(self, grams: Sequence[Gram], indices: Sequence[Index], size: int) -> None:
         self.grams = [to_dense(gram) for gram in grams]
@@ -178,12 +183,11 @@ class _Matrices:
                 total[index[:, None], index] += gram.full()
         self.whole = total.to(self.rough, copy=True)
         self.factor = cholesky(total)
-        self.inverse: Tensor | None = None
+        self.rough_factor = self.factor.to(self.rough)
         self.alike = [gram.single if self.rough == torch.float32 else gram for gram in self.grams]
 
     def bytes(self) -> int:
-        inverse = self.whole.nbytes if self.inverse is None else self.inverse.nbytes
-        return self.whole.nbytes + self.factor.nbytes + inverse + self.own
+        return self.own + sum({id(x): x.nbytes for x in (self.whole, self.factor, self.rough_factor)}.values())
 
     def product(self, t: int, w: Tensor) -> Tensor:
         return self.grams[t].apply(w)
@@ -198,11 +202,7 @@ class _Matrices:
         return torch.cholesky_solve(left.mT, self.factor).mT
 
     def roughly_solved(self, left: Tensor) -> Tensor:
-        if self.inverse is None and len(left) * FEW < len(self.factor):
-            return self.solved(left.to(self.dtype)).to(left)
-        if self.inverse is None:
-            self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
-        return left @ self.inverse
+        return torch.cholesky_solve(left.mT, self.rough_factor).mT
 
 
 class _Rows:

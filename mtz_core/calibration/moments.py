@@ -25,11 +25,6 @@ STRIPE = 192
 """Columns of a symmetric matrix that are summed at once; those above the diagonal are copied."""
 
 
-def _finite(values: Tensor) -> bool:
-    """Whether no number is NaN or infinite: the extremes tell, in one pass that takes no memory."""
-    return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
-
-
 class Accumulator:
     """Streaming E[x xᵀ] of rows (m, d): the rows themselves while they are fewer than d, a d×d matrix after that.
 
@@ -49,9 +44,7 @@ class Accumulator:
 
     def add(self, rows: Tensor, residuals: Tensor | None = None) -> None:
         """Add rows (m, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
-        for values in (rows, residuals):
-            if values is not None and not _finite(values):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         self.count += len(rows)
         if residuals is not None:
             squares = residuals.to(precise(rows.device)).square().sum(0)
@@ -127,6 +120,13 @@ class Accumulator:
         return Moment(gram, self._residuals[0] if self._residuals else None, None, power)
 
 
+def _require_finite(*given: Tensor | None) -> None:
+    """Raise `DataError` if a number is NaN or infinite. A finite sum shows that none is."""
+    for values in given:
+        if values is not None and not bool(values.sum().isfinite()) and not bool(torch.isfinite(values).all()):
+            raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+
+
 class LayerMoments(ABC):
     """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images.
 
@@ -194,9 +194,7 @@ class GroupedMoments(LayerMoments):
         self.sums: list[tuple[Tensor, ...] | None] = [None, None, None]
 
     def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
-        for values in (rows, residuals):
-            if values is not None and not _finite(values):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         exact = rows.permute(1, 0, 2).to(precise(rows.device))
         sums: tuple[Tensor, ...] = (exact.mT @ exact,)
         if residuals is not None:

@@ -18,7 +18,7 @@ from mtz_core.algebra.kept import Kept
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
 from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.scaling import ScaledMerge
-from mtz_core.calibration.moments import LayerMoments, Moment, Moments, Source
+from mtz_core.calibration.moments import SOURCES, LayerMoments, Moment, Moments, Source
 from mtz_core.layerwise.coupling import coupled_solutions
 from mtz_core.layerwise.objective import DenseObjective, Objective
 from mtz_core.layerwise.problem import FITTED, JUDGING, Compared, Given, LayerProblem, Part, Solution
@@ -46,7 +46,12 @@ class DenseProblem(LayerProblem):
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     indices: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
+    """Whether there are as many rows as inputs, so that Grams are kept as matrices."""
+    matrix: bool = False
+    """Whether the Grams of all calibration images are, in any case."""
     known: Kept[_Held] = field(default_factory=Kept)
+    differences: dict[tuple[int, int, float], Tensor] = field(default_factory=dict)
+    """The latest: quick pairs are compared by the ridge that is chosen, often."""
     mergers: Kept[ScaledMerge] = field(default_factory=Kept)
 
     @classmethod
@@ -76,6 +81,8 @@ class DenseProblem(LayerProblem):
             inputs=inputs,
             indices={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
             dense=not few_rows([gram for t in tasks for gram in _halves(given.moments[t])]),
+            matrix=_pays_as_matrix(own, given.moments),
+            known=Kept(recent=len(tasks)),
         )
         problem.observe(given.moments)
         return problem
@@ -88,23 +95,14 @@ class DenseProblem(LayerProblem):
             assert moment is not None
             cross, power = (None if x is None else x.to(base) for x in (moment.cross, moment.power))
             return DenseObjective(Moment(before.moment.gram, None, cross, power), base, before.factors)
-        moment = moments.mean(source, self._sum(t, moments) if self.dense and source == "calibration" else None)
+        moment = moments.mean(source, _sum(self, t, moments) if self.dense and source == "calibration" else None)
         if moment is None:
             return None
         moment = moment.to(base.device, base.dtype)
         # With as many rows as inputs the matrices are cheaper for what is solved; build them once.
-        return DenseObjective(moment.dense() if self.dense and source == FITTED else moment, base)
-
-    def _sum(self, t: int, moments: Moments) -> DenseGram:
-        """Task t's Gram of both halves, given those of each."""
-        grams = []
-        for source, part in zip((FITTED, JUDGING), moments.parts[:2], strict=True):  # the third is evaluation
-            objective = self.objectives[source][t]
-            assert isinstance(objective, DenseObjective)
-            grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
-        total = add(grams)
-        assert isinstance(total, DenseGram)
-        return total
+        if (source == FITTED and self.dense) or (source == "calibration" and self.matrix):
+            return DenseObjective(moment.dense(), base, few=moment if _few(moment) else None)
+        return DenseObjective(moment, base)
 
     @property
     def columns(self) -> Table:
@@ -132,10 +130,13 @@ class DenseProblem(LayerProblem):
         return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
-        (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
-        found = pairwise_difference(w_t, w_u, gram_t, gram_u)
-        factor = self._factor(t, u)
-        return found if factor is None else found.mul_(factor.to(found))
+        key = (t, u, self.ridge)
+        if key not in self.differences:
+            (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
+            found = pairwise_difference(w_t, w_u, gram_t, gram_u)
+            factor = self._factor(t, u)
+            self.differences = {key: found if factor is None else found.mul_(factor.to(found))}
+        return self.differences[key]
 
     def form(self, t: int, u: int, i: int, j: int) -> Compared:
         return _form(self, (t, u), (i, j), self._both(t, u), self._factor(t, u))
@@ -227,8 +228,13 @@ class DenseProblem(LayerProblem):
             values.append(moved)
         return Solution(values, scales)
 
+    def renew(self, moments: Mapping[int, LayerMoments], sources: Sequence[Source] = SOURCES) -> None:
+        super().renew(moments, sources)
+        self.differences.clear()
+
     def forget(self, source: Source) -> None:
         super().forget(source)
+        self.differences.clear()
         self.mergers.clear()
         self.known.clear()
 
@@ -240,7 +246,7 @@ class DenseProblem(LayerProblem):
         tasks = {t for part in parts for t in part.members}
         grams = {t: self.gram(source, t, self.ridge) for t in tasks}
         shared = any(len(part.members) > 1 for part in parts)
-        if not shared or self.masks or not self.outputs or any(isinstance(gram, RowGram) for gram in grams.values()):
+        if not shared or self.masks or not self.outputs or not self.dense:
             return alone
         wanted = {t: self.best(source, t) for t in tasks}
         found = list(alone)
@@ -273,17 +279,7 @@ class DenseProblem(LayerProblem):
         return torch.stack(losses).sum(0)
 
     def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        several = (self.inputs >= 0).sum(axis=1) > 1
-        number = np.cumsum(several) - 1
-        mine = several & ((self.inputs[:, part.members] >= 0).sum(axis=1) > 1)
-        merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
-        compact = np.cumsum(mine) - 1
-        for t, w in reversed(list(zip(part.members, values, strict=True))):
-            index = self.indices[t].cpu().numpy()
-            kept = np.flatnonzero(mine[index])
-            target = torch.as_tensor(compact[index[kept]], device=merged.device)
-            merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
-        return merged, torch.as_tensor(number[mine], device=merged.device)
+        return _shared(self, part, values)
 
 
 @dataclass(frozen=True)
@@ -319,6 +315,44 @@ def _form(
     columns = problem.inputs[:, list(tasks)]
     shared = columns[(columns >= 0).all(axis=1)]
     return Compared(PairForm(delta, p, q, 1.0 if factor is None else float(factor[rows])), shared)
+
+
+def _sum(problem: DenseProblem, t: int, moments: Moments) -> DenseGram:
+    """Task t's Gram of both halves, given those of each."""
+    grams = []
+    for source, part in zip((FITTED, JUDGING), moments.parts[:2], strict=True):  # the third is evaluation
+        objective = problem.objectives[source][t]
+        assert isinstance(objective, DenseObjective)
+        grams.append(to_dense(objective.moment.gram.scaled(part.count / moments.rows)))
+    total = add(grams)
+    assert isinstance(total, DenseGram)
+    return total
+
+
+def _pays_as_matrix(own: Mapping[int, NDArray[np.int64]], moments: Mapping[int, LayerMoments]) -> bool:
+    """Whether what is solved with the Grams of all images costs less with matrices than with rows."""
+    size = max(map(len, own.values()))
+    return size <= DENSE_UP_TO and 2 * sum(moments[t].rows for t in own) > size
+
+
+def _few(moment: Moment) -> bool:
+    """Whether weights are fitted at less cost by the products of rows than by the Gram as a matrix."""
+    return isinstance(moment.gram, RowGram) and 2 * len(moment.gram.rows) <= moment.gram.dimension
+
+
+def _shared(problem: DenseProblem, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """See `LayerProblem.shared`."""
+    several = (problem.inputs >= 0).sum(axis=1) > 1
+    number = np.cumsum(several) - 1
+    mine = several & ((problem.inputs[:, part.members] >= 0).sum(axis=1) > 1)
+    merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
+    compact = np.cumsum(mine) - 1
+    for t, w in reversed(list(zip(part.members, values, strict=True))):
+        index = problem.indices[t].cpu().numpy()
+        kept = np.flatnonzero(mine[index])
+        target = torch.as_tensor(compact[index[kept]], device=merged.device)
+        merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
+    return merged, torch.as_tensor(number[mine], device=merged.device)
 
 
 def _halves(moments: LayerMoments) -> list[Gram]:
