@@ -47,8 +47,6 @@ HALF = 0.5
 """Part of a layer's inputs that are shared when the influence of these is measured."""
 FIT, JUDGE = 500, 500
 """Calibration images per task that merge, and that judge."""
-TRIED = 500
-"""Those of them that merge one group alone."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ class Forecast:
         simple = spec.model_copy(update={"ridge": RIDGE})
         shares = {} if spec.compensate else self.full
         # What outputs weigh is found once, for both.
-        few = replace(calibrator, spec=simple, exact=False, halves=[x[:TRIED] for x in halves])
-        quick = LayerWalk(network, simple, Ledger(network.joint, shares), few)
+        trying = replace(calibrator, spec=simple, exact=False)
+        quick = LayerWalk(network, simple, Ledger(network.joint, shares), trying)
         self.bench = Bench(quick, alphas, [judge for _, judge in divided], outputs, device)
         self.part = sum(map(len, self.fit)) / max(1, sum(map(len, images)))
         self.tables: list[Table] = list(network.tables)
@@ -261,7 +259,7 @@ class Forecast:
         every = {t: np.unique(layer.members[t].rows) for t in self.network.joint.sharing(index)}
         ledger = replace(self.walk.ledger, shares={name: round(share * self.full[name])})
         walk = LayerWalk(self.network, quick.spec, ledger, replace(quick.calibrator, exact=True))
-        forks = [stream.fork(len(halves)) for stream, halves in zip(streams, quick.calibrator.halves, strict=True)]
+        forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
         seen = walk.compare(index, forks, inputs)
         return self._table(layer.group, walk.slots(seen, walk.costs(seen, every), every, inputs))
 
