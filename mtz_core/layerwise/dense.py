@@ -118,13 +118,12 @@ class DenseProblem(LayerProblem):
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """What is compared of task t over `chosen` inputs, and its Gram: all its other weights are free to follow."""
-        inside, weights = self.inside(t, chosen), self.best("calibration", t)
-        gram = self.gram("calibration", t, self.ridge)
-        if inside is not None:
-            weights = weights[:, inside]
-            gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
+        # What was held for other ridges is not needed again; what two tasks share now, merging will need.
+        self.known = {key: held for key, held in self.known.items() if key[1] == self.ridge}
+        held = self._held(t, "calibration", self.ridge, chosen, keep=len(self.tasks) == 2)
+        weights = self.best("calibration", t)[:, held.kept]
         metric = METRICS.find(self.spec.metric)
-        return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
+        return metric.of(weights), held.gram if metric.of_outputs else identity_gram(held.gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
         key = (t, u, self.ridge)
@@ -251,7 +250,7 @@ class DenseProblem(LayerProblem):
         wanted = {t: self.best(source, t) for t in tasks}
         return coupled_solutions(self, parts, list(alone), wanted, grams)
 
-    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
+    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_], keep: bool = True) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
         key = (t, ridge, used.tobytes())
         if source == "calibration" and key in self.known:
@@ -264,7 +263,7 @@ class DenseProblem(LayerProblem):
             held = _Held(eliminated.gram, inside, eliminated)
         else:
             held = _Held(gram.select(inside), inside, None)
-        if source == "calibration":
+        if source == "calibration" and keep:
             self.known[key] = held
         return held
 
