@@ -124,12 +124,16 @@ class DenseGram(Gram):
 
     def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
-        whole = self.full()
-        factor = cholesky(submatrix(whole, free, free))
-        half = torch.linalg.solve_triangular(factor, submatrix(whole, free, kept), upper=False)
-        return Eliminated(
-            DenseGram(submatrix(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
-        )
+        inner, across, rest = (self._part(*both) for both in ((free, free), (free, kept), (kept, kept)))
+        inner.diagonal().add_(self.ridge)
+        rest.diagonal().add_(self.ridge)
+        factor = cholesky(inner)
+        half = torch.linalg.solve_triangular(factor, across, upper=False)
+        return Eliminated(DenseGram(rest.addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half)
+
+    def _part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Entries of `scale · matrix`."""
+        return submatrix(self.matrix, rows, columns).mul_(self.scale)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = vectors @ self.matrix

@@ -121,13 +121,11 @@ class DenseProblem(LayerProblem):
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """What is compared of task t over `chosen` inputs, and its Gram: all its other weights are free to follow."""
-        inside, weights = self.inside(t, chosen), self.best("calibration", t)
-        gram = self.gram("calibration", t, self.ridge)
-        if inside is not None:
-            weights = weights[:, inside]
-            gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
+        # What two tasks share now, merging will need.
+        held = self._held(t, "calibration", self.ridge, chosen, keep=len(self.tasks) == 2)
+        weights = self.best("calibration", t)[:, held.kept]
         metric = METRICS.find(self.spec.metric)
-        return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
+        return metric.of(weights), held.gram if metric.of_outputs else identity_gram(held.gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
         key = (t, u, self.ridge)
