@@ -102,6 +102,18 @@ class _Preconditioner:
         return torch.cholesky_solve(torch.cholesky_solve(residual, self.left).mT, self.right).mT
 
 
+class _Preconditioners:
+    """Those of all ties, as many of them kept from step to step as memory allows."""
+
+    def __init__(self, ties: Sequence[Tie], grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> None:
+        self.makers = [partial(_Preconditioner.of, tie, grams, weights) for tie in ties]
+        self.kept: Kept[_Preconditioner] = Kept(PRECONDITIONERS)
+
+    def __call__(self, residuals: Sequence[Tensor]) -> list[Tensor]:
+        both = zip(self.makers, residuals, strict=True)
+        return [self.kept.get(None, k, make)(residual) for k, (make, residual) in enumerate(both)]
+
+
 def merge_coupled(
     values: Mapping[int, Tensor],
     wanted: Mapping[int, Tensor],
@@ -122,11 +134,7 @@ def merge_coupled(
     if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
         values, wanted, grams, weights = (_single(each) for each in (values, wanted, grams, weights))
         ties = [Tie({t: replace(m, scales=m.scales.float()) for t, m in tie.members.items()}, tie.size) for tie in ties]
-    kept: Kept[_Preconditioner] = Kept(PRECONDITIONERS)
-
-    def preconditioned(residuals: Sequence[Tensor]) -> list[Tensor]:
-        made = (partial(_Preconditioner.of, tie, grams, weights) for tie in ties)
-        return [kept.get(None, k, make)(r) for k, (make, r) in enumerate(zip(made, residuals, strict=True))]
+    preconditioned = _Preconditioners(ties, grams, weights)
 
     def moved(deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
         return {t: weights[t] @ delta @ grams[t] for t, delta in deltas.items()}

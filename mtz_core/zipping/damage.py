@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from mtz_core.calibration.stream import Stream, Twin
 from mtz_core.graph.execution import execute
-from mtz_core.layerwise.comparison import SeenBefore
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.kind import Output, some_places
 from mtz_core.pairing.slots import Table, shared_rows
+
+if TYPE_CHECKING:
+    from mtz_core.layerwise.comparison import SeenBefore
 
 RIDGE = 1e-3
 """Of the layers that compensate; searching for it at every step would not change the order of the groups."""
