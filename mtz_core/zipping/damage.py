@@ -134,7 +134,7 @@ class Bench:
             ]
         for t, (stream, output) in enumerate(zip(self.judged, self.outputs, strict=True)):
             nodes = (node for k in changed for node in network.graphs[t].layers[k].nodes)
-            last = next(reversed(stream.program.layers))
+            last = list(stream.program.layers)[-1]
             first, now = min(nodes, key=stream.program.position, default=last), network.matrices(t)
             parts = [some_places(output.predictions(answers)) for _, answers in stream.answers(first, now, now)]
             found.append(torch.cat(parts))
