@@ -15,6 +15,7 @@ from benchmarks import (
     kinds,
     landscape,
     linear,
+    many,
     memory,
     planner,
     quality,
@@ -30,6 +31,14 @@ from benchmarks import (
 from benchmarks.machine import describe
 
 
+def spent(options: argparse.Namespace) -> None:
+    """Memory and time of twins and of many tasks."""
+    twins = [name for name in options.networks if name not in (many.EIGHT, many.PLAN)]
+    if twins:
+        memory.run(twins, options.images, options.side, options.threads, options.compensation)
+    many.run(options.networks)
+
+
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -37,7 +46,15 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MTZ_DATA"), help="folder with full data sets")
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
     parser.add_argument("--images", type=int, default=256, help="memory: images per task")
-    parser.add_argument("--networks", nargs="+", default=["resnet50", "vgg16"], help="memory: torchvision classifiers")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=["resnet50", "vgg16", many.EIGHT, many.PLAN],
+        help=f"memory: torchvision classifiers, {many.EIGHT} (tasks), {many.PLAN} (of three tasks)",
+    )
+    parser.add_argument("--side", type=int, default=224, help="memory: pixels across an image")
+    parser.add_argument("--threads", type=int, default=2, help="memory: of each process")
+    parser.add_argument("--compensation", nargs="+", default=["off", "on"], choices=["off", "on"], help="memory")
     parser.add_argument(
         "--store", type=Path, help="quality, forecast: file of what is finished, to go on after a break"
     )
@@ -75,7 +92,7 @@ def main() -> None:
         "landscape": lambda: landscape.run(root, options.draws),
         "trunk": lambda: trunk.run(root, options.draws),
         "linear": linear.run,
-        "memory": lambda: memory.run(tuple(options.networks), options.images),
+        "memory": lambda: spent(options),
         "dashboard": dashboard.run,
     }
     unknown = [name for name in options.names if name not in known]

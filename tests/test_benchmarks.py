@@ -17,6 +17,7 @@ from benchmarks import (
     kinds,
     landscape,
     linear,
+    many,
     memory,
     steps,
     streams,
@@ -186,4 +187,13 @@ def test_memory_benchmark_measures_in_a_process_of_its_own(capsys: pytest.Captur
     memory.run(("squeezenet1_1",), images=4, side=32)
     rows = _header(capsys.readouterr().out)[-2:]
     assert [row[:2] for row in rows] == [["squeezenet1_1", "off"], ["squeezenet1_1", "on"]]
+    assert all(0.1 < float(row[2]) < 16 for row in rows)
+    assert all(float(row[4]) > 0 and float(row[5].rstrip("×")) > 0 for row in rows)
+
+
+def test_benchmark_of_many_tasks_measures_in_processes_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    many.run((many.EIGHT,), images=60, width=8)
+    rows = _header(capsys.readouterr().out)[-2:]
+    assert [row[0] for row in rows] == ["all", "subsets"]
+    assert [int(row[1]) > 1 for row in rows] == [False, True]
     assert all(0.1 < float(row[2]) < 16 for row in rows)

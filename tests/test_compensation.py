@@ -78,18 +78,19 @@ def test_a_pruned_task_keeps_its_zeros() -> None:
         torch.testing.assert_close(fitted[i, mask[i]], alone, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("rows", [10, 60])
-def test_eliminated_weights_are_where_the_loss_is_least(rows: int) -> None:
-    x = draws(rows, 15)
-    gram = RowGram(x, 1 / rows, 0.05) if rows < 15 else DenseGram(x.mT @ x / rows, 1.0, 0.05)
-    full = x.mT @ x / rows + 0.05 * torch.eye(15, dtype=x.dtype)
-    kept = torch.tensor([1, 4, 7, 8])
+@pytest.mark.parametrize(("rows", "free", "ridge"), [(10, 11, 0.05), (60, 11, 0.05), (10, 1, 1e-7), (17, 2, 0.05)])
+def test_eliminated_weights_are_where_the_loss_is_least(rows: int, free: int, ridge: float) -> None:
+    """Few inputs are eliminated from kept rows without a matrix of rows × rows, many with one."""
+    x = draws(rows, 15) + 0.5
+    gram = RowGram(x, 1 / rows, ridge) if rows < 20 else DenseGram(x.mT @ x / rows, 1.0, ridge)
+    full = x.mT @ x / rows + ridge * torch.eye(15, dtype=x.dtype)
+    kept = torch.tensor([1, 4, 7, 8, 0, 2, 3, 5, 6, 9, 10, 11, 12, 13, 14][: 15 - free]).sort().values
     found = gram.eliminate(kept)
-    delta = draws(3, 4, seed=1)
+    delta = draws(3, 15 - free, seed=1)
     moved = torch.zeros(3, 15, dtype=x.dtype)
     moved[:, kept], moved[:, found.free] = delta, found.follow(delta)
     slope = moved @ full
-    torch.testing.assert_close(slope[:, found.free], torch.zeros(3, 11, dtype=x.dtype))
+    torch.testing.assert_close(slope[:, found.free], torch.zeros(3, free, dtype=x.dtype))
     torch.testing.assert_close(found.gram.loss(delta), 0.5 * (slope * moved).sum(1))
 
 

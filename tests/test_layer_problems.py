@@ -123,14 +123,14 @@ def supports(rng: np.random.Generator, tasks: int, shape: tuple[int, int], spars
     return masks
 
 
-def dense_case(tasks: int, compensated: bool, sparse: bool, few_rows: bool) -> Case:
+def dense_case(tasks: int, compensated: bool, sparse: bool, few_rows: bool, count: int | None = None) -> Case:
     """Columns: some that all tasks share, some that two of them do, and private ones."""
     rng = np.random.default_rng([tasks, compensated, sparse, few_rows])
     shared, private = (14, 3) if few_rows else (4, 2)
     table = [[k] * tasks for k in range(shared)]
     table += [[shared, shared, *([-1] * (tasks - 2))], [shared + 1, *([-1] * (tasks - 2)), shared + 1]]
     width = shared + 2 + private
-    count = 2 if few_rows else 40
+    count = count or (2 if few_rows else 40)
     if compensated:
         for t in range(tasks):
             left = [c for c in range(width) if c not in [row[t] for row in table]]
@@ -214,6 +214,8 @@ def _add(moments: LayerMoments, x: Array, r: Array | None) -> None:
 
 KINDS: dict[str, Callable[[int, bool, bool], Case]] = {
     "matrix": lambda tasks, compensated, sparse: dense_case(tasks, compensated, sparse, few_rows=False),
+    "rows, then a matrix": lambda tasks, compensated, sparse: dense_case(tasks, compensated, sparse, True, count=3),
+    "matrix, few rows each": lambda tasks, compensated, sparse: dense_case(tasks, compensated, sparse, True, count=7),
     "rows": lambda tasks, compensated, sparse: dense_case(tasks, compensated, sparse, few_rows=True),
     "grouped": lambda tasks, compensated, sparse: grouped_case(tasks, compensated, sparse, depthwise=False),
     "depthwise": lambda tasks, compensated, sparse: grouped_case(tasks, compensated, sparse, depthwise=True),
@@ -262,7 +264,7 @@ def test_neurons_of_one_task_alone_reproduce_their_targets_best(
 
 
 @pytest.mark.parametrize(
-    ("kind", "tasks", "compensated"), list(product(("matrix", "rows", "grouped"), (2, 3), (True, False)))
+    ("kind", "tasks", "compensated"), list(product((*list(KINDS)[:4], "grouped"), (2, 3), (True, False)))
 )
 def test_the_difference_is_what_merging_two_neurons_adds(kind: str, tasks: int, compensated: bool) -> None:
     case = made(kind, tasks, compensated, sparse=False)

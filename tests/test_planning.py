@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtz_core import Zipper, ZipSpec, zip_networks
 from mtz_core import events as ev
@@ -18,7 +18,10 @@ from mtz_core.budget.choice import Choice, Curve
 from mtz_core.budget.curves import MEASURED, curve
 from mtz_core.budget.plan import Plan, choice_data, multiplications_text, plan_text, read_choice
 from mtz_core.budget.search import CLEAR, frontier, resolve, smallest_error, smallest_size
+from mtz_core.calibration.samples import Goals, LayerSamples
+from mtz_core.calibration.stream import Stream
 from mtz_core.errors import SpecError
+from mtz_core.graph.execution import Matrices, execute
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.spec import BudgetSpec
@@ -259,6 +262,37 @@ def test_what_a_trunk_is_predicted_to_change_counts_against_a_limit_of_the_error
     middle = resolve(found.choice, BudgetSpec(macs=1.3, error=1.2 * least))
     assert middle.error <= 1.2 * least
     assert middle.shares["fc1"] == 12
+
+
+@pytest.mark.parametrize("family", ["perceptron", "residual"])
+def test_curves_are_those_of_trials_that_remember_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, data = [randomised(FAMILIES[family](), seed) for seed in range(3)], [images(90, seed) for seed in range(3)]
+    spec = ZipSpec(share="auto", budget={"size": 1.8}, positions=4, batch_size=32)
+
+    def found() -> Choice:
+        job = Zipper(parents, data, spec).job
+        *_, choice = Forecast.of(job, job.sample).choice()
+        assert isinstance(choice, Choice)
+        return choice
+
+    quick, calibrate = found(), LayerSamples.calibrate
+
+    def from_the_images(stream: Stream, node: str, before: Matrices, now: Matrices) -> Iterator[tuple[slice, Tensor]]:
+        for first in stream.starts:
+            where = slice(first, first + stream.batch_size)
+            with torch.no_grad():
+                yield where, execute(stream.program, stream.images[where], now)
+
+    monkeypatch.setattr(Stream, "answers", from_the_images)
+    monkeypatch.setattr(Goals, "keep", lambda goals, key, found: None)
+    monkeypatch.setattr(LayerSamples, "calibrate", lambda samples, peaks, known=None: calibrate(samples, peaks))
+    slow = found()
+    assert quick.rate == pytest.approx(slow.rate, rel=1e-9)
+    assert np.allclose(quick.together, slow.together, rtol=1e-9, atol=0)
+    for mine, theirs in zip(quick.curves, slow.curves, strict=True):
+        assert (mine.group, mine.counts, mine.gate) == (theirs.group, theirs.counts, theirs.gate)
+        assert mine.divergences == pytest.approx(theirs.divergences, rel=1e-9)
+        assert mine.power == pytest.approx(theirs.power, rel=1e-9)
 
 
 def test_planning_changes_no_weight() -> None:

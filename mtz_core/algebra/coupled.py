@@ -15,13 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, cholesky, submatrix
+from mtz_core.algebra.gram import SINGLE_FROM, Index, cholesky
+from mtz_core.algebra.kept import Kept
 
 STEPS = 12
+PRECONDITIONERS = 512 * 2**20
+"""Bytes of preconditioners that are kept from step to step; others are made for every step."""
 WORTHWHILE = 3e-3
 """A step that lowers the loss by a smaller part of itself is the last one."""
 
@@ -35,15 +39,15 @@ class Member:
     """
 
     rows: Tensor
-    columns: Tensor | None
-    indices: Tensor | None
+    columns: Index | None
+    indices: Index | None
     scales: Tensor
     gains: Tensor | None = None
 
     def scaled(self, entries: Tensor) -> Tensor:
-        """Entries (k, d) of its rows and columns, or unknowns there, times scales and gains; changed in place."""
-        entries.mul_(self.scales[:, None])
-        return entries if self.gains is None else entries.mul_(self.gains)
+        """Entries (k, d) of its rows and columns, or unknowns there, times scales and gains."""
+        found = entries * self.scales[:, None]
+        return found if self.gains is None else found.mul_(self.gains)
 
     def single(self) -> Member:
         """The same in single precision."""
@@ -57,6 +61,10 @@ class Tie:
     members: Mapping[int, Member]
     size: int
 
+    def single(self) -> Tie:
+        """The same in single precision."""
+        return Tie({t: m.single() for t, m in self.members.items()}, self.size)
+
     def gathered(self, matrices: Mapping[int, Tensor]) -> Tensor:
         """Sum over all entries where an unknown stands, times its scale there: the transpose of `scatter`."""
         some = next(iter(self.members.values()))
@@ -65,6 +73,8 @@ class Tie:
             taken = matrices[t][m.rows]
             if m.columns is None or m.indices is None:
                 total += m.scaled(taken)
+            elif isinstance(m.indices, slice):
+                total[:, m.indices] += m.scaled(taken[:, m.columns])
             else:
                 total.index_add_(1, m.indices, m.scaled(taken[:, m.columns]))
         return total
@@ -73,35 +83,47 @@ class Tie:
         """Write the unknowns to where they stand."""
         for t, m in self.members.items():
             if m.columns is None or m.indices is None:
-                matrices[t][m.rows] = m.scaled(unknowns.clone())
+                matrices[t][m.rows] = m.scaled(unknowns)
             else:
-                matrices[t][m.rows[:, None], m.columns] = m.scaled(unknowns[:, m.indices])
+                rows = m.rows if isinstance(m.columns, slice) else m.rows[:, None]
+                matrices[t][rows, m.columns] = m.scaled(unknowns[:, m.indices])
 
 
 @dataclass(frozen=True)
-class Preconditioner:
-    """Inverses of both factors."""
+class _Preconditioner:
+    """Solves by the Cholesky factors of both sides."""
 
     left: Tensor
     right: Tensor
 
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.left.nbytes + self.right.nbytes
+
     @staticmethod
-    def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> Preconditioner:
+    def of(tie: Tie, grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> _Preconditioner:
         some = grams[next(iter(tie.members))]
         height = len(next(iter(tie.members.values())).rows)
         left, right = some.new_zeros(height, height), some.new_zeros(tie.size, tie.size)
         for t, m in tie.members.items():
             left += weights[t][m.rows][:, m.rows] * m.scales[:, None] * m.scales / len(tie.members)
-            gram = grams[t] if m.columns is None else submatrix(grams[t], m.columns, m.columns)
-            gram = gram if m.gains is None else gram * m.gains[:, None] * m.gains
-            if m.indices is None:
-                right += gram
-            else:
-                right[m.indices[:, None], m.indices] += gram
-        return Preconditioner(*(torch.cholesky_inverse(cholesky(matrix)) for matrix in (left, right)))
+            _add_at(right, m.indices, _gained(_part(grams[t], m.columns), m.gains))
+        return _Preconditioner(cholesky(left), cholesky(right))
 
     def __call__(self, residual: Tensor) -> Tensor:
-        return self.left @ residual @ self.right
+        return torch.cholesky_solve(torch.cholesky_solve(residual, self.left).mT, self.right).mT
+
+
+class Preconditioners:
+    """Those of all ties, as many of them kept from step to step as memory allows."""
+
+    def __init__(self, ties: Sequence[Tie], grams: Mapping[int, Tensor], weights: Mapping[int, Tensor]) -> None:
+        self.makers = [partial(_Preconditioner.of, tie, grams, weights) for tie in ties]
+        self.kept: Kept[_Preconditioner] = Kept(PRECONDITIONERS)
+
+    def __call__(self, residuals: Sequence[Tensor]) -> list[Tensor]:
+        both = zip(self.makers, residuals, strict=True)
+        return [self.kept.get(None, k, make)(residual) for k, (make, residual) in enumerate(both)]
 
 
 def merge_coupled(
@@ -111,7 +133,7 @@ def merge_coupled(
     weights: Mapping[int, Tensor],
     ties: Sequence[Tie],
     steps: int | None = None,
-    preconditioners: Sequence[Preconditioner] | None = None,
+    preconditioned: Preconditioners | None = None,
 ) -> dict[int, Tensor]:
     """Return every task's weights V_t (n_t, d_t), better than `values`; both obey the ties.
 
@@ -122,13 +144,13 @@ def merge_coupled(
         weights: F_t (n_t, n_t).
         ties: the unknowns; entries outside all ties stay as they are.
         steps: at most so many of conjugate gradients, `STEPS` if omitted.
-        preconditioners: of the ties, where they are known.
+        preconditioned: preconditioners of the ties, where they are known.
     """
     exact = values
     if max(v.shape[1] for v in values.values()) >= SINGLE_FROM:
         values, wanted, grams, weights = (single(each) for each in (values, wanted, grams, weights))
-        ties = [Tie({t: m.single() for t, m in tie.members.items()}, tie.size) for tie in ties]
-    preconditioners = preconditioners or [Preconditioner.of(tie, grams, weights) for tie in ties]
+        ties = [tie.single() for tie in ties]
+    preconditioned = Preconditioners(ties, grams, weights) if preconditioned is None else preconditioned
 
     def pulled(matrices: Mapping[int, Tensor]) -> list[Tensor]:
         return [tie.gathered(matrices) for tie in ties]
@@ -139,7 +161,7 @@ def merge_coupled(
     loss = 0.5 * _dot([errors[t] for t in weighed], list(weighed.values()))
     residual = [-r for r in pulled(weighed)]
     del errors, weighed
-    scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+    scaled = preconditioned(residual)
     direction, strength = scaled, _dot(residual, scaled)
     for _ in range(STEPS if steps is None else steps):
         if not strength > 0:
@@ -157,11 +179,33 @@ def merge_coupled(
         if gained < WORTHWHILE * loss:
             break
         residual = [r - step * p for r, p in zip(residual, pull, strict=True)]
-        scaled = [p(r) for p, r in zip(preconditioners, residual, strict=True)]
+        scaled = preconditioned(residual)
         renewed = _dot(residual, scaled)
         direction = [s + (renewed / strength) * d for s, d in zip(scaled, direction, strict=True)]
         strength = renewed
     return found
+
+
+def _part(gram: Tensor, columns: Index | None) -> Tensor:
+    """A Gram's entries in some rows and columns."""
+    if columns is None:
+        return gram
+    return gram[columns, columns] if isinstance(columns, slice) else gram[columns[:, None], columns]
+
+
+def _gained(gram: Tensor, gains: Tensor | None) -> Tensor:
+    """The Gram of inputs that are multiplied with gains."""
+    return gram if gains is None else gram * gains[:, None] * gains
+
+
+def _add_at(total: Tensor, indices: Index | None, gram: Tensor) -> None:
+    """Add a Gram to the total's entries in the rows and columns `indices`."""
+    if indices is None:
+        total += gram
+    elif isinstance(indices, slice):
+        total[indices, indices] += gram
+    else:
+        total[indices[:, None], indices] += gram
 
 
 def _scattered(ties: Sequence[Tie], unknowns: Sequence[Tensor], like: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import DenseGram, Gram, RowGram, as_gram, cholesky, same_kind
+from mtz_core.algebra.gram import DenseGram, Gram, RowGram, as_gram, cholesky, outer, same_kind
 from mtz_core.errors import NumericalError, SpecError
 
 
@@ -111,8 +111,7 @@ def _difference_from_rows(a: Tensor, b: Tensor, p: RowGram, q: RowGram) -> Tenso
     ridge_p, ridge_q = max(p.ridge, floor), max(q.ridge, floor)
     c = ridge_p + ridge_q
     za, zb = p.weighted_rows(), q.weighted_rows()
-    kernel = torch.cat([za, zb])
-    kernel = kernel @ kernel.mT
+    kernel = outer(torch.cat([za, zb]))
     kernel.diagonal().add_(c)
     factor = cholesky(kernel)
 

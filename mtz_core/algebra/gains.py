@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.coupled import Preconditioner, Tie, merge_coupled, single
+from mtz_core.algebra.coupled import Preconditioners, Tie, merge_coupled, single
 from mtz_core.algebra.gram import SINGLE_FROM
 
 ROUNDS = 6
@@ -68,7 +68,7 @@ def merge_gained(
     known = None
     if max(v.shape[1] for v in found.values()) > DIRECT:
         rough = single(grams), single(weights)
-        known = [Preconditioner.of(tie, *rough) for tie in with_gains(ties, single(gains))]
+        known = Preconditioners([tie.single() for tie in ties], *rough)
     before = float("inf")
     for _ in range(ROUNDS):
         loss = 0.0

@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,12 @@ MAX_JITTER = 1e-2
 """Largest multiple of the mean diagonal that `cholesky` adds to a matrix before it gives up."""
 SINGLE_FROM = 128
 """Conjugate gradients form their products in single precision from so many inputs on: below it is not worth it."""
+
+
+FEW_FREE = 8
+"""Where a Gram is kept as so many times as many rows as inputs are eliminated, it goes through a matrix of these."""
+BLOCK = 512
+"""Columns of a symmetric product that are multiplied at once."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,16 @@ class DenseGram(Gram):
 
     def eliminate(self, kept: Tensor) -> Eliminated:
         free = _rest(kept, self.dimension)
-        whole = self.full()
-        factor = cholesky(submatrix(whole, free, free))
-        half = torch.linalg.solve_triangular(factor, submatrix(whole, free, kept), upper=False)
-        return Eliminated(
-            DenseGram(submatrix(whole, kept, kept).addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half
-        )
+        inner, across, rest = (self._part(*both) for both in ((free, free), (free, kept), (kept, kept)))
+        inner.diagonal().add_(self.ridge)
+        rest.diagonal().add_(self.ridge)
+        factor = cholesky(inner)
+        half = torch.linalg.solve_triangular(factor, across, upper=False)
+        return Eliminated(DenseGram(rest.addmm_(half.mT, half, alpha=-1.0)), kept, free, factor, half)
+
+    def _part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Entries of `scale · matrix`."""
+        return submatrix(self.matrix, rows, columns).mul_(self.scale)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = vectors @ self.matrix
@@ -131,6 +142,11 @@ class DenseGram(Gram):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseGram:
         return replace(self, matrix=self.matrix.to(device, dtype))
+
+    @cached_property
+    def single(self) -> DenseGram:
+        """The same Gram in single precision, made once for all that ask."""
+        return replace(self, matrix=self.matrix.float())
 
     def full(self) -> Tensor:
         """A new (d, d) tensor that holds the whole Gram."""
@@ -168,12 +184,32 @@ class RowGram(Gram):
         """With rows [X_s X_p], c = ridge: c I + X_sᵀ (c A⁻¹) X_s, where A = (c / scale) I + X_p X_pᵀ."""
         ridge = max(self.ridge, torch.finfo(self.rows.dtype).eps * self.mean_diagonal())
         free = _rest(kept, self.dimension)
+        if FEW_FREE * len(free) <= len(self.rows):
+            return self._eliminate_few(kept, free, ridge)
         rows = self.rows[:, free]
-        kernel = rows @ rows.mT
+        kernel = outer(rows)
         kernel.diagonal().add_(ridge / self.scale)
         factor = cholesky(kernel)
         half = torch.linalg.solve_triangular(factor, self.rows[:, kept], upper=False)
         return Eliminated(RowGram(half, ridge, self.ridge), kept, free, factor, half, rows)
+
+    def _eliminate_few(self, kept: Tensor, free: Tensor, ridge: float) -> Eliminated:
+        """The same by X_pᵀ X_p = Q Λ Qᵀ, which is small: with a = c / scale, the rows (a A⁻¹)^½ X_s are
+
+        X_s - X_p Q G Qᵀ X_pᵀ X_s,  where G = 1 / ((a + Λ) (1 + (a / (a + Λ))^½)).
+        """
+        exact = precise(self.rows.device)
+        across, rows = self.rows[:, index_of(kept)], self.rows[:, free]
+        crossed, a = rows.mT @ across, ridge / self.scale
+        inner = rows.to(exact).mT @ rows.to(exact)
+        values, vectors = torch.linalg.eigh(inner)
+        sums = values.clamp(min=0.0) + a
+        root = (vectors / (sums * (1.0 + (a / sums).sqrt()))) @ vectors.mT
+        half = across - rows @ (root.to(rows) @ crossed)
+        inner.diagonal().add_(a)
+        factor = cholesky(inner.mul_(self.scale)).to(rows)
+        follow = torch.linalg.solve_triangular(factor, crossed.mul_(self.scale), upper=False)
+        return Eliminated(RowGram(half, self.scale, self.ridge), kept, free, factor, follow)
 
     def apply(self, vectors: Tensor) -> Tensor:
         product = ((vectors @ self.rows.mT) * self.scale) @ self.rows
@@ -193,7 +229,24 @@ class RowGram(Gram):
 
     def dense(self) -> DenseGram:
         """The same Gram with its d×d matrix built."""
-        return DenseGram(self.rows.mT @ self.rows, self.scale, self.ridge)
+        return DenseGram(outer(self.rows.mT), self.scale, self.ridge)
+
+
+def outer(rows: Tensor) -> Tensor:
+    """Products (m, m) of all rows (m, d) with one another; what lies above the diagonal is copied from below.
+
+    >>> outer(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
+    tensor([[5., 6.],
+            [6., 9.]])
+    """
+    if len(rows) <= BLOCK:
+        return rows @ rows.mT
+    product = rows.new_empty(len(rows), len(rows))
+    for first in range(0, len(rows), BLOCK):
+        last = min(first + BLOCK, len(rows))
+        torch.mm(rows[first:], rows[first:last].mT, out=product[first:, first:last])
+        product[first:last, last:] = product[last:, first:last].mT
+    return product
 
 
 def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -202,6 +255,16 @@ def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     if across is None or down is None:
         return matrix[rows[:, None], columns]
     return matrix[down, across].clone(memory_format=torch.contiguous_format)
+
+
+Index = slice | Tensor
+"""Indices, as a slice if they follow one another."""
+
+
+def index_of(indices: Tensor) -> Index:
+    """These indices (c,), as a slice if they follow one another."""
+    run = run_of(indices)
+    return indices if run is None else run
 
 
 def run_of(indices: Tensor) -> slice | None:
@@ -350,7 +413,8 @@ class RowSum:
         both = zip(grams, indices, strict=True)
         self.wide = torch.cat([spread(gram.weighted_rows(), index, size) for gram, index in both])
         self.scaled = self.wide / self.diagonal
-        kernel = self.scaled @ self.wide.mT
+        root = self.diagonal.sqrt()
+        kernel = outer(self.wide / root)
         kernel.diagonal().add_(1.0)
         self.factor = cholesky(kernel)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mtz_core.algebra.difference import check_layer
-from mtz_core.algebra.gram import DenseGram, Gram, RowGram, as_gram, cholesky, same_kind, to_dense
+from mtz_core.algebra.gram import DenseGram, Gram, RowGram, as_gram, cholesky, outer, same_kind, to_dense
 from mtz_core.errors import NumericalError, SpecError
 
 MASKED_BYTES = 128 * 2**20
@@ -105,7 +105,7 @@ def _merge_from_rows(weights: Sequence[Tensor], grams: Sequence[RowGram]) -> Ten
     rows = [gram.weighted_rows() for gram in grams]
     pull = torch.cat([z @ (w - base).mT for z, w in zip(rows, weights, strict=True)])
     stacked = torch.cat(rows)
-    kernel = stacked @ stacked.mT
+    kernel = outer(stacked)
     kernel.diagonal().add_(c)
     return base.addmm_(torch.cholesky_solve(pull, cholesky(kernel)).mT, stacked)
 

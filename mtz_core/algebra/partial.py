@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import DenseGram, Gram, RowGram, RowSum, cholesky, spread, to_dense
-from mtz_core.algebra.merging import merge
+from mtz_core.algebra.gram import DenseGram, Gram, RowGram, RowSum, cholesky, to_dense
+from mtz_core.algebra.merging import merge, solve_masked
 
 DENSE_UP_TO = 6144
 """Above so many inputs, Grams that are kept as rows stay rows."""
@@ -37,18 +37,13 @@ def merge_partial(
     rows = [gram for gram in grams if isinstance(gram, RowGram)]
     if mask is None and size > DENSE_UP_TO and len(rows) == len(grams):
         return _from_rows(weights, rows, indices, size)
-    widened = [spread(w, index, size) for w, index in zip(weights, indices, strict=True)]
-    wide = []
-    for gram, index in zip(grams, indices, strict=True):
-        matrix = widened[0].new_zeros(size, size)
-        matrix[index[:, None], index] = to_dense(gram).full()
-        wide.append(DenseGram(matrix))
+    total, pull = weights[0].new_zeros(size, size), weights[0].new_zeros(len(weights[0]), size)
+    for w, gram, index in zip(weights, grams, indices, strict=True):
+        own = to_dense(gram)
+        total[index[:, None], index] += own.full()
+        pull[:, index] += own.apply(w)
     if mask is not None:
-        return merge(widened, wide, mask)
-    total, pull = torch.zeros_like(wide[0].matrix), torch.zeros_like(widened[0])
-    for w, gram in zip(widened, wide, strict=True):
-        total += gram.matrix
-        pull += w @ gram.matrix
+        return solve_masked(DenseGram(total), pull, mask)
     return torch.cholesky_solve(pull.mT, cholesky(total)).mT
 
 

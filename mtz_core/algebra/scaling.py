@@ -21,7 +21,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import SINGLE_FROM, DenseGram, Gram, RowGram, RowSum, cholesky, precise, run_of, to_dense
+from mtz_core.algebra.gram import (
+    SINGLE_FROM,
+    Gram,
+    Index,
+    RowGram,
+    RowSum,
+    cholesky,
+    index_of,
+    precise,
+    to_dense,
+)
 
 ROUNDS = 3
 LIMIT = 5.0
@@ -29,8 +39,6 @@ LIMIT = 5.0
 STEPS = 8
 TOLERANCE = 0.1
 """How far conjugate gradients bring down what a round leaves open."""
-Index = slice | Tensor
-"""Indices of a task's inputs among all, as a slice if they follow one another."""
 
 
 class ScaledMerge:
@@ -46,12 +54,14 @@ class ScaledMerge:
 
     def __init__(self, grams: Sequence[Gram], indices: Sequence[Tensor], size: int) -> None:
         self.size = size
-        self.indices: list[Index] = [run if (run := run_of(index)) is not None else index for index in indices]
+        self.indices = list(map(index_of, indices))
         rows = [gram for gram in grams if isinstance(gram, RowGram)]
-        few = len(rows) == len(grams) and sum(len(gram.rows) for gram in rows) < size
-        self.products = (
-            _Rows(rows, self.indices, size) if few else _Matrices(list(map(to_dense, grams)), self.indices, size)
-        )
+        few = len(rows) == len(grams) and 2 * sum(len(gram.rows) for gram in rows) < size
+        self.products = _Rows(rows, self.indices, size) if few else _Matrices(grams, self.indices, size)
+
+    def bytes(self) -> int:
+        """Memory that it takes beside the Grams that it was given."""
+        return self.products.bytes()
 
     def __call__(self, weights: Sequence[Tensor], scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return merged neurons w (k, size) of weights (k, d_t), and scales (T, k); the first task's are one.
@@ -64,12 +74,18 @@ class ScaledMerge:
         merged = self._average(weights, scales)
         merged = merged + self.products.solved(self._left(self._gaps(weights, merged, scales), scales))
         pulls = [self.products.product(t, w) for t, w in enumerate(weights)] if rounds > 1 else []
+        gaps = self._gaps(weights, merged, scales)
         for number in range(rounds):
-            gaps = self._gaps(weights, merged, scales)
             if number:
                 scales, gaps = self._rescaled(pulls, gaps, merged, scales)
             system = partial(self._applied, squares=scales.square().to(self.products.rough))
-            merged = _conjugate_gradients(system, self._left(gaps, scales), merged, self.products)
+            follows = number + 1 < rounds
+            moved = [torch.zeros_like(gap) for gap in gaps] if follows and self.products.rough == gaps[0].dtype else []
+            merged = _conjugate_gradients(system, self._left(gaps, scales), merged, self.products, moved)
+            if moved:  # what the steps' own products say is as precise as new ones
+                gaps = [gap - m * scale[:, None] for gap, m, scale in zip(gaps, moved, scales, strict=True)]
+            elif follows:
+                gaps = self._gaps(weights, merged, scales)
         return (merged * scales[0][:, None]).to(given), (scales / scales[0]).to(given)
 
     def _proportion(self, weights: Sequence[Tensor]) -> Tensor:
@@ -121,12 +137,13 @@ class ScaledMerge:
             result[:, index] += gap * scale[:, None]
         return result
 
-    def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
-        """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,)."""
-        result = torch.zeros_like(w)
+    def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,), and the P_t w (r, d_t)."""
+        result, parts = torch.zeros_like(w), []
         for t, (index, square) in enumerate(zip(self.indices, squares, strict=True)):
-            result[:, index] += self.products.quick(t, w[:, index] * square[rows, None])
-        return result
+            parts.append(self.products.quick(t, w[:, index]))
+            result[:, index] += parts[-1] * square[rows, None]
+        return result, parts
 
 
 class _Products(Protocol):
@@ -152,28 +169,38 @@ class _Products(Protocol):
     def roughly_solved(self, left: Tensor) -> Tensor:
         """The same, rough."""
 
+    def bytes(self) -> int:
+        """Memory that all this takes beside the Grams."""
+
 
 class _Matrices:
-    def __init__(self, grams: Sequence[DenseGram], indices: Sequence[Index], size: int) -> None:
-        self.matrices = [gram.full() for gram in grams]
-        self.dtype = self.matrices[0].dtype
+    """Grams are used as they are, since several sums have them in common."""
+
+    def __init__(self, grams: Sequence[Gram], indices: Sequence[Index], size: int) -> None:
+        self.grams = [to_dense(gram) for gram in grams]
+        self.own = sum(gram.matrix.nbytes for gram, given in zip(self.grams, grams, strict=True) if gram is not given)
+        self.dtype = self.grams[0].matrix.dtype
         self.rough = torch.float32 if size >= SINGLE_FROM else self.dtype
-        total = self.matrices[0].new_zeros(size, size)
-        for matrix, index in zip(self.matrices, indices, strict=True):
+        total = self.grams[0].matrix.new_zeros(size, size)
+        for gram, index in zip(self.grams, indices, strict=True):
             if isinstance(index, slice):
-                total[index, index] += matrix
+                part = total[index, index]
+                part.add_(gram.matrix, alpha=gram.scale).diagonal().add_(gram.ridge)
             else:
-                total[index[:, None], index] += matrix
+                total[index[:, None], index] += gram.full()
         self.whole = total.to(self.rough, copy=True)
         self.factor = cholesky(total)
-        self.inverse = torch.cholesky_inverse(self.factor).to(self.rough)
-        self.alike = [matrix.to(self.rough) for matrix in self.matrices]
+        self.rough_factor = self.factor.to(self.rough)
+        self.alike = [gram.single if self.rough == torch.float32 else gram for gram in self.grams]
+
+    def bytes(self) -> int:
+        return self.own + sum({id(x): x.nbytes for x in (self.whole, self.factor, self.rough_factor)}.values())
 
     def product(self, t: int, w: Tensor) -> Tensor:
-        return w @ self.matrices[t]
+        return self.grams[t].apply(w)
 
     def quick(self, t: int, w: Tensor) -> Tensor:
-        return w @ self.alike[t]
+        return self.alike[t].apply(w)
 
     def total(self, w: Tensor) -> Tensor:
         return w @ self.whole
@@ -182,7 +209,7 @@ class _Matrices:
         return torch.cholesky_solve(left.mT, self.factor).mT
 
     def roughly_solved(self, left: Tensor) -> Tensor:
-        return left @ self.inverse
+        return torch.cholesky_solve(left.mT, self.rough_factor).mT
 
 
 class _Rows:
@@ -215,6 +242,9 @@ class _Rows:
     def roughly_solved(self, left: Tensor) -> Tensor:
         return self.solved(left)
 
+    def bytes(self) -> int:
+        return sum(x.nbytes for x in (self.sum.wide, self.sum.scaled, self.sum.factor))
+
 
 def _fitted(pull: Tensor, length: Tensor) -> Tensor:
     """Scales of neurons with squared lengths `length` whose wanted weights pull them with `pull`, (k,) each."""
@@ -233,11 +263,16 @@ def _centred(scales: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(
-    system: Callable[[Tensor, Tensor], Tensor], left: Tensor, start: Tensor, products: _Products
+    system: Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]],
+    left: Tensor,
+    start: Tensor,
+    products: _Products,
+    moved: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Solve the rows' systems for x, `system`(x - start, rows) = `left` (k, d), preconditioned by the Grams' sum.
+    """Solve the rows' systems for x, `system`(x - start, rows)[0] = `left` (k, d), preconditioned by the Grams' sum.
 
-    Rows that are done, most of them after a step or two, take no further part.
+    Rows that are done, most of them after a step or two, take no further part. P_t (x - start) is added to `moved`
+    (k, d_t), if these are given.
     """
     x = start.clone()
     tiny = torch.finfo(torch.float32).tiny
@@ -253,11 +288,13 @@ def _conjugate_gradients(
             rows, residual, direction, strength, enough = (
                 each[going] for each in (rows, residual, direction, strength, enough)
             )
-        moved = system(direction, rows)
-        slope = (direction * moved).sum(1)
+        pull, parts = system(direction, rows)
+        slope = (direction * pull).sum(1)
         step = torch.where(slope > 0, strength / slope.clamp(min=tiny), 0.0)[:, None]
         x.index_add_(0, rows, (step * direction).to(x))
-        residual = residual - step * moved
+        for total, part in zip(moved, parts, strict=False):
+            total.index_add_(0, rows, step * part)
+        residual = residual - step * pull
         scaled = products.roughly_solved(residual)
         renewed = (residual * scaled).sum(1)
         ratio = torch.where(strength > 0, renewed / strength.clamp(min=tiny), 0.0)

@@ -30,11 +30,11 @@ class Accumulator:
 
     Residuals (m, n) may come with the rows, always or never; then E[r xᵀ] and E[r²] are kept, too. Matrices are
     summed in double precision: thousands of nearly equal terms would otherwise lose the small directions that decide
-    between similar neurons.
+    between similar neurons. Where no neurons are compared, and unless it is `exact`, the rows' own precision will do.
     """
 
-    def __init__(self, dimension: int) -> None:
-        self.dimension = dimension
+    def __init__(self, dimension: int, exact: bool = True) -> None:
+        self.dimension, self.exact = dimension, exact
         self.count = 0
         self._rows: list[Tensor] | None = []
         self._residuals: list[Tensor] = []
@@ -44,9 +44,7 @@ class Accumulator:
 
     def add(self, rows: Tensor, residuals: Tensor | None = None) -> None:
         """Add rows (m, d), and residuals (m, n). Raises `DataError` if one is NaN or infinite."""
-        for values in (rows, residuals):
-            if values is not None and not bool(torch.isfinite(values).all()):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         self.count += len(rows)
         if residuals is not None:
             squares = residuals.to(precise(rows.device)).square().sum(0)
@@ -58,7 +56,7 @@ class Accumulator:
                 return
             pending, self._rows = self._rows, None
             kept, self._residuals = self._residuals, []
-            dtype = precise(rows.device)
+            dtype = precise(rows.device) if self.exact else rows.dtype
             self._matrix = torch.zeros(self.dimension, self.dimension, dtype=dtype, device=rows.device)
             if residuals is not None:
                 self._cross = torch.zeros(residuals.shape[1], self.dimension, dtype=dtype, device=rows.device)
@@ -80,7 +78,7 @@ class Accumulator:
 
     def renewed(self) -> Accumulator:
         """An accumulator of the same rows whose residuals are still to come (`add_residuals`)."""
-        twin = Accumulator(self.dimension)
+        twin = Accumulator(self.dimension, self.exact)
         twin.count, twin._matrix = self.count, self._matrix
         twin._rows = None if self._rows is None else list(self._rows)
         return twin
@@ -122,6 +120,13 @@ class Accumulator:
         return Moment(gram, self._residuals[0] if self._residuals else None, None, power)
 
 
+def _require_finite(*given: Tensor | None) -> None:
+    """Raise `DataError` if a number is NaN or infinite. A finite sum shows that none is."""
+    for values in given:
+        if values is not None and not bool(values.sum().isfinite()) and not bool(torch.isfinite(values).all()):
+            raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+
+
 class LayerMoments(ABC):
     """Moments of one layer in one task: of two halves of the calibration set, and of the evaluation images.
 
@@ -149,8 +154,8 @@ class LayerMoments(ABC):
 class Moments(LayerMoments):
     """Of a layer whose neurons all read the same inputs: rows are (m, d)."""
 
-    def __init__(self, dimension: int) -> None:
-        self.parts = [Accumulator(dimension) for _ in range(3)]
+    def __init__(self, dimension: int, exact: bool = True) -> None:
+        self.parts = [Accumulator(dimension, exact) for _ in range(3)]
 
     @property
     def rows(self) -> int:
@@ -189,9 +194,7 @@ class GroupedMoments(LayerMoments):
         self.sums: list[tuple[Tensor, ...] | None] = [None, None, None]
 
     def add(self, part: int, rows: Tensor, residuals: Tensor | None = None) -> None:
-        for values in (rows, residuals):
-            if values is not None and not bool(torch.isfinite(values).all()):
-                raise DataError("calibration data gives NaN or infinite activations; check the images and the network")
+        _require_finite(rows, residuals)
         exact = rows.permute(1, 0, 2).to(precise(rows.device))
         sums: tuple[Tensor, ...] = (exact.mT @ exact,)
         if residuals is not None:

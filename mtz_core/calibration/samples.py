@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,33 @@ class Sample:
 
 
 @dataclass
+class Goals:
+    """What the layers of a parent give at sampled places, batch by batch, up to `budget` bytes.
+
+    A planner merges one layer after another for trial; the parent gives the same every time.
+    """
+
+    budget: int
+    known: dict[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
+
+    def keep(self, key: tuple[Any, ...], found: list[Tensor]) -> None:
+        """Keep a layer's, if there is room."""
+        size = sum(x.nbytes for x in found)
+        if size <= self.budget:
+            self.known[key], self.budget = found, self.budget - size
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What calibration saw of a layer in one task (see `LayerSamples`)."""
+
+    moments: LayerMoments
+    spread: float
+    floor: float | None
+    ceiling: float | None
+
+
+@dataclass
 class LayerSamples:
     """One task's images on their way to one layer, as often as they are needed.
 
@@ -74,6 +102,10 @@ class LayerSamples:
     positions: int | None
     seed: int
     budget: int
+    goals: Goals | None = None
+    """What the parent's layers give, where it is asked for again and again."""
+    exact: bool = True
+    """Whether moments are summed in double precision (see `Accumulator`)."""
     moments: LayerMoments = field(init=False)
     spread: float = 1.0
     """Variance of the wanted outputs on the calibration images, mean over neurons."""
@@ -82,10 +114,26 @@ class LayerSamples:
     ceiling: float | None = None
     _kept: list[Sample] | None = None
 
-    def calibrate(self, peaks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Accumulate moments; return the images on which each neuron fires most, and how much, (n, m) each."""
+    @property
+    def seen(self) -> Seen:
+        """What was seen, for who comes to the same layer with the same images again."""
+        return Seen(self.moments, self.spread, self.floor, self.ceiling)
+
+    def calibrate(self, peaks: bool, known: Seen | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Accumulate moments; return the images on which each neuron fires most, and how much, (n, m) each.
+
+        What is `known` is taken over, and then no image is looked at.
+        """
         layer = self.layer
-        self.moments = Moments(len(self.columns)) if layer.banks == 1 else GroupedMoments()
+        if known is not None:
+            self.moments, self.spread, self.floor, self.ceiling = (
+                known.moments,
+                known.spread,
+                known.floor,
+                known.ceiling,
+            )
+            return np.empty((layer.width, 0), dtype=np.int64), np.empty((layer.width, 0), dtype=np.float32)
+        self.moments = Moments(len(self.columns), self.exact) if layer.banks == 1 else GroupedMoments()
         pool = min(TOP_POOL, len(self.halves)) if peaks else 0
         best_values = torch.full((pool, layer.width), -torch.inf)
         count, total, squares = 0, torch.zeros(layer.width), torch.zeros(layer.width)
@@ -180,25 +228,36 @@ class LayerSamples:
             follows = self.twin.sequel(node)
             if len(layer.nodes) == 1 and not isinstance(module, Recurrence):
                 self.floor, self.ceiling = follows.floor, follows.ceiling
-            for where, (x, other), before in self.twin.inputs(node, follows.summand):
+            key = (node, self.seed, self.positions, self.twin.zipped.batch_size, len(self.twin.zipped.images))
+            known = None if self.goals is None else self.goals.known.get(key)
+            found: list[Tensor] = []
+            for where, (x, other), before in self.twin.inputs(node, follows.summand, known is None):
                 images = where.stop - where.start
                 each = None if self.positions is None else max(1, self.positions * images // len(x))
                 positions = sample_positions(layer, module, x, each, generator)
                 rows = by_image(rows_at(layer, module, x, positions, self.matrix), images)
                 goal = summand = None
+                joins = self.twin.parent is not None and _joins(layer, module, x, other)
                 if before is not None:
                     wanted = by_image(rows_at(layer, module, before[0], positions, original), images)
                     goal = _outputs(wanted, original, layer.banks > 1)
-                    if _joins(layer, module, x, other):
+                    if joins:
                         assert before[1] is not None
-                        assert other is not None
-                        summand = follows.sign * by_image(values_at(module, other, positions), images)
                         goal = goal + follows.sign * by_image(values_at(module, before[1], positions), images)
-                    elif follows.summand is not None:
-                        self.floor = self.ceiling = None
+                    found.append(goal)
+                elif known is not None:
+                    goal = known[len(found)]
+                    found.append(goal)
+                if joins:
+                    assert other is not None
+                    summand = follows.sign * by_image(values_at(module, other, positions), images)
+                elif goal is not None and follows.summand is not None:
+                    self.floor = self.ceiling = None
                 part = torch.full((images,), EVALUATION)
                 part[: len(self.halves[where])] = self.halves[where]
                 yield Batch(where, part, rows, goal, summand)
+            if self.goals is not None and known is None and found:
+                self.goals.keep(key, found)
 
 
 def _joins(layer: WeightLayer, module: nn.Module, x: Tensor, other: Tensor | None) -> bool:

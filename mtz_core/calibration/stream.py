@@ -118,14 +118,14 @@ class Twin:
         return self.zipped.program.sequel(node)
 
     def inputs(
-        self, node: str, summand: fx.Node | None = None
+        self, node: str, summand: fx.Node | None = None, both: bool = True
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None] | None]]:
         """Yield for every batch which images it holds, and what the layer called at `node` reads beside `summand`.
 
-        First in the zipped network, then in the parent (`None` without compensation).
+        First in the zipped network, then in the parent (`None` without compensation, or unless `both` are wanted).
         """
         zipped = self.zipped.inputs(node, self.matrices(), summand)
-        if self.parent is None:
+        if self.parent is None or not both:
             yield from ((where, found, None) for where, found in zipped)
             return
         before = self.parent.inputs(node, self.original(), summand)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtz_core.calibration.moments import SOURCES
-from mtz_core.calibration.samples import LayerSamples
+from mtz_core.calibration.samples import Goals, LayerSamples, Seen
 from mtz_core.calibration.sensitivity import Sensitivity, sensitivities
 from mtz_core.calibration.stream import Twin
 from mtz_core.graph.channels import WeightLayer, first_rows, rows_by_channel
@@ -35,6 +35,10 @@ TASKS_APART = 0.25
 
 Fully, a task with confident answers would be given up: to second order its errors hardly matter.
 """
+
+
+SeenBefore = dict[tuple[int, bytes], Seen]
+"""What calibration saw of a layer, by task and columns that took part."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ class Calibrator:
     """For each task, how much the outputs of its layers matter, by layer; empty: all alike."""
     answers: Sequence[Output] = ()
     """What each network's outputs say; empty: one class of several."""
+    goals: Sequence[Goals] = ()
+    """Where what the layers of each parent give is kept; empty: it is found anew."""
+    exact: bool = True
+    """Whether moments are summed in double precision (see `Accumulator`)."""
 
     def weigh_outputs(self, t: int, images: Tensor, device: torch.device) -> Iterator[float]:
         """Find out from a network's own answers how much the outputs of its layers matter; tasks come in order."""
@@ -128,6 +136,7 @@ class Calibrator:
         keep: bool = True,
         pairs: bool = True,
         ridges: Ridges | None = None,
+        known: SeenBefore | None = None,
     ) -> Comparison:
         """Calibrate layer `index` as if its inputs were shared as in `tables`, and compare the neurons of some tasks.
 
@@ -142,6 +151,7 @@ class Calibrator:
             keep: input rows are kept for `Comparison.merge`.
             pairs: also compare the neurons; without that, nobody has settled a ridge.
             ridges: what to take instead of searching for ridges.
+            known: what the same images have shown of this layer before, which is not looked at again; added to.
         """
         network, layer = self.network, self.network.joint.layers[index]
         tasks = layer.present if self.spec.compensate else tuple(fresh)
@@ -154,7 +164,10 @@ class Calibrator:
         for t in tasks:
             budget = self.spec.row_budget // len(tasks) if keep and self._enough_rows(index, t) else 0
             samples[t] = self._samples(index, t, streams[t], matrices[t], inputs, budget)
-            images[t], values[t] = samples[t].calibrate(peaks)
+            key = (t, samples[t].columns.tobytes())
+            images[t], values[t] = samples[t].calibrate(peaks, None if known is None else known.get(key))
+            if known is not None:
+                known.setdefault(key, samples[t].seen)
         renewable = tuple(t for t in tasks if samples[t].bounded and self._enough_rows(index, t))
         problem = self._problem(index, tasks, matrices, inputs, tables, samples)
         if ridges is not None:
@@ -180,6 +193,8 @@ class Calibrator:
             self.spec.positions,
             self.spec.seed + 1_000_003 * (index * network.tasks + t + 1),
             budget,
+            self.goals[t] if self.goals else None,
+            self.exact,
         )
 
     def _problem(

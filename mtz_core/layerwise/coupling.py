@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtz_core.algebra.coupled import Member, Tie, merge_coupled
 from mtz_core.algebra.gains import Gained, merge_at_gains, merge_gained
-from mtz_core.algebra.gram import Gram, to_dense
+from mtz_core.algebra.gram import Gram, index_of, to_dense
 from mtz_core.layerwise.problem import Part, Solution
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _ties(problem: DenseProblem, part: Part, solution: Solution) -> list[Tie]:
         ones = problem.base[t].new_ones(len(rows))
         scales = ones if solution.scales is None else solution.scales[m]
         whole = len(mine) == size == len(index)
-        shared[t] = Member(rows, None, None, scales) if whole else Member(rows, mine, compact[index[mine]], scales)
+        at = index_of(compact[index[mine]])
+        shared[t] = Member(rows, None, None, scales) if whole else Member(rows, index_of(mine), at, scales)
         if len(rest):
-            ties.append(Tie({t: Member(rows, rest, torch.arange(len(rest), device=rest.device), ones)}, len(rest)))
+            ties.append(Tie({t: Member(rows, index_of(rest), slice(0, len(rest)), ones)}, len(rest)))
     return [Tie(shared, size), *ties] if size else ties

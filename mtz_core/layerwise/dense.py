@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from mtz_core.algebra.difference import identity_gram, pairwise_difference
 from mtz_core.algebra.gram import DenseGram, Eliminated, Gram, RowGram, add, few_rows, precise, to_dense
+from mtz_core.algebra.kept import Kept
 from mtz_core.algebra.partial import DENSE_UP_TO, merge_partial
 from mtz_core.algebra.quadratic import PairForm
 from mtz_core.algebra.scaling import ScaledMerge
-from mtz_core.calibration.moments import LayerMoments, Moment, Moments, Source
+from mtz_core.calibration.moments import SOURCES, LayerMoments, Moment, Moments, Source
 from mtz_core.layerwise.coupling import coupled_solutions
 from mtz_core.layerwise.objective import DenseObjective, Objective
 from mtz_core.layerwise.problem import FITTED, JUDGING, Compared, Given, LayerProblem, Part, Solution
@@ -44,8 +46,13 @@ class DenseProblem(LayerProblem):
     inputs: Table = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     indices: dict[int, Tensor] = field(default_factory=dict)
     dense: bool = True
-    known: dict[tuple[int, float, bytes], _Held] = field(default_factory=dict)
-    mergers: dict[tuple[Source, Members, float, bytes], ScaledMerge] = field(default_factory=dict)
+    """Whether there are as many rows as inputs, so that Grams are kept as matrices."""
+    matrix: bool = False
+    """Whether the Grams of all calibration images are, in any case."""
+    known: Kept[_Held] = field(default_factory=Kept)
+    differences: dict[tuple[int, int, float], Tensor] = field(default_factory=dict)
+    """The latest: quick pairs are compared by the ridge that is chosen, often."""
+    mergers: Kept[ScaledMerge] = field(default_factory=Kept)
 
     @classmethod
     def of(cls, given: Given) -> DenseProblem:
@@ -74,6 +81,8 @@ class DenseProblem(LayerProblem):
             inputs=inputs,
             indices={t: torch.as_tensor(np.flatnonzero(inputs[:, t] >= 0), device=device) for t in tasks},
             dense=not few_rows([gram for t in tasks for gram in _halves(given.moments[t])]),
+            matrix=_pays_as_matrix(own, given.moments),
+            known=Kept(recent=len(tasks)),
         )
         problem.observe(given.moments)
         return problem
@@ -91,7 +100,9 @@ class DenseProblem(LayerProblem):
             return None
         moment = moment.to(base.device, base.dtype)
         # With as many rows as inputs the matrices are cheaper for what is solved; build them once.
-        return DenseObjective(moment.dense() if self.dense and source == FITTED else moment, base)
+        if (source == FITTED and self.dense) or (source == "calibration" and self.matrix):
+            return DenseObjective(moment.dense(), base, few=moment if _few(moment) else None)
+        return DenseObjective(moment, base)
 
     @property
     def columns(self) -> Table:
@@ -110,19 +121,20 @@ class DenseProblem(LayerProblem):
 
     def _over(self, t: int, chosen: NDArray[np.bool_]) -> tuple[Tensor, Gram]:
         """What is compared of task t over `chosen` inputs, and its Gram: all its other weights are free to follow."""
-        inside, weights = self.inside(t, chosen), self.best("calibration", t)
-        gram = self.gram("calibration", t, self.ridge)
-        if inside is not None:
-            weights = weights[:, inside]
-            gram = gram.schur(inside) if self.spec.compensate else gram.select(inside)
+        # What two tasks share now, merging will need.
+        held = self._held(t, "calibration", self.ridge, chosen, keep=len(self.tasks) == 2)
+        weights = self.best("calibration", t)[:, held.kept]
         metric = METRICS.find(self.spec.metric)
-        return metric.of(weights), gram if metric.of_outputs else identity_gram(gram, self.alphas[t])
+        return metric.of(weights), held.gram if metric.of_outputs else identity_gram(held.gram, self.alphas[t])
 
     def difference(self, t: int, u: int) -> Tensor:
-        (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
-        found = pairwise_difference(w_t, w_u, gram_t, gram_u)
-        factor = self._factor(t, u)
-        return found if factor is None else found.mul_(factor.to(found))
+        key = (t, u, self.ridge)
+        if key not in self.differences:
+            (w_t, gram_t), (w_u, gram_u) = self._both(t, u)
+            found = pairwise_difference(w_t, w_u, gram_t, gram_u)
+            factor = self._factor(t, u)
+            self.differences = {key: found if factor is None else found.mul_(factor.to(found))}
+        return self.differences[key]
 
     def form(self, t: int, u: int, i: int, j: int) -> Compared:
         return _form(self, (t, u), (i, j), self._both(t, u), self._factor(t, u))
@@ -192,17 +204,15 @@ class DenseProblem(LayerProblem):
         used = (self.inputs[:, part.members] >= 0).sum(axis=1) > 1
         size = int(used.sum())
         compact = torch.as_tensor(np.cumsum(used) - 1, device=rows[0].device)
-        held = [self._held(t, source, ridge, used) for t in part.members]
+        held = [self._held(t, source, ridge, used, keep=scaled or source == "calibration") for t in part.members]
         indices = [compact[self.indices[t][h.kept]] for t, h in zip(part.members, held, strict=True)]
         weights = [w[:, h.kept] for w, h in zip(best, held, strict=True)]
         grams = [h.gram for h in held]
         scales: Sequence[Tensor] | None = None
         if scaled and (size <= DENSE_UP_TO or not all(isinstance(gram, RowGram) for gram in grams)):
-            key = (source, part.members, ridge, used.tobytes())
-            if key not in self.mergers:
-                self.mergers[key] = ScaledMerge(grams, indices, size)
             known = None if like is None or like.scales is None else torch.stack(list(like.scales))
-            merged, each = self.mergers[key](weights, known)
+            merger = self.mergers.get((source, ridge), part.members, partial(ScaledMerge, grams, indices, size))
+            merged, each = merger(weights, known)
             scales = list(each)
         else:
             merged = merge_partial(weights, grams, indices, size)
@@ -216,11 +226,15 @@ class DenseProblem(LayerProblem):
             values.append(moved)
         return Solution(values, scales)
 
+    def renew(self, moments: Mapping[int, LayerMoments], sources: Sequence[Source] = SOURCES) -> None:
+        super().renew(moments, sources)
+        self.differences.clear()
+
     def forget(self, source: Source) -> None:
         super().forget(source)
-        self.mergers = {key: merger for key, merger in self.mergers.items() if key[0] != source}
-        if source == "calibration":
-            self.known.clear()
+        self.differences.clear()
+        self.mergers.clear()
+        self.known.clear()
 
     def pieces(self, parts: Sequence[Part]) -> list[Part]:
         return list(parts) if self.outputs or self.gained else super().pieces(parts)  # coupled rows go together
@@ -232,29 +246,31 @@ class DenseProblem(LayerProblem):
         shared = any(len(part.members) > 1 for part in parts)
         if not shared or self.masks or not (self.outputs or self.gained):
             return alone
-        most = DENSE_UP_TO if self.gained else 0  # gains are worth a matrix
-        if any(isinstance(gram, RowGram) and gram.dimension > most for gram in grams.values()):
-            return alone
+        if not self.dense and not (self.gained and max(gram.dimension for gram in grams.values()) <= DENSE_UP_TO):
+            return alone  # gains are worth a matrix
         wanted = {t: self.best(source, t) for t in tasks}
         known = next((solution.gains for solution in like), None)
-        return coupled_solutions(self, parts, list(alone), wanted, grams, known)
+        found = list(alone)
+        self.mergers.clear()
+        self.known.clear()
+        return coupled_solutions(self, parts, found, wanted, grams, known)
 
-    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_]) -> _Held:
+    def _held(self, t: int, source: Source, ridge: float, used: NDArray[np.bool_], keep: bool) -> _Held:
         """Task t's part in merging over the inputs `used`; kept from round to round, as targets do not change it."""
-        key = (t, ridge, used.tobytes())
-        if source == "calibration" and key in self.known:
-            return self.known[key]
-        gram, inside = self.gram(source, t, ridge), self.inside(t, used)
-        if inside is None:
-            held = _Held(gram, torch.arange(gram.dimension, device=self.indices[t].device), None)
-        elif self.spec.compensate:
-            eliminated = gram.eliminate(inside)
-            held = _Held(eliminated.gram, inside, eliminated)
-        else:
-            held = _Held(gram.select(inside), inside, None)
-        if source == "calibration":
-            self.known[key] = held
-        return held
+        inside = self.inside(t, used)
+
+        def make() -> _Held:
+            gram = self.gram(source, t, ridge)
+            if inside is None:
+                return _Held(gram, torch.arange(gram.dimension, device=self.indices[t].device), None)
+            if self.spec.compensate:
+                eliminated = gram.eliminate(inside)
+                return _Held(eliminated.gram, inside, eliminated)
+            return _Held(gram.select(inside), inside, None)
+
+        # A task has the same part in all sets of tasks with which it shares the same inputs.
+        key = (t, None if inside is None else inside.cpu().numpy().tobytes())
+        return self.known.get((source, ridge), key, make) if keep else make()
 
     def cost(self, part: Part, values: Sequence[Tensor]) -> Tensor:
         losses = [
@@ -264,17 +280,7 @@ class DenseProblem(LayerProblem):
         return torch.stack(losses).sum(0)
 
     def shared(self, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        several = (self.inputs >= 0).sum(axis=1) > 1
-        number = np.cumsum(several) - 1
-        mine = several & ((self.inputs[:, part.members] >= 0).sum(axis=1) > 1)
-        merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
-        compact = np.cumsum(mine) - 1
-        for t, w in reversed(list(zip(part.members, values, strict=True))):
-            index = self.indices[t].cpu().numpy()
-            kept = np.flatnonzero(mine[index])
-            target = torch.as_tensor(compact[index[kept]], device=merged.device)
-            merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
-        return merged, torch.as_tensor(number[mine], device=merged.device)
+        return _shared(self, part, values)
 
 
 @dataclass(frozen=True)
@@ -284,6 +290,15 @@ class _Held:
     gram: Gram
     kept: Tensor
     eliminated: Eliminated | None
+
+    def bytes(self) -> int:
+        """Memory that it takes beside the Gram of all inputs, that in single precision included."""
+        gram, found = self.gram, self.eliminated
+        size = 4 * gram.dimension**2 if isinstance(gram, DenseGram) else 0
+        if found is None:
+            return size
+        own = [found.factor, found.half, gram.matrix if isinstance(gram, DenseGram) else found.rows]
+        return size + sum(x.nbytes for x in own if x is not None)
 
 
 Side = tuple[Tensor, Gram]
@@ -313,6 +328,32 @@ def _sum(problem: DenseProblem, t: int, moments: Moments) -> DenseGram:
     total = add(grams)
     assert isinstance(total, DenseGram)
     return total
+
+
+def _pays_as_matrix(own: Mapping[int, NDArray[np.int64]], moments: Mapping[int, LayerMoments]) -> bool:
+    """Whether what is solved with the Grams of all images costs less with matrices than with rows."""
+    size = max(map(len, own.values()))
+    return size <= DENSE_UP_TO and 2 * sum(moments[t].rows for t in own) > size
+
+
+def _few(moment: Moment) -> bool:
+    """Whether weights are fitted at less cost by the products of rows than by the Gram as a matrix."""
+    return isinstance(moment.gram, RowGram) and 2 * len(moment.gram.rows) <= moment.gram.dimension
+
+
+def _shared(problem: DenseProblem, part: Part, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """See `LayerProblem.shared`."""
+    several = (problem.inputs >= 0).sum(axis=1) > 1
+    number = np.cumsum(several) - 1
+    mine = several & ((problem.inputs[:, part.members] >= 0).sum(axis=1) > 1)
+    merged = values[0].new_zeros(len(part.rows), int(mine.sum()))
+    compact = np.cumsum(mine) - 1
+    for t, w in reversed(list(zip(part.members, values, strict=True))):
+        index = problem.indices[t].cpu().numpy()
+        kept = np.flatnonzero(mine[index])
+        target = torch.as_tensor(compact[index[kept]], device=merged.device)
+        merged[:, target] = w[:, torch.as_tensor(kept, device=merged.device)]
+    return merged, torch.as_tensor(number[mine], device=merged.device)
 
 
 def _halves(moments: LayerMoments) -> list[Gram]:

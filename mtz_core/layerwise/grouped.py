@@ -7,6 +7,7 @@ them are solved at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -155,7 +156,8 @@ class GroupedProblem(LayerProblem):
         banks = [self._of(source, t).bank(row) for t, row in zip(part.members, rows, strict=True)]
         values = [w.clone() for w in best]
         real, free = self._supports(part, rows, columns, real)
-        for chunk in chunks(len(part.rows), max(w.shape[1] for w in best)):
+        # Every member has systems of its own, which are in memory together.
+        for chunk in chunks(len(part.rows), max(w.shape[1] for w in best) * math.isqrt(len(part.members))):
             valid = real[chunk]
             systems, follows = [], []
             for m in range(len(part.members)):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mtz_core.algebra.gram import BYTES, RowGram, cholesky, chunks, factored, to_dense
+from mtz_core.algebra.gram import BYTES, RowGram, cholesky, chunks, factored, outer, to_dense
 from mtz_core.algebra.merging import solve_masked
 from mtz_core.calibration.moments import Moment
 
@@ -52,6 +52,10 @@ class DenseObjective(Objective):
     base: Tensor
     factors: dict[float, Tensor] = field(default_factory=dict)
     """Cholesky factors by ridge; they outlive a change of targets."""
+    few: Moment | None = None
+    """The same moments as rows, where these are so few that they take less time."""
+    kernels: list[Tensor] = field(default_factory=list)
+    """Of these rows, the products with one another, once they are there."""
 
     @property
     def compensated(self) -> bool:
@@ -63,23 +67,25 @@ class DenseObjective(Objective):
             both = zip(torch.split(values, step), torch.split(rows, step), strict=True)
             return torch.cat([self.loss(some, numbers) for some, numbers in both])
         delta = values - self.base[rows]
-        gram = self.moment.gram
-        if self.moment.residuals is not None and isinstance(gram, RowGram):
-            left = self.moment.residuals[:, rows] - gram.rows @ delta.mT
-            return 0.5 * gram.scale * left.square().sum(0)
-        loss = gram.loss(delta)
-        if self.moment.cross is not None and self.moment.power is not None:
-            loss = loss - (self.moment.cross[rows] * delta).sum(1) + 0.5 * self.moment.power[rows]
+        moment = self.moment if self.few is None else self.few
+        if moment.residuals is not None and isinstance(moment.gram, RowGram):
+            left = moment.residuals[:, rows] - moment.gram.rows @ delta.mT
+            return 0.5 * moment.gram.scale * left.square().sum(0)
+        loss = moment.gram.loss(delta)
+        if moment.cross is not None and moment.power is not None:
+            loss = loss - (moment.cross[rows] * delta).sum(1) + 0.5 * moment.power[rows]
         return loss.clamp_(min=0.0)
 
     def fit(self, ridge: float, mask: Tensor | None = None) -> Tensor:
         if not self.compensated:
             return self.base
-        moment, gram = self.moment, self.moment.gram
+        moment = self.moment if self.few is None or mask is not None else self.few
+        gram = moment.gram
         if isinstance(gram, RowGram) and moment.residuals is not None and mask is None:
-            floor = torch.finfo(self.base.dtype).eps
-            kernel = (gram.rows @ gram.rows.mT).mul_(gram.scale)
-            kernel.diagonal().add_(max(ridge, floor) * gram.mean_diagonal())
+            if not self.kernels:
+                self.kernels.append(outer(gram.rows).mul_(gram.scale))
+            kernel = self.kernels[0].clone()
+            kernel.diagonal().add_(max(ridge, torch.finfo(self.base.dtype).eps) * gram.mean_diagonal())
             solved = torch.cholesky_solve(moment.residuals, cholesky(kernel))
             return self.base + (solved.mT @ gram.rows).mul_(gram.scale)
         if isinstance(gram, RowGram):

@@ -23,7 +23,7 @@ from mtz_core.spec import ZipSpec
 
 if TYPE_CHECKING:
     from mtz_core.calibration.stream import Twin
-    from mtz_core.layerwise.comparison import Calibrator, Comparison
+    from mtz_core.layerwise.comparison import Calibrator, Comparison, SeenBefore
     from mtz_core.network.zipped import ZippedNetwork
 
 
@@ -54,11 +54,18 @@ class LayerWalk:
         return [k for k in hidden if index < k <= later[-1]] if later else []
 
     def compare(
-        self, index: int, streams: Sequence[Twin], tables: Sequence[Table], *, peaks: bool = True, keep: bool = True
+        self,
+        index: int,
+        streams: Sequence[Twin],
+        tables: Sequence[Table],
+        *,
+        peaks: bool = True,
+        keep: bool = True,
+        known: SeenBefore | None = None,
     ) -> Comparison:
         """Calibrate layer `index`, and compare its neurons if it is zipped (see `Calibrator.compare`)."""
         fresh = self.ledger.fresh(index) if index in self.ledger.hidden() else {}
-        return self.calibrator.compare(index, streams, tables, fresh, peaks=peaks, keep=keep)
+        return self.calibrator.compare(index, streams, tables, fresh, peaks=peaks, keep=keep, known=known)
 
     def costs(self, seen: Comparison, fresh: Fresh) -> dict[tuple[int, int], NDArray[np.float64]]:
         """Difference of every pair of fresh channels."""

@@ -49,11 +49,13 @@ def shared_rows(table: Table) -> Table:
 
 def by_members(table: Table) -> Iterator[tuple[Members, NDArray[np.int64]]]:
     """Sets of tasks that share slots, with the numbers of their slots, in order of first appearance."""
-    found: dict[Members, list[int]] = {}
-    for s, present in enumerate(table >= 0):
-        found.setdefault(tuple(int(t) for t in np.flatnonzero(present)), []).append(s)
-    for members, slots in found.items():
-        yield members, np.asarray(slots, dtype=np.int64)
+    if not len(table):
+        return
+    patterns, first, number = np.unique(table >= 0, axis=0, return_index=True, return_inverse=True)
+    number = number.ravel()
+    slots = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    for k in np.argsort(first):
+        yield tuple(int(t) for t in np.flatnonzero(patterns[k])), slots[k].astype(np.int64)
 
 
 def sharing_of(table: Table) -> dict[Members, float]:

@@ -126,16 +126,17 @@ class _Problem:
     def __init__(self, costs: Costs, alphas: tuple[float, ...], tasks: int) -> None:
         self.alphas, self.tasks = np.asarray(alphas), tasks
         self.weighted: dict[tuple[int, int], NDArray[np.float64]] = {}
+        """(α_t + α_u)² d_tu, with a last row and column of zeros for tasks that a slot does not hold (-1)."""
         for (t, u), cost in costs.items():
             scaled = np.where(np.isfinite(cost), cost, FORBIDDEN) * (alphas[t] + alphas[u]) ** 2
-            self.weighted[t, u], self.weighted[u, t] = scaled, scaled.T
+            padded = np.pad(scaled, ((0, 1), (0, 1)))
+            self.weighted[t, u], self.weighted[u, t] = padded, np.ascontiguousarray(padded.T)
 
     def sums(self, slots: Table) -> NDArray[np.float64]:
         """Σ over a slot's pairs of (α_i + α_j)² d_ij, (S,)."""
         total = np.zeros(len(slots))
         for t, u in combinations(range(self.tasks), 2):
-            both = (slots[:, t] >= 0) & (slots[:, u] >= 0)
-            total[both] += self.weighted[t, u][slots[both, t], slots[both, u]]
+            total += self.weighted[t, u][slots[:, t], slots[:, u]]
         return total
 
     def weights(self, slots: Table) -> NDArray[np.float64]:
@@ -175,20 +176,20 @@ class _Problem:
         yield high
         yield from (price for price in enough if price > high)
 
-    def joining(self, slots: Table, t: int) -> NDArray[np.float64]:
-        """What it costs to add each channel of task t to each slot without it, (S, n_t)."""
+    def joining(self, slots: Table, t: int, channels: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """What it costs to add each channel of task t, or some of them, to each slot without it, (S, n_t)."""
         sums, weights = self.sums(slots)[:, None], self.weights(slots)[:, None]
-        added = np.zeros((len(slots), self._width(t)))
+        chosen = np.arange(self._width(t)) if channels is None else channels
+        added = np.zeros((len(slots), len(chosen)))
         for u in range(self.tasks):
-            held = slots[:, u] >= 0
-            if u != t and held.any():
-                added[held] += self.weighted[u, t][slots[held, u]]
+            if u != t:
+                added += self.weighted[u, t][slots[:, u, None], chosen]
         costs: NDArray[np.float64] = (sums + added) / (weights + self.alphas[t]) - sums / np.maximum(weights, 1e-300)
         members = _members(slots)
         return costs - (self._credit(members | (1 << t)) - self._credit(members))[:, None]
 
     def _width(self, t: int) -> int:
-        return next(int(cost.shape[1]) for (_, u), cost in self.weighted.items() if u == t)
+        return next(int(cost.shape[1]) - 1 for (_, u), cost in self.weighted.items() if u == t)
 
     def optimal(self, whole: Table, widths: Sequence[int], savings: int) -> list[Table]:
         """Slots that save enough, improved from the best starts, at the least price that brings this about."""
@@ -267,18 +268,15 @@ class _Problem:
 
     def _dearest(self, slots: Table) -> tuple[int, int, float]:
         """The membership whose end saves most: slot, task, saving."""
-        costs = self.slot_costs(slots)
-        best = (-1, -1, -np.inf)
-        for t in range(self.tasks):
-            held = np.flatnonzero((slots[:, t] >= 0) & ((slots >= 0).sum(1) > 1))
-            if len(held):
-                without = slots[held].copy()
-                without[:, t] = -1
-                gains = costs[held] - self.slot_costs(without)
-                k = int(gains.argmax())
-                if gains[k] > best[2]:
-                    best = (int(held[k]), t, float(gains[k]))
-        return best
+        present = slots >= 0
+        tasks, held = np.nonzero((present & (present.sum(1) > 1)[:, None]).T)
+        if not len(held):
+            return (-1, -1, -np.inf)
+        without = slots[held]
+        without[np.arange(len(held)), tasks] = -1
+        gains = self.slot_costs(slots)[held] - self.slot_costs(without)
+        k = int(gains.argmax())
+        return int(held[k]), int(tasks[k]), float(gains[k])
 
     def paired_anew(self, slots: Table, widths: Sequence[int], full: bool, sweeps: int = SWEEPS) -> Table:
         """Pair every task's channels anew with the slots of the others, until the total cost stops falling."""
@@ -326,11 +324,13 @@ class _Problem:
     def _cheapest(self, slots: Table) -> tuple[int, int, float] | None:
         """The single channel and the slot whose union costs least."""
         best: tuple[int, int, float] | None = None
+        present = slots >= 0
+        alone = present.sum(1) == 1
         for t in range(self.tasks):
-            singles = np.flatnonzero((slots[:, t] >= 0) & ((slots >= 0).sum(1) == 1))
-            free = np.flatnonzero(slots[:, t] < 0)
+            singles = np.flatnonzero(present[:, t] & alone)
+            free = np.flatnonzero(~present[:, t])
             if len(singles) and len(free):
-                costs = self.joining(slots[free], t)[:, slots[singles, t]]
+                costs = self.joining(slots[free], t, slots[singles, t])
                 at = int(costs.argmin())
                 value = float(costs.reshape(-1)[at])
                 if best is None or value < best[2]:

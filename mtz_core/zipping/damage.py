@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtz_core.calibration.stream import Twin
+from mtz_core.calibration.stream import Stream, Twin
 from mtz_core.graph.execution import execute
 from mtz_core.layerwise.walk import LayerWalk
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.kind import Output, some_places
 from mtz_core.pairing.slots import Table, shared_rows
+
+if TYPE_CHECKING:
+    from mtz_core.layerwise.comparison import SeenBefore
 
 RIDGE = 1e-3
 """Of the layers that compensate; searching for it at every step would not change the order of the groups."""
@@ -44,6 +48,10 @@ class Bench:
     """Ridge of every layer's merge."""
     seen: list[tuple[float, float]] = field(default_factory=list)
     """Divergence and answers that are likely to change in %, of every trial and on whatever images it was judged by."""
+    judged: list[Stream] = field(default_factory=list)
+    """The images that judge, on their way through the parents as far as no trial has changed anything."""
+    entered: tuple[int, SeenBefore] = field(default_factory=lambda: (-1, {}))
+    """The layer that was merged first in the latest trial, and what calibration saw of it: always the same."""
     known: list[Tensor] = field(default_factory=list)
     """Every task's predictions by the parents on all images that there are; empty: on those that judge."""
 
@@ -83,6 +91,8 @@ class Bench:
         network, first = self.network, min(slots)
         stations = [k for k in self.walk.stations() if k >= first]
         kept = {k: [network.matrix(k, t).detach() for t in range(network.tasks)] for k in stations}
+        if self.entered[0] != first:
+            self.entered = (first, {})
         self._advance(streams, first)
         forks = [stream.fork(len(h)) for stream, h in zip(streams, self.walk.calibrator.halves, strict=True)]
         for k in stations:
@@ -93,12 +103,13 @@ class Bench:
                 rows = shared_rows(network.row_slots(k, table))
             elif not self.walk.spec.compensate:
                 continue
-            seen = self.walk.compare(k, forks, inputs if k in slots else network.tables, peaks=False, keep=False)
+            tables, known = inputs if k in slots else network.tables, self.entered[1] if k == first else None
+            seen = self.walk.compare(k, forks, tables, peaks=False, keep=False, known=known)
             network.set_weights(k, seen.problem.merged_weights(rows, self.ridges.get(k, RIDGE)))
             if network.joint.layers[k].repeated:
                 for fork in forks:
                     fork.restart()
-        divergence = self.compared(before, self.answers())
+        divergence = self.compared(before, self._answers_after(stations))
         for k, matrices in kept.items():
             network.set_weights(k, matrices)
         return divergence
@@ -111,6 +122,23 @@ class Bench:
             changed += alpha * output.likely(x, y, many)
         self.seen.append((divergence, 100.0 * changed))
         return divergence
+
+    def _answers_after(self, changed: Sequence[int]) -> list[Tensor]:
+        """Predictions on the images that judge if the weights of some layers have changed, and only these."""
+        network, spec, found = self.network, self.walk.spec, []
+        if not self.judged:
+            budget = spec.activation_budget // (3 * network.tasks)
+            self.judged = [
+                Stream(network.program(t), images, spec.batch_size, budget, self.device)
+                for t, images in enumerate(self.judge)
+            ]
+        for t, (stream, output) in enumerate(zip(self.judged, self.outputs, strict=True)):
+            nodes = (node for k in changed for node in network.graphs[t].layers[k].nodes)
+            last = list(stream.program.layers)[-1]
+            first, now = min(nodes, key=stream.program.position, default=last), network.matrices(t)
+            parts = [some_places(output.predictions(answers)) for _, answers in stream.answers(first, now, now)]
+            found.append(torch.cat(parts))
+        return found
 
     def _advance(self, streams: Sequence[Twin], index: int) -> None:
         """Bring the streams to a layer, so that forks start there."""

@@ -23,6 +23,7 @@ from mtz_core.budget.choice import Choice, Curve
 from mtz_core.budget.curves import COARSE, GRID, MEASURED, changed_per_root, curve, halving_power, rising
 from mtz_core.budget.plan import Plan
 from mtz_core.budget.search import frontier, resolve
+from mtz_core.calibration.samples import Goals
 from mtz_core.calibration.stream import Twin, twins
 from mtz_core.errors import SpecError
 from mtz_core.layerwise.comparison import Calibrator
@@ -85,12 +86,15 @@ class Forecast:
         divided = [_divided(x, spec.seed + 17 * t + 1) for t, x in enumerate(images)]
         self.fit = [fit for fit, _ in divided]
         self.full = network.joint.full_shares()
-        calibrator = Calibrator(network, spec, alphas, [torch.arange(len(x)) % 2 for x in self.fit], answers=outputs)
+        halves = [torch.arange(len(x)) % 2 for x in self.fit]
+        goals = [Goals(spec.activation_budget // (8 * network.tasks)) for _ in self.fit]
+        calibrator = Calibrator(network, spec, alphas, halves, answers=outputs, goals=goals)
         self.walk = LayerWalk(network, spec, Ledger(network.joint, self.full), calibrator)
         simple = spec.model_copy(update={"ridge": RIDGE})
         shares = {} if spec.compensate else self.full
         # What outputs weigh is found once, for both.
-        quick = LayerWalk(network, simple, Ledger(network.joint, shares), replace(calibrator, spec=simple))
+        trying = replace(calibrator, spec=simple, exact=False)
+        quick = LayerWalk(network, simple, Ledger(network.joint, shares), trying)
         self.bench = Bench(quick, alphas, [judge for _, judge in divided], outputs, device)
         self.part = sum(map(len, self.fit)) / max(1, sum(map(len, images)))
         self.tables: list[Table] = list(network.tables)
@@ -178,7 +182,7 @@ class Forecast:
 
     def _streams(self) -> list[Twin]:
         spec = self.spec
-        return twins(self.network, self.fit, spec.compensate, spec.batch_size, spec.activation_budget // 2, self.device)
+        return twins(self.network, self.fit, spec.compensate, spec.batch_size, spec.activation_budget // 3, self.device)
 
     def gate(self, group: int) -> str | None:
         """The other shared group that a group's first layer reads, if it reads nothing else that tasks share."""
@@ -254,7 +258,7 @@ class Forecast:
         layer, name, quick = self.network.joint.layers[index], self._name(index), self.bench.walk
         every = {t: np.unique(layer.members[t].rows) for t in self.network.joint.sharing(index)}
         ledger = replace(self.walk.ledger, shares={name: round(share * self.full[name])})
-        walk = LayerWalk(self.network, quick.spec, ledger, quick.calibrator)
+        walk = LayerWalk(self.network, quick.spec, ledger, replace(quick.calibrator, exact=True))
         forks = [stream.fork(len(x)) for stream, x in zip(streams, self.fit, strict=True)]
         seen = walk.compare(index, forks, inputs)
         return self._table(layer.group, walk.slots(seen, walk.costs(seen, every), every, inputs))

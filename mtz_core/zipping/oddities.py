@@ -20,6 +20,8 @@ from mtz_core.outputs.several import Several
 
 LOOKED_AT, LARGE, FEW, BATCH = 300, 20_000, 60, 128
 """So many images of a task are looked at; of images of more than `LARGE` numbers a few."""
+FIRST = 8
+"""Layers that tell these images apart are alive."""
 NEAR = 0.9
 """An error of nine tenths of what chance gives, or more, is near chance."""
 RARE = 0.02
@@ -28,15 +30,14 @@ RARE = 0.02
 
 @dataclass(frozen=True)
 class _Task:
-    """One network, what its outputs say, unlabelled images, and labelled ones if there are any."""
+    """One network, what its outputs say, and its answers to labelled images."""
 
     name: str
     graph: ChannelGraph
     output: Output
-    images: Tensor
     answers: Tensor
     labels: Tensor | None
-    """Of labelled images, of which these are the `answers`; without any, of calibration images."""
+    """`None`: this output has none."""
 
 
 def oddities(
@@ -58,14 +59,14 @@ def oddities(
     found: list[str] = []
     for t, (graph, output, x, pair) in enumerate(zip(graphs, outputs, images, evaluation, strict=True)):
         most = LOOKED_AT if x[0].numel() <= LARGE else FEW
-        seen = _answers(graph, x[:most], device)
-        given = seen if pair is None else _answers(graph, pair[0][:most], device)
-        task = _Task(f"network {t}", graph, output, x, given, None if pair is None else pair[1][:most])
-        for head, own in _by_heads(task, seen):
-            if head.labels is not None:
-                found += _near_chance(head, head.labels)
-                found += _missing_classes(head, own)
-        found += _dead_layers(task, device)
+        if pair is not None:
+            seen, given = (_answers(graph, some[:most], device) for some in (x, pair[0]))
+            task = _Task(f"network {t}", graph, output, given, pair[1][:most])
+            for head, own in _by_heads(task, seen):
+                if head.labels is not None:
+                    found += _near_chance(head, head.labels)
+                    found += _missing_classes(head, own)
+        found += _dead_layers(f"network {t}", graph, x, device)
     return tuple(found)
 
 
@@ -78,7 +79,7 @@ def _by_heads(task: _Task, seen: Tensor) -> Iterator[tuple[_Task, Tensor]]:
     labels = [None] * len(output.parts) if task.labels is None else output.split_labels(task.labels)
     split = zip(output.names, output.parts, output.split(task.answers), labels, output.split(seen), strict=True)
     for name, part, answers, own, calibration in split:
-        yield _Task(f"{task.name}, output {name!r},", task.graph, part, task.images, answers, own), calibration
+        yield _Task(f"{task.name}, output {name!r},", task.graph, part, answers, own), calibration
 
 
 def _answers(graph: ChannelGraph, images: Tensor, device: torch.device) -> Tensor:
@@ -123,12 +124,24 @@ def _missing_classes(task: _Task, calibration: Tensor) -> Iterator[str]:
         )
 
 
-def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
+def _dead_layers(name: str, graph: ChannelGraph, images: Tensor, device: torch.device) -> Iterator[str]:
     """Layers whose outputs, cut off as what follows cuts them off, are the same for all images."""
-    program = Program(task.graph.network.module, task.graph.layers, task.graph.network.heads)
-    matrices = task.graph.matrices(device)
-    by_node = {node: layer for layer in task.graph.layers for node in layer.nodes}
-    state: State = start(program, task.images[:64].to(device))
+    dead = _alike(graph, images[:FIRST], device)  # mostly none: then more images need not be looked at
+    dead = _alike(graph, images[:64], device) if dead else dead
+    if dead:
+        yield (
+            f"{name}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
+            "numbers for every calibration input, so nothing behind can tell inputs apart by it; is the network "
+            "trained, and are the inputs prepared as in training?"
+        )
+
+
+def _alike(graph: ChannelGraph, images: Tensor, device: torch.device) -> list[str]:
+    """Layers that give the same for all these images."""
+    program = Program(graph.network.module, graph.layers, graph.network.heads)
+    matrices = graph.matrices(device)
+    by_node = {node: layer for layer in graph.layers for node in layer.nodes}
+    state: State = start(program, images.to(device))
     dead: list[str] = []
     with torch.no_grad():
         for node in sorted(by_node, key=program.position):
@@ -136,12 +149,7 @@ def _dead_layers(task: _Task, device: torch.device) -> Iterator[str]:
             value = state.values.get(program.nodes[program.position(node)])
             if isinstance(value, Tensor) and _constant(value, program, node, by_node[node]):
                 dead.append(by_node[node].name)
-    if dead:
-        yield (
-            f"{task.name}: {', '.join(dict.fromkeys(dead))} {'give' if len(dead) > 1 else 'gives'} the same "
-            "numbers for every calibration input, so nothing behind can tell inputs apart by it; is the network "
-            "trained, and are the inputs prepared as in training?"
-        )
+    return dead
 
 
 def _constant(value: Tensor, program: Program, node: str, layer: WeightLayer) -> bool:
