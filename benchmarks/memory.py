@@ -44,7 +44,7 @@ def run(
             raise RuntimeError(f"{name} failed: {done.stderr.strip()[-2000:]}")
         memory, minutes, forwards, size = map(float, done.stdout.split()[-4:])
         bars = ", ".join(bar for bar in BARS.get(name, ()) if bar)
-        found = [f"{memory:.2f}", f"{minutes:.2f}", f"{60 * forwards:.1f}", f"{minutes / forwards:.1f}×"]
+        found = [f"{memory:.2f}", f"{minutes:.2f}", f"{60 * forwards:.3g}", f"{minutes / forwards:.1f}×"]
         lines.append([name, compensation, *found, f"{size:.3f}×", bars])
         said = f"{found[0]} GB, {found[1]} min, {found[3]} the parents' {found[2]} s"
         print(f"{name}, compensation {compensation}: {said}", file=sys.stderr, flush=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mtz_core import RetrainSpec, ZippedNetwork, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.algebra.gram import DenseGram, RowGram, to_dense
+from mtz_core.algebra.gram import DenseGram, RowGram, outer, to_dense
 from mtz_core.algebra.scaling import ScaledMerge
-from mtz_core.calibration.moments import GroupedMoments, Moments
+from mtz_core.calibration.moments import GroupedMoments, Moment, Moments
 from mtz_core.graph import channel_graph
 from mtz_core.graph.execution import Program
 from mtz_core.layerwise.dense import DenseProblem
@@ -64,6 +64,24 @@ def test_a_task_alone_is_fitted_to_its_targets(rows: int) -> None:
     again = DenseObjective(found.dense(), base)
     torch.testing.assert_close(again.fit(1e-3), fitted)
     torch.testing.assert_close(again.loss(base, every), objective.loss(base, every))
+
+
+def test_few_rows_fit_weights_at_every_ridge_as_least_squares_do() -> None:
+    """Products of rows are formed once; Gram and cross-moment as matrices, which are kept beside, are not asked."""
+    x, base, y = draws(9, 20), draws(4, 20, seed=1), draws(9, 4, seed=2)
+    few = moments(x, y - x @ base.mT).mean("calibration")
+    assert few is not None
+    objective, every = DenseObjective(Moment(DenseGram(torch.eye(20)), power=few.power), base, few=few), torch.arange(4)
+    for ridge in (1e-2, 10.0, 1e-4, 1e-2):
+        fitted = objective.fit(ridge)
+        torch.testing.assert_close(fitted, least_squares(x, y, base, ridge))
+        torch.testing.assert_close(objective.loss(fitted, every), 0.5 * (y - x @ fitted.mT).square().mean(0))
+
+
+@pytest.mark.parametrize("count", [3, 600, 1100])
+def test_symmetric_products_are_whole(count: int) -> None:
+    rows = draws(count, 5)
+    torch.testing.assert_close(outer(rows), torch.einsum("id,jd->ij", rows, rows))
 
 
 def test_a_pruned_task_keeps_its_zeros() -> None:

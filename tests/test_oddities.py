@@ -69,3 +69,10 @@ def test_a_dead_layer_is_named() -> None:
     result = zipped(sample(200, 1)[0], sample(200, 2), Nearest(alive=False))
     (found,) = [text for text in result.warnings if "same numbers for every calibration input" in text]
     assert found.startswith("network 0: hidden, head give")
+
+
+def test_layers_that_tell_only_later_images_apart_are_alive() -> None:
+    images = sample(200, 1)[0]
+    images[:20] = images[0]
+    result = zipped(images, sample(200, 2), Nearest())
+    assert not [text for text in result.warnings if "same numbers" in text]

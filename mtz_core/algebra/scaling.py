@@ -74,18 +74,12 @@ class ScaledMerge:
         merged = self._average(weights, scales)
         merged = merged + self.products.solved(self._left(self._gaps(weights, merged, scales), scales))
         pulls = [self.products.product(t, w) for t, w in enumerate(weights)] if rounds > 1 else []
-        gaps = self._gaps(weights, merged, scales)
         for number in range(rounds):
+            gaps = self._gaps(weights, merged, scales)
             if number:
                 scales, gaps = self._rescaled(pulls, gaps, merged, scales)
             system = partial(self._applied, squares=scales.square().to(self.products.rough))
-            follows = number + 1 < rounds
-            moved = [torch.zeros_like(gap) for gap in gaps] if follows and self.products.rough == gaps[0].dtype else []
-            merged = _conjugate_gradients(system, self._left(gaps, scales), merged, self.products, moved)
-            if moved:  # what the steps' own products say is as precise as new ones
-                gaps = [gap - m * scale[:, None] for gap, m, scale in zip(gaps, moved, scales, strict=True)]
-            elif follows:
-                gaps = self._gaps(weights, merged, scales)
+            merged = _conjugate_gradients(system, self._left(gaps, scales), merged, self.products)
         return (merged * scales[0][:, None]).to(given), (scales / scales[0]).to(given)
 
     def _proportion(self, weights: Sequence[Tensor]) -> Tensor:
@@ -137,13 +131,12 @@ class ScaledMerge:
             result[:, index] += gap * scale[:, None]
         return result
 
-    def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,), and the P_t w (r, d_t)."""
-        result, parts = torch.zeros_like(w), []
+    def _applied(self, w: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
+        """Σ_t s_t² P_t w, w (r, d) of the neurons `rows` (r,)."""
+        result = torch.zeros_like(w)
         for t, (index, square) in enumerate(zip(self.indices, squares, strict=True)):
-            parts.append(self.products.quick(t, w[:, index]))
-            result[:, index] += parts[-1] * square[rows, None]
-        return result, parts
+            result[:, index] += self.products.quick(t, w[:, index] * square[rows, None])
+        return result
 
 
 class _Products(Protocol):
@@ -263,16 +256,11 @@ def _centred(scales: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(
-    system: Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]],
-    left: Tensor,
-    start: Tensor,
-    products: _Products,
-    moved: Sequence[Tensor] = (),
+    system: Callable[[Tensor, Tensor], Tensor], left: Tensor, start: Tensor, products: _Products
 ) -> Tensor:
-    """Solve the rows' systems for x, `system`(x - start, rows)[0] = `left` (k, d), preconditioned by the Grams' sum.
+    """Solve the rows' systems for x, `system`(x - start, rows) = `left` (k, d), preconditioned by the Grams' sum.
 
-    Rows that are done, most of them after a step or two, take no further part. P_t (x - start) is added to `moved`
-    (k, d_t), if these are given.
+    Rows that are done, most of them after a step or two, take no further part.
     """
     x = start.clone()
     tiny = torch.finfo(torch.float32).tiny
@@ -288,13 +276,11 @@ def _conjugate_gradients(
             rows, residual, direction, strength, enough = (
                 each[going] for each in (rows, residual, direction, strength, enough)
             )
-        pull, parts = system(direction, rows)
-        slope = (direction * pull).sum(1)
+        moved = system(direction, rows)
+        slope = (direction * moved).sum(1)
         step = torch.where(slope > 0, strength / slope.clamp(min=tiny), 0.0)[:, None]
         x.index_add_(0, rows, (step * direction).to(x))
-        for total, part in zip(moved, parts, strict=False):
-            total.index_add_(0, rows, step * part)
-        residual = residual - step * pull
+        residual = residual - step * moved
         scaled = products.roughly_solved(residual)
         renewed = (residual * scaled).sum(1)
         ratio = torch.where(strength > 0, renewed / strength.clamp(min=tiny), 0.0)
