@@ -10,6 +10,7 @@ from mtz_core.figures.text import bytes_text, count_text, error_text
 from mtz_core.outputs.types import WORDS
 from mtz_core.own.registry import own_networks
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import why_not_zippable
 from mtz_core.zoo.catalog import catalog, predictions
 from pages.ui import address, bring, frame, lacking, own_samples, preflight, query, samples, setup
@@ -71,7 +72,7 @@ if len(parents) >= 2:
 
 joint = joined(networks)
 full = {group.name: min(group.widths) for group in joint.groups if group.sharing}
-drawing = planned_drawing(joint, tasks, full, True, True, state="possible")
+drawing = planned_drawing(joint, tasks, full, Keeping.all(), "possible")
 st.subheader("Layers" if len(parents) == 1 else "Which layers correspond", anchor=False)
 address.vet({"layer": address.among([column.name for column in drawing.columns]), "*": address.anything})
 looked_at = drawing.column(address.asked("layer") or "")

@@ -30,6 +30,7 @@ from mtz_core.graph import channel_graph
 from mtz_core.structure.joint import NO_PARTNER, JointStructure, joined
 from mtz_core.structure.networks import HEAD, structure_from_json, structure_to_json
 from mtz_core.structure.paths import END, START, Paths, common_paths, inferred
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import shared_count
 from mtz_core.zoo.architectures import example_inputs
 from mtz_core.zoo.parents import load_parent
@@ -205,7 +206,7 @@ def events_of(networks: Sequence[nn.Module], spec: ZipSpec) -> tuple[Started, li
 
 def of_run(started: Started, zipped: Sequence[LayerZipped], **more: Any) -> Drawing:
     joint = joined(started.structures)
-    plan = planned_drawing(joint, "abc"[: len(started.structures)], started.shared, True, True, state="waiting")
+    plan = planned_drawing(joint, "abc"[: len(started.structures)], started.shared, Keeping.all(), "waiting")
     data = [{**asdict(event), "counts": asdict(event.counts)} for event in zipped]
     return run_drawing(plan, merged_layers(data, {event.layer: slots_of(event.pairs) for event in zipped}), **more)
 
@@ -215,7 +216,7 @@ def test_a_plan_is_drawn_as_the_run_turns_out(family: str) -> None:
     """Layer by layer; the plan's numbers come from structures alone, the run's from the stored network's own counts."""
     started, zipped, result = events_of(parents(family), ZipSpec(share=0.5, sharing="all", ridge=1e-3))
     run = of_run(started, zipped, over=True)
-    plan = planned_drawing(joined(started.structures), "ab", started.shared, True, True)
+    plan = planned_drawing(joined(started.structures), "ab", started.shared, Keeping.all())
     for planned, became in zip(plan.columns, run.columns, strict=True):
         same = replace(became, state=planned.state, heat=planned.heat)
         assert same == planned

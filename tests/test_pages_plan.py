@@ -96,7 +96,7 @@ def test_a_budget_of_computation_chooses_the_layers_that_are_computed_once(visit
     said = " ".join(caption.value for caption in app.caption)
     assert "take 1.12 times the multiplications of one network instead of 2.00" in said
     networks = [structures()[name] for name in PAIR]
-    expected = plan_counts(joined(networks), {"fc1": 300, "fc2": 0}, True, True)
+    expected = plan_counts(joined(networks), {"fc1": 300, "fc2": 0}, Keeping.all())
     assert percent_text(expected.versus_all) in totals(app).values()
 
     app.number_input(key="macs").set_value(1.0).run()

@@ -304,9 +304,9 @@ def plan(
 
     Example:
         >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
-        >>> spec = ZipSpec(share="auto", budget={"size": 1.7})
+        >>> spec = ZipSpec(share="auto", budget={"size": 1.8})
         >>> *_, found = plan([a, b], [torch.randn(200, 4), torch.randn(200, 4)], spec)
-        >>> found.point.parameters <= 1.7 * 67
+        >>> found.point.parameters <= 1.8 * 67
         True
     """
     job = prepare(networks, calibration, spec.model_copy(update={"retrain": None}), evaluation)

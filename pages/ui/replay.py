@@ -13,6 +13,7 @@ from mtz_core.figures.drawing import Drawing, column_text, merged_layers, planne
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.text import error_text, percent_text
 from mtz_core.structure.joint import joined
+from mtz_core.structure.savings import Keeping
 from mtz_core.system.paths import ASSETS
 from mtz_core.zoo.structures import structures
 from pages.ui.diagram import diagram
@@ -35,7 +36,7 @@ def replay_drawing(run: Mapping[str, Any]) -> Drawing:
     tasks = task_labels(run["tasks"], run["parents"])
     own = bool(run["compensate"])
     slots = {event["layer"]: tuple((tuple(who), n) for who, n in event["slots"]) for event in run["zipped"]}
-    plan = planned_drawing(joint, tasks, run["shared"], own, own, state="waiting")
+    plan = planned_drawing(joint, tasks, run["shared"], Keeping.all(kept=own), "waiting")
     return run_drawing(plan, merged_layers(run["zipped"], slots), over=True)
 
 

@@ -12,6 +12,7 @@ from mtz_core.figures.drawing import Drawing, Slots, merged_layers, planned_draw
 from mtz_core.figures.names import task_labels
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import structure_from_json
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.trunks import trunk_of
 from pages.ui import address, frame
 from pages.ui.diagram import diagram
@@ -68,9 +69,9 @@ def _plan(run_id: str, attempt: int, seq: int) -> Drawing:
     joint = joined([structure_from_json(structure) for structure in data["structures"]])
     tasks = task_labels(record.summary["tasks"], record.summary["parents"])
     trunk = trunk_of(joint, data.get("trunk"))
-    own = record.spec.zip.compensate
-    common = () if trunk is None else trunk.common
-    return planned_drawing(joint, tasks, data["shared"], own, own, common, "waiting")
+    asked = record.spec.zip
+    keeping = Keeping(asked.own_bias, asked.own_scale, asked.own_input_scale).beside(trunk)
+    return planned_drawing(joint, tasks, data["shared"], keeping, "waiting")
 
 
 @st.cache_data(max_entries=1024, show_spinner=False)

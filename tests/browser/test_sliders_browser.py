@@ -16,6 +16,7 @@ from mtz_core.budget.plan import choice_tables
 from mtz_core.figures.text import bytes_text, count_text, percent_text, times_text
 from mtz_core.structure.joint import JointStructure, joined
 from mtz_core.structure.networks import GroupSummary, LayerSummary, NetworkStructure
+from mtz_core.structure.savings import Keeping
 from mtz_core.structure.sizes import (
     effective_shares,
     plan_counts,
@@ -80,15 +81,17 @@ def cases(joints: list[JointStructure], rng: random.Random) -> list[tuple[dict[s
     found = []
     for joint in joints:
         for _ in range(3):
-            flags, trunk = rng.choice(((False, ()), (True, ()), (True, (joint.layers[0].name,))))
+            first = (joint.layers[0].name,)
+            trunk = Keeping(True, True, True, common=first, once=first)
+            keeping = rng.choice((Keeping(), Keeping(True, True), Keeping.all(), trunk))
             choice = choice_of(joint, rng)
-            tables = counting_tables(joint, flags, flags, trunk)
+            tables = counting_tables(joint, keeping)
             data = {"tables": tables, "choice": choice_tables(choice), "subsets": True, "changed": "answers"}
             ratios = [rng.choice((0.0, 0.25, 0.5, 0.9, 1.0, round(rng.random(), 2))) for _ in joint.groups]
             shared = {g.name: shared_count(x, g.widths) for g, x in zip(joint.groups, ratios, strict=True) if g.sharing}
             effective = shared | effective_shares(joint, shared)
-            counts = plan_counts(joint, shared, flags, flags, trunk)
-            low, high = plan_range(joint, shared, flags, flags, trunk)
+            counts = plan_counts(joint, shared, keeping)
+            low, high = plan_range(joint, shared, keeping)
             about, error = "≈ " if low < high else "", choice.error(choice.divergence(effective))
             numbers = {group.name: g for g, group in enumerate(joint.groups)}
             expected = {
@@ -154,7 +157,7 @@ def test_totals_and_curves_move_while_a_slider_is_dragged_and_the_address_when_i
     one = slider(page, "fc1")
     expect(one).to_have_value("0.5")
     joint = joined([structures()[f"lenet300-mnist-{k}"] for k in (0, 1)])
-    expected = plan_counts(joint, {"fc1": 150, "fc2": 100}, True, True)
+    expected = plan_counts(joint, {"fc1": 150, "fc2": 100}, Keeping.all())
     expect(total(page, "size")).to_have_text(percent_text(expected.versus_all))
     error = total(page, "error").inner_text()
     assert re.fullmatch(r"\d+\.\d\xa0%", error)
@@ -163,7 +166,7 @@ def test_totals_and_curves_move_while_a_slider_is_dragged_and_the_address_when_i
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2)
-    none = plan_counts(joint, {"fc1": 0, "fc2": 100}, True, True)
+    none = plan_counts(joint, {"fc1": 0, "fc2": 100}, Keeping.all())
     assert total(page, "size").inner_text() == percent_text(none.versus_all)
     assert total(page, "error").inner_text() != error
     assert "share-fc1=0.5" in page.url
