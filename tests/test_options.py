@@ -32,6 +32,7 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "compensate": (False,),
     "bias": ("shared",),
     "scale": ("shared",),
+    "input_scale": ("shared",),
     "normalise": (False,),
     "weighting": ("equal",),
     "relu_rounds": (3,),
@@ -52,8 +53,9 @@ PLANS = {"budget"}
 SETTLED = {
     frozenset({decides, name}): decides
     for decides, settled in (
-        ("compensate", ("bias", "scale", "normalise", "weighting", "streams")),
+        ("compensate", ("bias", "scale", "input_scale", "normalise", "weighting", "streams")),
         ("pairing=random", ("sharing",)),
+        ("scale", ("input_scale",)),
     )
     for name in settled
 }
@@ -191,6 +193,7 @@ def test_no_option_is_ignored_beside_another(one: str, other: str) -> None:
             for name, value in (("bias", "own"), ("scale", "own"), ("relu_rounds", 3))
         ),
         *({"compensate": "false", name: value} for name, value in (("normalise", True), ("weighting", "fisher"))),
+        {"scale": "shared", "input_scale": "own"},
         *({"pairing": "random", name: v} for name, v in (("metric", "euclidean"), ("sharing", "subsets"))),
     ],
 )
