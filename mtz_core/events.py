@@ -147,8 +147,8 @@ class LayerZipped(Event):
     convolution columns count from the start of each neuron's own group.
     `top_images[t]` (n_t, m) lists the calibration images on which each neuron fires most, `top_values[t]` how much.
     `matters[t]` (n_t,) is how much an error of each neuron's output changes the answer of network t, one on average;
-    `scales[t]` (n_t,) by how much network t multiplies what each neuron shares. Both are empty where there is no such
-    thing.
+    `scales[t]` (n_t,) by how much network t multiplies what each neuron shares, and `gains[t]` (d_t,) what each input
+    shares (only ratios between networks mean something). They are empty where there is no such thing.
     """
 
     layer: str
@@ -168,6 +168,7 @@ class LayerZipped(Event):
     top_values: tuple[Floats, ...] = field(repr=False)
     matters: tuple[Floats, ...] = field(default=(), repr=False)
     scales: tuple[Floats, ...] = field(default=(), repr=False)
+    gains: tuple[Floats, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -255,6 +255,7 @@ def _zipped(
         top_images=tuple(rng.integers(0, images, size=(width, 9)) for _ in range(tasks)), top_values=tuple(tops),
         matters=tuple(np.linspace(0.5, 1.5, width) for _ in range(tasks)),
         scales=tuple(np.linspace(1.0, 1.0 + t, width) for t in range(tasks)),
+        gains=tuple(np.linspace(1.0, 1.5 + t, columns) for t in range(tasks)),
     )  # fmt: skip
 
 

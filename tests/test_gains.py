@@ -14,6 +14,7 @@ from mtz_core import RetrainSpec, ZippedNetwork, ZipSpec, zip_networks
 from mtz_core.algebra.coupled import Member, Tie, merge_coupled
 from mtz_core.algebra.gains import LIMIT, merge_gained
 from mtz_core.errors import SpecError
+from mtz_core.events import Event, LayerZipped
 from mtz_core.network.dense import DenseLayer
 from tests.networks import Perceptron, Residual, images, randomised
 
@@ -120,6 +121,24 @@ def test_gains_follow_when_channels_are_paired_later_and_when_the_network_is_ret
     network.set_weights(0, [network.matrix(0, t) for t in range(2)])
     for t in range(2):
         torch.testing.assert_close(network(x, task=t), before[t])
+
+
+def test_events_say_how_each_network_uses_the_merged_weights() -> None:
+    parents, x = [randomised(Perceptron(), seed) for seed in (0, 1)], images()
+    network_events: list[LayerZipped] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, LayerZipped):
+            network_events.append(event)
+
+    network = zip_networks(parents, [x, x], ZipSpec(share=0.75), on_event=hear).network
+    for index, event in enumerate(network_events):
+        for t in range(2):
+            columns, rows = event.columns[t], event.pairs[:, t]
+            gains = event.gains[t][columns] / event.gains[0][event.columns[0]]
+            expected = event.merged * event.scales[t][rows][:, None] * gains
+            found = network.matrix(index, t).detach().numpy()[rows[:, None], columns]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_inputs_have_scales_only_where_neurons_have() -> None:

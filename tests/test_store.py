@@ -62,6 +62,7 @@ def test_arrays_come_back_as_they_were_yielded(store: RunStore, layers: tuple[La
                 np.testing.assert_array_equal(arrays[f"columns_{t}"], event.columns[t])
                 np.testing.assert_allclose(arrays[f"matters_{t}"], event.matters[t], rtol=1e-6)
                 np.testing.assert_allclose(arrays[f"scales_{t}"], event.scales[t], rtol=1e-6)
+                np.testing.assert_allclose(arrays[f"gains_{t}"], event.gains[t], rtol=1e-6)
     assert [event.kind for event in store.events(run.id)] == [type(event).__name__ for event in events]
 
 

@@ -31,7 +31,7 @@ def encode(event: Event) -> tuple[dict[str, Any], dict[str, Array]]:
         arrays = {f"difference_{t}_{u}": _single(values) for (t, u), values in differences.items()}
     elif isinstance(event, LayerZipped):
         arrays = {"pairs": np.asarray(fields.pop("pairs")), "costs": np.asarray(fields.pop("costs"))}
-        for name in ("columns", "top_images", "top_values", "matters", "scales"):
+        for name in ("columns", "top_images", "top_values", "matters", "scales", "gains"):
             arrays |= {f"{name}_{t}": _single(values) for t, values in enumerate(fields.pop(name))}
         weights = {"merged": _single(fields.pop("merged"))}
         weights |= {f"weights_{t}": _single(values) for t, values in enumerate(fields.pop("weights"))}

@@ -105,6 +105,7 @@ def zipped(
         top_values=tuple(values.get(t, nothing) for t in tasks),
         matters=_importances(seen.problem, len(compared)),
         scales=tuple(as_array(scale) for scale in outcome.scales or ()),
+        gains=tuple(as_array(gain) for gain in outcome.gains or ()),
     )
 
 

@@ -162,7 +162,15 @@ def _factors(arrays: Any, couple: tuple[int, int], cell: tuple[int, int], labels
         return ""
     a, b = (float(arrays[f"scales_{task}"][neuron]) for task, neuron in zip(couple, cell, strict=True))
     first, second = (frame.plain(labels[task]) for task in couple)
-    return f" {first} uses the merged weights {a:.3g} times, {second} {b:.3g} times."
+    text = f" {first} uses the merged weights {a:.3g} times, {second} {b:.3g} times."
+    if f"gains_{couple[0]}" not in arrays:
+        return text
+    one, other = (arrays[f"gains_{task}"][arrays[f"columns_{task}"]] for task in couple)
+    least, most = np.percentile(other / one, [5, 95])
+    return (
+        f"{text} Inputs count differently for it, too, most of them {least:.2g} to {most:.2g} times what they do for "
+        f"{first}. The merged weights are shown as the first network uses them."
+    )
 
 
 def show_images(run: Any, arrays: Any, couple: tuple[int, int], cell: tuple[int, int], labels: list[str]) -> None:
