@@ -545,7 +545,16 @@ def test_names_of_the_format_stay_what_they_are(plainly: Any) -> None:
     """Whatever they are called in the program, or files of before could not be read."""
     tensors, about = plainly
     assert all(set(graph["places"]) <= {node[1] for node in graph["program"]["nodes"]} for graph in about["graphs"])
-    assert {name.split(".")[2] for name in tensors if name.startswith("layers.")} == {"blocks", "scales"}
+    assert {name.split(".")[2] for name in tensors if name.startswith("layers.")} == {"blocks", "scales", "gains"}
+
+
+def test_a_description_that_knows_no_gains_is_one_of_none() -> None:
+    parents = [randomised(Perceptron(), seed) for seed in (0, 1)]
+    network = zip_networks(parents, [images(40)] * 2, ZipSpec(share=0.6, input_scale="shared")).network
+    older = {key: value for key, value in network.description().items() if key != "gained"}
+    twin = zip_networks(parents, [images(40)] * 2, ZipSpec()).network
+    twin.restore(older, dict(network.state_dict()))
+    assert torch.equal(twin(images(3), task=1), network(images(3), task=1))
 
 
 def test_a_file_from_before_says_what_to_do(plainly: Any, tmp_path: Path) -> None:
