@@ -56,8 +56,8 @@ def sizes(network: ZippedNetwork) -> list[Tensor]:
     """The size of every number that a network's layers store, in the order of their parameters.
 
     A number that tasks share is as large as in its tasks' matrices on average; neurons of a grouped convolution are
-    balanced with those of their own bank, which read the same. The scale of a shared row is as large as it is. Zeros of
-    pruned layers have size zero: they stay.
+    balanced with those of their own bank, which read the same. A scale of a row or column is as large as it is.
+    Zeros of pruned layers have size zero: they stay.
     """
     found: list[Tensor] = []
     for stored, layer in zip(network.stored(), network.joint.layers, strict=True):
