@@ -6,6 +6,7 @@ where it can, the same size. Finished cells go to a file (`--store`), so that a 
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -23,13 +24,19 @@ from benchmarks.quality import Task, calibration_images, load_task, parents_erro
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.baselines import merge_networks
+from mtz_core.data.fullsets import absent
+from mtz_core.network.zipped import ZippedNetwork
+from mtz_core.structure.trunks import trunks
+from mtz_core.zoo.catalog import catalog
 
-ARCHITECTURES = ("lenet300", "lenet5", "resnet14")
+ARCHITECTURES = ("lenet300", "lenet5", "resnet14", "resnet20", "vgg11", "mobilenet")
 SETS: Mapping[str, tuple[str, ...]] = {
     "MNIST seeds": ("mnist-0", "mnist-1"),
     "MNIST + Fashion": ("mnist-0", "fashion-0"),
     "MNIST + Fashion + letters": ("mnist-0", "fashion-0", "letters-0"),
+    "CIFAR-10 halves": ("cifar10-0to4-0", "cifar10-5to9-0"),
 }
+"""Tasks of a row; an architecture has the rows of which all networks are bundled."""
 SHARES = (1.0, 0.8, 0.5)
 IMAGES = (100, 500, 1000, 2000)
 WARMING = 50
@@ -56,12 +63,14 @@ DISTILLED = RetrainSpec(steps=100, targets="distill", schedule="final", learning
 class Cell:
     """One method on one draw: test errors in %, size relative to the smallest parent, seconds.
 
-    `layers` holds (predicted, measured) loss of every layer, relative to its signal.
+    `multiplications` are those of all tasks' answers to one input, relative to the smallest parent's. `layers` holds
+    (predicted, measured) loss of every layer, relative to its signal.
     """
 
     errors: tuple[float, ...]
     size: float
     seconds: float
+    multiplications: float
     layers: tuple[tuple[float, float], ...] = field(default=())
 
 
@@ -86,7 +95,7 @@ def zipped(watched: bool = False, **fields: Any) -> Method:
         result = zip_networks(parents, images, spec, retraining=[task.train for task in tasks])
         seconds = time.perf_counter() - start
         errors = tuple(task_errors(result.network, list(tasks)))
-        return Cell(errors, result.counts.versus_smallest, seconds, tuple(layers))
+        return Cell(errors, result.counts.versus_smallest, seconds, multiplications(result.network), tuple(layers))
 
     return run
 
@@ -109,7 +118,25 @@ def planned() -> Method:
             start = time.perf_counter()
             result = planners[key].within(result.counts.total)[1]
             seconds = planners[key].seconds + time.perf_counter() - start
-        return Cell(tuple(task_errors(result.network, list(tasks))), result.counts.versus_smallest, seconds)
+        errors = tuple(task_errors(result.network, list(tasks)))
+        return Cell(errors, result.counts.versus_smallest, seconds, multiplications(result.network))
+
+    return run
+
+
+def multiplications(network: ZippedNetwork) -> float:
+    """Those of all tasks' answers to one input, relative to the least of the parents'."""
+    structure = network.joint.structure
+    each = [one.multiplications for one in structure.networks]
+    return (trunks(structure)[network.trunk - 1].multiplications if network.trunk else sum(each)) / min(each)
+
+
+def in_one_pass() -> Method:
+    """The engine, with so many first layers computed once for all tasks that answers cost no more than a rival's."""
+
+    def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
+        rivals = merge_networks([task.module for task in tasks], images, "average", share, reset=False)
+        return zipped(budget={"macs": rivals.multiplications})(tasks, images, share, seed)
 
     return run
 
@@ -132,6 +159,7 @@ METHODS: Mapping[str, Method] = {
     "ours": zipped(watched=True),
     "ours, 100 label-free steps": zipped(retrain=DISTILLED),
     "ours, planned shares": planned(),
+    "ours, no more multiplications": in_one_pass(),
     "averaging": rival(method="average", reset=False),
     "random pairs": zipped(**{**PAPER, "pairing": "random"}),
     "permute + reset": rival(method="permute"),
@@ -156,7 +184,7 @@ class Store:
             if data.get("code") == store.code:
                 for name, cell in data["cells"].items():
                     layers = tuple((float(p), float(m)) for p, m in cell["layers"])
-                    store.cells[name] = Cell(tuple(cell["errors"]), cell["size"], cell["seconds"], layers)
+                    store.cells[name] = Cell(**(cell | {"errors": tuple(cell["errors"]), "layers": layers}))
         return store
 
     def cell(self, name: str, make: Callable[[], Cell]) -> Cell:
@@ -182,41 +210,63 @@ def run(
     methods: Sequence[str] = tuple(METHODS),
     sets: Sequence[str] = tuple(SETS),
 ) -> None:
-    """Print the table, then what it says about predictions and about time."""
+    """Print the table, a second one of sizes and multiplications, then what it says about predictions and time."""
     known = Store.open(store)
     print(f"\n## Error increase over the parents, in points, mean over tasks; mean ± spread over {draws} draws\n")
     print("No retraining and no labels unless a column says so. Full test sets.\n")
-    lines, ours = [], []
+    lines, costs, ours = [], [], []
     ratios: dict[str, list[float]] = {"compensation alone": [], "ours": []}
-    for architecture in architectures:
-        for title in sets:
-            tasks = [load_task(f"{architecture}-{name}", root) for name in SETS[title]]
-            parents = parents_errors(tasks)
-            # What runs first in a process takes longer.
-            zip_networks([t.module for t in tasks], [t.train[0][:WARMING] for t in tasks], ZipSpec(**PAPER))
-            for count in images:
-                for share in shares:
-                    found = dict(_row(known, architecture, title, tasks, count, share, draws, methods))
-                    increase = {
-                        name: [statistics.fmean(cell.errors) - statistics.fmean(parents) for cell in cells]
-                        for name, cells in found.items()
-                    }
-                    first = found.get("ours") or next(iter(found.values()))
-                    seconds = {name: statistics.fmean(cell.seconds for cell in cells) for name, cells in found.items()}
-                    ours += [layer for cell in found.get("ours", ()) for layer in cell.layers]
-                    for name, known_ratios in ratios.items():
-                        if {name, "paper"} <= set(found):
-                            known_ratios.append(seconds[name] / seconds["paper"])
-                    row = [architecture, title, str(count), f"{share:.1f}", " / ".join(f"{e:.2f}" for e in parents)]
-                    row += [spread(increase[name]) for name in methods]
-                    lines.append([*row, f"{first[0].size:.3f}×", f"{seconds.get('ours', 0.0):.0f}"])
-                    print(f"  {' · '.join(row)}", flush=True)
-    header = ["network", "tasks", "images", "share", "parents, error %", *methods, "size", "seconds"]
-    print("\n" + table(header, lines) + "\n", flush=True)
+    for architecture, title, names in _listed(architectures, sets, root):
+        tasks = [load_task(name, root) for name in names]
+        parents = parents_errors(tasks)
+        # What runs first in a process takes longer.
+        zip_networks([t.module for t in tasks], [t.train[0][:WARMING] for t in tasks], ZipSpec(**PAPER))
+        for count, share in itertools.product(images, shares):
+            found = dict(_row(known, architecture, title, tasks, count, share, draws, methods))
+            increase = {
+                name: [statistics.fmean(cell.errors) - statistics.fmean(parents) for cell in cells]
+                for name, cells in found.items()
+            }
+            first = found.get("ours") or next(iter(found.values()))
+            seconds = {name: statistics.fmean(cell.seconds for cell in cells) for name, cells in found.items()}
+            ours += [layer for cell in found.get("ours", ()) for layer in cell.layers]
+            for name, known_ratios in ratios.items():
+                if {name, "paper"} <= set(found):
+                    known_ratios.append(seconds[name] / seconds["paper"])
+            which = [architecture, title, str(count), f"{share:.1f}"]
+            row = [*which, " / ".join(f"{e:.2f}" for e in parents), *(spread(increase[name]) for name in methods)]
+            lines.append([*row, f"{first[0].size:.3f}×", f"{seconds.get('ours', 0.0):.0f}"])
+            costs.append([*which, *(_cost(found[name]) for name in methods)])
+            print(f"  {' · '.join(row)}", flush=True)
+    which = ["network", "tasks", "images", "share"]
+    print("\n" + table([*which, "parents, error %", *methods, "size", "seconds"], lines) + "\n", flush=True)
+    print("Parameters, and multiplications of all tasks' answers to one input, relative to the smallest parent's:\n")
+    print(table([*which, *methods], costs) + "\n", flush=True)
     _predictions(ours)
     for name, each in ratios.items():
         if each:
             print(f"Time beside the paper's zip, {name}: median {np.median(each):.2f}×, highest {max(each):.2f}×.")
+
+
+def _listed(
+    architectures: Sequence[str], sets: Sequence[str], root: Path | None
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Architecture, title and parents of every row; what lacks its images is named and left out."""
+    for architecture, title in itertools.product(architectures, sets):
+        names = tuple(f"{architecture}-{name}" for name in SETS[title])
+        if not set(names) <= set(catalog()):
+            continue
+        lacking = [said for name in names if (said := absent(catalog()[name].task, root)) is not None]
+        if lacking:
+            print(f"Left out: {architecture}, {title}. {lacking[0]}\n", flush=True)
+            continue
+        yield architecture, title, names
+
+
+def _cost(cells: Sequence[Cell]) -> str:
+    """Mean parameters and multiplications over the draws."""
+    size = statistics.fmean(cell.size for cell in cells)
+    return f"{size:.3f}×, {statistics.fmean(cell.multiplications for cell in cells):.2f}×"
 
 
 def _row(
