@@ -23,7 +23,7 @@ from benchmarks.planner import Planner
 from benchmarks.quality import Task, calibration_images, load_task, parents_errors, spread, task_errors
 from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
-from mtz_core.baselines import merge_networks
+from mtz_core.baselines import BaselineResult, merge_networks
 from mtz_core.data.fullsets import absent
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.structure.trunks import trunks
@@ -136,9 +136,14 @@ def in_one_pass() -> Method:
 
     def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
         rivals = merge_networks([task.module for task in tasks], images, "average", share, reset=False)
-        return zipped(budget={"macs": rivals.multiplications})(tasks, images, share, seed)
+        return zipped(budget={"macs": _times(rivals)})(tasks, images, share, seed)
 
     return run
+
+
+def _times(result: BaselineResult) -> float:
+    """Multiplications of a rival's answers to one input, as of `multiplications`."""
+    return result.multiplications.all_tasks / min(result.multiplications.parents)
 
 
 def rival(**arguments: Any) -> Method:
@@ -147,7 +152,7 @@ def rival(**arguments: Any) -> Method:
     def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
         result = merge_networks([task.module for task in tasks], images, share=share, **arguments)
         errors = tuple(task_errors(result.network, list(tasks)))
-        return Cell(errors, result.counts.versus_smallest, result.seconds)
+        return Cell(errors, result.counts.versus_smallest, result.seconds, _times(result))
 
     return run
 
