@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from mtz_core.baselines import merge_networks
 from mtz_core.baselines.features import by_index
 from mtz_core.baselines.lockstep import Lockstep
-from mtz_core.baselines.merge import channel_kinds
 from mtz_core.baselines.methods.permute import permute
 from mtz_core.baselines.methods.zip import zipped
 from mtz_core.baselines.observation import observe
+from mtz_core.baselines.slots import channel_kinds
 from mtz_core.errors import DataError, SpecError
 from mtz_core.graph import ChannelGraph, channel_graph
 from mtz_core.graph.execution import Program
 from mtz_core.zoo.architectures import LeNet5, ResNet14
 from tests.networks import FAMILIES, Functional, Perceptron, Residual, convolutional, images, randomised
+from tests.permuting import permuted
 
 
 def _digits(count: int, seed: int = 0) -> Tensor:
@@ -36,48 +37,13 @@ def _data(family: str, count: int, seed: int = 0) -> Tensor:
     return _digits(count, seed) if family in ("lenet5", "resnet14") else images(count, seed)
 
 
-def _permuted(network: nn.Module, example: Tensor, seed: int) -> nn.Module:
-    """A copy that computes the same with the channels of every hidden group in another order.
-
-    It is written from the channel graph's index maps alone, tensor by tensor of the network's own class.
-    """
-    graph, twin = channel_graph(network, example), copy.deepcopy(network)
-    rng = np.random.default_rng(seed)
-    orders = [np.arange(group.width) for group in graph.groups]
-    for g, group in enumerate(graph.groups):
-        if group.frozen is None:
-            for (channels,) in channel_kinds([graph], g):
-                orders[g][channels] = rng.permutation(channels)
-    tensors = dict(twin.named_parameters()) | dict(twin.named_buffers())
-    for layer in graph.layers:
-        row_of = {int(channel): row for row, channel in enumerate(layer.rows)}
-        rows = [row_of[int(orders[layer.group][channel])] for channel in layer.rows]
-        columns, seen, positions = [], {}, {}  # type: ignore[var-annotated]
-        keys = list(zip(layer.column_groups.tolist(), layer.column_channels.tolist(), strict=True))
-        for position, key in enumerate(keys):
-            seen[key] = seen.get(key, -1) + 1
-            positions[(*key, seen[key])] = position
-        for g, channel, rank in sorted(positions, key=lambda key: positions[key]):
-            columns.append(positions[(g, int(orders[g][channel]) if g >= 0 else channel, rank)])
-        source = graph.network.sources[layer.name]
-        norm = source.norm
-        names = [source.bias] if norm is None else [source.bias, norm.weight, norm.bias, norm.mean, norm.variance]
-        with torch.no_grad():
-            weight = tensors[source.weight]
-            weight.copy_(weight[rows][:, columns])
-            for name in names:
-                if name is not None:
-                    tensors[name].copy_(tensors[name][rows])
-    return twin
-
-
 @pytest.mark.parametrize("family", NETWORKS)
 @pytest.mark.parametrize("method", ["permute", "zip"])
 @pytest.mark.parametrize("share", [1.0, 0.6])
 def test_a_network_merged_with_its_permuted_copies_answers_as_before(family: str, method: Any, share: float) -> None:
     network = randomised(NETWORKS[family](), 0)
     x = _data(family, 24)
-    parents = [network, _permuted(network, x[:2], 1), _permuted(network, x[:2], 2)]
+    parents = [network, permuted(network, x[:2], 1), permuted(network, x[:2], 2)]
     before = [copy.deepcopy(parent.state_dict()) for parent in parents]
     moved = [(a != b).any() for a, b in zip(before[0].values(), before[1].values(), strict=True)]
     assert any(moved)
@@ -292,7 +258,7 @@ def test_what_these_methods_cannot_do_is_refused() -> None:
         merge_networks([a, b], [images()] * 2, share=1.5)
     with pytest.raises(SpecError, match="side is 'between'"):
         merge_networks([a, b], [images()] * 2, side="between")  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match="'average' compares nothing"):
+    with pytest.raises(SpecError, match="'average' compares no activations"):
         merge_networks([a, b], [images()] * 2, "average", side="read")
     with pytest.raises(SpecError, match="'permute' has no setting 'within'; it has none"):
         merge_networks([a, b], [images()] * 2, "permute", within=0.5)

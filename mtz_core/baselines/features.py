@@ -40,3 +40,16 @@ def with_private(chosen: Sequence[NDArray[np.int64]], widths: Sequence[int]) -> 
         following += len(alone)
         slots.append(numbers)
     return slots
+
+
+def owned(slots: Sequence[Tensor], features: int) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Features sorted by which networks have channels of them: (networks, numbers of their features).
+
+    >>> [(who, which.tolist()) for who, which in owned([torch.tensor([0, 1]), torch.tensor([1, 2])], 3)]
+    [((0,), [0]), ((0, 1), [1]), ((1,), [2])]
+    """
+    has = torch.stack([torch.bincount(own, minlength=features) > 0 for own in slots])
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for feature, who in enumerate(has.mT.tolist()):
+        kinds.setdefault(tuple(t for t, mine in enumerate(who) if mine), []).append(feature)
+    return [(who, torch.tensor(which)) for who, which in kinds.items()]

@@ -47,21 +47,24 @@ class Lockstep:
         program = self.programs[task]
         return program.module.get_submodule(str(program.nodes[self.positions[call][task]].target))
 
-    def walk(self, x: Tensor) -> Walk:
-        """Run all networks on inputs `x` (N, ...), call by call."""
+    def walk(self, x: Tensor, cut: int | None = None, task: int | None = None) -> Walk:
+        """Run all networks on inputs `x` (N, ...), call by call; of calls from `cut` on, those of `task` alone."""
+        running = list(enumerate(self.programs))
         states = [start(program, x) for program in self.programs]
         for call, positions in enumerate(self.positions):
-            for program, state, position in zip(self.programs, states, positions, strict=True):
-                advance(program, state, _unused, stop=position)
-            given = [layer_input(program, state) for program, state in zip(self.programs, states, strict=True)]
-            written = yield call, given
-            for program, state, y in zip(self.programs, states, written, strict=True):
-                _put(program, state, y)
-        return [p.outputs(advance(p, state, _unused)) for p, state in zip(self.programs, states, strict=True)]
+            if call == cut:
+                running = running if task is None else running[task : task + 1]
+            for t, program in running:
+                advance(program, states[t], _unused, stop=positions[t])
+            written = yield call, [layer_input(program, states[t]) for t, program in running]
+            for (t, program), y in zip(running, written, strict=True):
+                _put(program, states[t], y)
+        running = running if task is None else [(task, self.programs[task])]
+        return [program.outputs(advance(program, states[t], _unused)) for t, program in running]
 
-    def run(self, x: Tensor, step: Step) -> list[Tensor]:
-        """Outputs of all networks for inputs `x` (N, ...), with `step` instead of every call."""
-        walk = self.walk(x)
+    def run(self, x: Tensor, step: Step, cut: int | None = None, task: int | None = None) -> list[Tensor]:
+        """Outputs of the networks that `walk` runs to their end, with `step` instead of every call."""
+        walk = self.walk(x, cut, task)
         try:
             call, given = next(walk)
             while True:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtz_core.baselines.extent import Extent
 from mtz_core.baselines.kinds import Slots
 from mtz_core.baselines.lockstep import Lockstep, channel_axis
 from mtz_core.errors import SpecError
@@ -48,35 +49,42 @@ class MergedLayer(nn.Module):
         super().__init__()
         self.members = torch.as_tensor(np.bincount(np.concatenate(rows)))
         features = len(self.members)
-        carried, first = np.unique(np.concatenate(columns), return_index=True)
-        # Columns stand in the order of the input positions that represent them, network by network.
-        order = np.empty(len(carried), dtype=np.int64)
-        order[np.argsort(first)] = np.arange(len(carried))
-        starts = np.cumsum([0, *(len(part) for part in columns)])
-        first = np.sort(first)
-        representatives = [first[(first >= a) & (first < b)] - a for a, b in itertools.pairwise(starts)]
+        order, representatives = _carried(columns)
+        self.rows = [torch.as_tensor(row) for row in rows]
+        self.columns = [torch.as_tensor(order[part]) for part in columns]
         self.layer = replace(layers[0], width=features)
-        size = layers[0].kernel_size
-        shape = (features, len(carried) * size + int(layers[0].bias))
-        total = torch.zeros(shape, dtype=matrices[0].dtype)
-        owners = torch.zeros(len(layers), *shape, dtype=torch.bool)
-        for t, (matrix, mask) in enumerate(zip(matrices, masks, strict=True)):
-            positions = order[np.searchsorted(carried, columns[t])]
-            expanded = (positions[:, None] * size + np.arange(size)).reshape(-1)
-            if layers[t].bias:
-                expanded = np.append(expanded, shape[1] - 1)
-            i, j = torch.as_tensor(rows[t]), torch.as_tensor(expanded)
-            counted = torch.ones_like(matrix) if mask is None else mask.to(matrix)
-            total += _summed(matrix, i, j, shape).to(total)
-            owners[t] = _summed(counted, i, j, shape) > 0
+        self.inputs = len(order)
+        self.shapes = [tuple(matrix.shape) for matrix in matrices]
+        total = torch.stack([self.summed(matrix, t).to(matrices[0].dtype) for t, matrix in enumerate(matrices)]).sum(0)
         self.weight = nn.Parameter(total / self.members[:, None].to(total), requires_grad=False)
         for t, (row, representative) in enumerate(zip(rows, representatives, strict=True)):
             self.register_buffer(f"rows_{t}", torch.as_tensor(row), persistent=False)
             self.register_buffer(f"columns_{t}", torch.as_tensor(representative), persistent=False)
         self.tasks = len(layers)
-        stored = owners.sum(0)
-        self.shared = int((stored > 1).sum())
-        self.private = tuple(int((owners[t] & (stored == 1)).sum()) for t in range(self.tasks))
+        self.count(masks)
+
+    def count(self, masks: Sequence[Tensor | None]) -> None:
+        """Count what is stored, given the entries that count in each network; `None` for all."""
+        marks = [torch.ones(shape) if m is None else m.float() for shape, m in zip(self.shapes, masks, strict=True)]
+        stored = torch.stack([self.summed(mark, t) > 0 for t, mark in enumerate(marks)])
+        owners = stored.sum(0)
+        self.shared = int((owners > 1).sum())
+        self.private = tuple(int((mine & (owners == 1)).sum()) for mine in stored)
+
+    def replace(self, weight: Tensor) -> None:
+        """Take other weights (features, d), none of which is left out for being zero in the networks."""
+        with torch.no_grad():
+            self.weight.copy_(weight)
+        self.count([None] * self.tasks)
+
+    def summed(self, matrix: Tensor, task: int) -> Tensor:
+        """Entries of a network's matrix (n_t, d_t) summed where its channels go, (features, d)."""
+        size, inputs = self.layer.kernel_size, self.inputs
+        columns = (self.columns[task][:, None] * size + torch.arange(size)).reshape(-1)
+        if self.layer.bias:
+            columns = torch.cat([columns, torch.tensor([inputs * size])])
+        tall = matrix.new_zeros(len(self.members), matrix.shape[1]).index_add_(0, self.rows[task], matrix)
+        return matrix.new_zeros(len(self.members), inputs * size + int(self.layer.bias)).index_add_(1, columns, tall)
 
     def forward(self, given: list[Tensor], module: nn.Module) -> Tensor:
         """Output of every feature, from what the networks' layers read; channels of a feature are equal copies."""
@@ -104,36 +112,57 @@ class MergedLayer(nn.Module):
         return total / self.members.to(total)
 
 
+class ApartLayer(nn.Module):
+    """One weight layer behind the merged ones: every task keeps its own matrix (n_t, d_t)."""
+
+    def __init__(
+        self, layers: Sequence[WeightLayer], matrices: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> None:
+        super().__init__()
+        self.members = tuple(layers)
+        self.weights = nn.ParameterList([nn.Parameter(matrix, requires_grad=False) for matrix in matrices])
+        self.shared = 0
+        self.private = tuple(
+            matrix.numel() if mask is None else int((mask != 0).sum())
+            for matrix, mask in zip(matrices, masks, strict=True)
+        )
+
+    def forward(self, x: Tensor, module: nn.Module, task: int) -> Tensor:
+        """What the task's own layer writes for what it reads."""
+        return apply_layer(module, self.members[task], self.weights[task], x)
+
+
 class MergedNetwork(nn.Module):
     """T networks merged into one trunk with a head for each task; `forward(x, task)` returns task's outputs.
 
     Args:
         private: the parents with nothing shared; their bodies run here.
         slots: for every channel group, which feature each channel becomes.
+        merged: which layers are merged; each task keeps what is behind them.
     """
 
-    def __init__(self, private: ZippedNetwork, slots: Sequence[Slots]) -> None:
+    def __init__(self, private: ZippedNetwork, slots: Sequence[Slots], merged: Extent) -> None:
         super().__init__()
         self.tasks = private.tasks
         self.bodies = private.bodies
         self.parent_sizes = private.parent_sizes
         self.lockstep = Lockstep(private.graphs, [private.program(t) for t in range(self.tasks)])
+        self.cut = merged.cut
+        self.structures = [graph.structure() for graph in private.joint.graphs]
         self.layers = nn.ModuleList()
         for index, common in enumerate(private.joint.layers):
             layers = common.members
-            self.layers.append(
-                MergedLayer(
-                    layers,
-                    [private.matrix(index, t).detach() for t in range(self.tasks)],
-                    [private.mask(index, t) for t in range(self.tasks)],
-                    [slots[layer.group][t][layer.rows] for t, layer in enumerate(layers)],
-                    _column_features(layers, slots),
-                )
-            )
+            matrices = [private.matrix(index, t).detach() for t in range(self.tasks)]
+            masks = [private.mask(index, t) for t in range(self.tasks)]
+            if index in merged.layers:
+                rows = [slots[layer.group][t][layer.rows] for t, layer in enumerate(layers)]
+                self.layers.append(MergedLayer(layers, matrices, masks, rows, _column_features(layers, slots)))
+            else:
+                self.layers.append(ApartLayer(layers, matrices, masks))
         self.eval()
 
     def layer(self, index: int) -> MergedLayer:
-        """Weight layer number `index`."""
+        """Merged layer number `index`."""
         return cast(MergedLayer, self.layers[index])
 
     def features(self, call: int, given: list[Tensor]) -> Tensor:
@@ -148,22 +177,41 @@ class MergedNetwork(nn.Module):
         """Return task's outputs for inputs `x` (N, ...)."""
         if not 0 <= task < self.tasks:
             raise SpecError(f"task {task} was asked of a network that answers tasks 0 to {self.tasks - 1}")
-        return self.lockstep.run(x, lambda call, given: self.copies(call, self.features(call, given)))[task]
+        return self.lockstep.run(x, lambda call, given: self._written(call, given, [task]), self.cut, task)[0]
+
+    def answers(self, x: Tensor) -> list[Tensor]:
+        """All tasks' outputs for inputs `x` (N, ...): merged layers run once, those behind them once per task."""
+        return self.lockstep.run(x, lambda call, given: self._written(call, given, range(self.tasks)))
+
+    def _written(self, call: int, given: list[Tensor], tasks: Sequence[int]) -> list[Tensor]:
+        """What a call writes in every network that is run; behind the merged layers these are `tasks`."""
+        if call < self.cut:
+            return self.copies(call, self.features(call, given))
+        layer = cast(ApartLayer, self.layers[self.lockstep.order[call]])
+        return [layer(x, self.lockstep.module(call, t), t) for t, x in zip(tasks, given, strict=True)]
 
     def counts(self) -> ParameterCounts:
         """Stored numbers by the rule of `ZippedNetwork.counts`: what two or more tasks' weights went into is shared."""
         private = [sum(parameter.numel() for parameter in body.parameters()) for body in self.bodies]
         shared = 0
-        for index in range(len(self.layers)):
-            shared += self.layer(index).shared
-            private = [a + b for a, b in zip(private, self.layer(index).private, strict=True)]
+        for layer in cast(Sequence[MergedLayer | ApartLayer], self.layers):
+            shared += layer.shared
+            private = [a + b for a, b in zip(private, layer.private, strict=True)]
         return ParameterCounts(shared, tuple(private), self.parent_sizes)
 
 
-def _summed(matrix: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Entries of a matrix (n, d) summed where their rows and columns go, of the given shape."""
-    tall = matrix.new_zeros(shape[0], matrix.shape[1]).index_add_(0, rows, matrix)
-    return matrix.new_zeros(shape).index_add_(1, columns, tall)
+def _carried(columns: Slots) -> tuple[NDArray[np.int64], Slots]:
+    """Which position of the merged layer carries what each number of `columns` stands for, and which positions do.
+
+    Positions stand in the order of the input positions that represent them, network by network: the second result has
+    these for every network.
+    """
+    _, first = np.unique(np.concatenate(columns), return_index=True)
+    order = np.empty(len(first), dtype=np.int64)
+    order[np.argsort(first)] = np.arange(len(first))
+    starts = np.cumsum([0, *(len(part) for part in columns)])
+    first = np.sort(first)
+    return order, [first[(first >= a) & (first < b)] - a for a, b in itertools.pairwise(starts)]
 
 
 def _column_features(layers: Sequence[WeightLayer], slots: Sequence[Slots]) -> Slots:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtz_core.baselines.extent import untouched
 from mtz_core.baselines.kinds import Side
 from mtz_core.baselines.lockstep import Lockstep, as_samples
 from mtz_core.graph.channels import ChannelGraph, WeightLayer
@@ -137,10 +138,17 @@ def observe(
     batch_size: int,
     groups: Sequence[int],
     side: Side = "written",
+    cut: int | None = None,
 ) -> Observation:
-    """Run the same images (N, ...) through all parents and collect covariances of `groups`."""
+    """Run the same images (N, ...) through all parents and collect covariances of `groups`.
+
+    With a `cut`, channels are looked at as they are before the call of that number adds to them.
+    """
     matrices = [[graph.matrix(layer) for layer in graph.layers] for graph in graphs]
     observer = Observer(graphs, groups, len(images), side)
+    before = set(lockstep.order[:cut])
+    if cut is not None and side == "read":
+        before |= untouched(graphs, lockstep.order, cut)
 
     def step(call: int, given: list[Tensor]) -> list[Tensor]:
         index = lockstep.order[call]
@@ -148,7 +156,8 @@ def observe(
             apply_layer(lockstep.module(call, t), graph.layers[index], matrices[t][index], given[t])
             for t, graph in enumerate(graphs)
         ]
-        observer.add(index, given, written)
+        if index in before:
+            observer.add(index, given, written)
         return written
 
     with torch.no_grad():

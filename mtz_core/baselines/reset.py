@@ -37,7 +37,7 @@ def reset_statistics(
         walks = [lockstep.walk(batch) for batch in torch.split(images, batch_size)]
         arrived = [next(walk) for walk in walks]
         done: set[int] = set()
-        for call, index in enumerate(lockstep.order):
+        for call, index in enumerate(lockstep.order[: network.cut]):
             layer = network.layer(index)
             written = [network.features(call, given) for _, given in arrived]
             if index in wanted and index not in done:
@@ -50,7 +50,7 @@ def reset_statistics(
                     if layer.layer.bias:
                         y.add_(shift.to(y).view(shape))
             done.add(index)
-            if call + 1 < len(lockstep.order):
+            if call + 1 < network.cut:
                 arrived = [walk.send(layer.unmerge(y)) for walk, y in zip(walks, written, strict=True)]
 
 
