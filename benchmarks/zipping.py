@@ -25,8 +25,10 @@ from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.baselines import BaselineResult, merge_networks
 from mtz_core.data.fullsets import absent
+from mtz_core.graph.correspondence import correspond
+from mtz_core.graph.propagation import channel_graphs
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.structure.trunks import trunks
+from mtz_core.structure.trunks import trunk_of, trunks
 from mtz_core.zoo.catalog import catalog
 
 ARCHITECTURES = ("lenet300", "lenet5", "resnet14", "resnet20", "vgg11", "mobilenet")
@@ -135,8 +137,11 @@ def in_one_pass() -> Method:
     """The engine, with so many first layers computed once for all tasks that answers cost no more than a rival's."""
 
     def run(tasks: Sequence[Task], images: list[Tensor], share: float, seed: int) -> Cell:
-        rivals = merge_networks([task.module for task in tasks], images, "average", share, reset=False)
-        return zipped(budget={"macs": _times(rivals)})(tasks, images, share, seed)
+        networks = [task.module for task in tasks]
+        limit = _times(merge_networks(networks, images, "average", share, reset=False))
+        structure = correspond(channel_graphs(networks, [x[:2] for x in images])).structure
+        trunk = trunk_of(structure, limit=limit)
+        return zipped(trunk=None if trunk is None else trunk.name)(tasks, images, share, seed)
 
     return run
 

@@ -64,13 +64,15 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     monkeypatch.setattr(zipping, "SETS", {"seeds": ("mnist-0", "mnist-1")})
     monkeypatch.setattr(zipping, "WATCHED", 40)
     asked = {"architectures": ["lenet300"], "images": [60], "shares": [1.0], "sets": ["seeds"]}
-    methods = ["paper", "ours", "averaging", "permute + reset"]
+    methods = ["paper", "ours", "ours, no more multiplications", "averaging", "permute + reset"]
     zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
     printed = capsys.readouterr().out
-    header, _, row = [line for line in _header(printed) if len(line) > 3]
-    found = dict(zip(header, row, strict=True))
+    header, _, row, named, _, costs = [line for line in _header(printed) if len(line) > 3]
+    found, cost = dict(zip(header, row, strict=True)), dict(zip(named, costs, strict=True))
     assert float(found["averaging"]) > float(found["ours"])
-    assert found["size"] == "1.011×"
+    assert (found["size"], cost["ours"]) == ("1.011×", "1.011×, 2.00×")
+    assert re.fullmatch(r"1\.00\d×, 1\.00×", cost[once := "ours, no more multiplications"])
+    assert float(found[once]) < float(found["averaging"])
     assert "rank correlation" in printed
     monkeypatch.setattr(zipping, "METHODS", dict.fromkeys(methods))  # nothing is computed a second time
     zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
