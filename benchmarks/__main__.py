@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--calibration", nargs="+", type=int, default=zipping.IMAGES, help="quality: images per task")
     parser.add_argument("--shares", nargs="+", type=float, default=zipping.SHARES, help="quality: share ratios")
     parser.add_argument("--methods", nargs="+", default=tuple(zipping.METHODS), choices=tuple(zipping.METHODS))
+    parser.add_argument("--rivals", nargs="+", default=(), choices=rivals.METHODS, help="rivals: which methods")
     parser.add_argument("--sets", nargs="+", default=tuple(zipping.SETS), choices=tuple(zipping.SETS))
     options = parser.parse_args()
     root = None if options.data_root is None else Path(options.data_root)
@@ -83,7 +84,7 @@ def main() -> None:
         "steps": lambda: steps.run(root, options.draws, options.architectures),
         "same-task": lambda: quality.same_task(root, options.draws),
         "two-tasks": lambda: quality.two_tasks(root, options.draws),
-        "rivals": lambda: rivals.run(root, options.draws),
+        "rivals": lambda: rivals.run(root, options.draws, methods=options.rivals),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "forecast": lambda: forecast.run(options.draws, store=options.store),
