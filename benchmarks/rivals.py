@@ -58,10 +58,12 @@ def errors(
         calibration = calibration_images(tasks, images, seed)
         measured = [held_out(task, images, seed, t, most) for t, task in enumerate(tasks)]
         modules = [task.module for task in tasks]
-        yield [
-            statistics.fmean(task_errors(merge_networks(modules, calibration, **candidate).network, measured))
-            for candidate in candidates
-        ]
+        found = []
+        for candidate in candidates:
+            network = merge_networks(modules, calibration, **candidate).network
+            found.append(statistics.fmean(task_errors(network, measured)))
+            print(f"  {candidate['method']} · {settings_text(candidate)} · {found[-1]:.2f}", flush=True)
+        yield found
 
 
 def settings_text(candidate: Mapping[str, Any]) -> str:
