@@ -29,11 +29,11 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
         for discount in (0.3, 0.01)
         for within in (0.0625, 0.5)
     ),
+    *({"method": "pleas", "align": "permute", "ridge": ridge} for ridge in (1e-3, 1e-5, 1e-1)),
+    *({"method": "regmean", "align": align, "reduce": 0.9} for align in ("permute", "average")),
     {"method": "match"},
-    *({"method": "regmean", "align": align, "reduce": 0.9} for align in ("average", "match", "permute")),
-    {"method": "regmean", "align": "permute", "reduce": 0.1},
-    *({"method": "pleas", "align": "permute", "ridge": ridge} for ridge in (1e-5, 1e-3, 1e-1)),
     {"method": "pleas", "align": "match", "ridge": 1e-3},
+    {"method": "regmean", "align": "permute", "reduce": 0.1},
 )
 """What is tried; ZipIt!'s own α 0.3 and β 0.125 are `discount` 0.3 and `within` 0.0625 for two networks."""
 METHODS = tuple(dict.fromkeys(candidate["method"] for candidate in CANDIDATES))
