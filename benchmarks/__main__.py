@@ -35,7 +35,7 @@ def spent(options: argparse.Namespace) -> None:
     """Memory and time of twins and of many tasks."""
     twins = [name for name in options.networks if name not in (many.EIGHT, many.PLAN)]
     if twins:
-        memory.run(twins, options.images, options.side, options.threads, options.compensation)
+        memory.run(twins, options.images or 256, options.side, options.threads, options.compensation)
     many.run(options.networks)
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="which; default: all (see benchmarks/__main__.py)")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("MTZ_DATA"), help="folder with full data sets")
     parser.add_argument("--draws", type=int, default=3, help="calibration draws per row")
-    parser.add_argument("--images", type=int, default=256, help="memory: images per task")
+    parser.add_argument("--images", type=int, help="memory, rivals: images per task (256, 1000)")
     parser.add_argument(
         "--networks",
         nargs="+",
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--calibration", nargs="+", type=int, default=zipping.IMAGES, help="quality: images per task")
     parser.add_argument("--shares", nargs="+", type=float, default=zipping.SHARES, help="quality: share ratios")
     parser.add_argument("--methods", nargs="+", default=tuple(zipping.METHODS), choices=tuple(zipping.METHODS))
+    parser.add_argument("--rivals", nargs="+", default=(), choices=rivals.METHODS, help="rivals: which methods")
     parser.add_argument("--sets", nargs="+", default=tuple(zipping.SETS), choices=tuple(zipping.SETS))
     options = parser.parse_args()
     root = None if options.data_root is None else Path(options.data_root)
@@ -83,7 +84,7 @@ def main() -> None:
         "steps": lambda: steps.run(root, options.draws, options.architectures),
         "same-task": lambda: quality.same_task(root, options.draws),
         "two-tasks": lambda: quality.two_tasks(root, options.draws),
-        "rivals": lambda: rivals.run(root, options.draws),
+        "rivals": lambda: rivals.run(root, options.draws, options.images or 1000, methods=options.rivals),
         "subsets": lambda: subsets.run(root, options.draws),
         "streams": lambda: streams.run(root, options.draws),
         "forecast": lambda: forecast.run(options.draws, store=options.store),

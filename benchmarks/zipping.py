@@ -174,6 +174,9 @@ METHODS: Mapping[str, Method] = {
     "random pairs": zipped(**{**PAPER, "pairing": "random"}),
     "permute + reset": rival(method="permute"),
     "zip + reset": rival(method="zip"),
+    "weight matching + reset": rival(method="match"),
+    "RegMean + reset": rival(method="regmean"),
+    "PLeaS + reset": rival(method="pleas"),
 }
 
 

@@ -19,6 +19,7 @@ from benchmarks import (
     linear,
     many,
     memory,
+    rivals,
     steps,
     streams,
     subsets,
@@ -27,7 +28,9 @@ from benchmarks import (
 )
 from benchmarks.machine import describe, table
 from mtz_core import RetrainSpec, ZipSpec
+from mtz_core.baselines import merge_networks
 from mtz_core.zoo.catalog import parent_info
+from tests.networks import Perceptron, images, randomised
 
 
 def test_difference_benchmark_prints_its_table(
@@ -77,6 +80,14 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     monkeypatch.setattr(zipping, "METHODS", dict.fromkeys(methods))  # nothing is computed a second time
     zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
     assert row in _header(capsys.readouterr().out)
+
+
+def test_every_candidate_among_the_rivals_can_be_run() -> None:
+    """With all of its settings, on networks in which channels differ."""
+    parents = [randomised(Perceptron(), seed) for seed in (0, 1)]
+    for candidate in rivals.CANDIDATES:
+        found = merge_networks(parents, [images(12), images(12, 1)], **candidate)
+        assert found.counts.shared > 0, rivals.settings_text(candidate)
 
 
 def test_forecast_benchmark_sets_predictions_beside_what_changed(

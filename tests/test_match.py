@@ -104,3 +104,17 @@ def test_networks_of_other_widths_are_matched_as_far_as_they_go() -> None:
         rows = _rows(result.network, index)
         assert len(set.intersection(*(set(part.tolist()) for part in rows))) == common
         assert len(np.unique(np.concatenate(rows))) == total - 2 * common
+
+
+def test_networks_with_a_common_beginning_keep_their_order() -> None:
+    """Weights that differ by a little noise agree most as they stand, however alike the channels of a layer are."""
+    network = _parents(1, (8, 8))[0]
+    twin = _parents(1, (8, 8))[0]
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        network[1].weight[:] = twin[1].weight[:] = network[1].weight[:1]
+        twin[1].weight.add_(torch.as_tensor(rng.normal(size=(8, 64)) / 4))
+    result = merge_networks([network, twin], [images(6)] * 2, "match", reset=False)
+    for index in (0, 1):
+        first, second = _rows(result.network, index)
+        np.testing.assert_array_equal(first, second)

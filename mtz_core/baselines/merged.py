@@ -71,8 +71,8 @@ class MergedLayer(nn.Module):
         self.shared = int((owners > 1).sum())
         self.private = tuple(int((mine & (owners == 1)).sum()) for mine in stored)
 
-    def replace(self, weight: Tensor) -> None:
-        """Take other weights (features, d), none of which is left out for being zero in the networks."""
+    def take(self, weight: Tensor) -> None:
+        """Have other weights (features, d), none of which is left out for being zero in the networks."""
         with torch.no_grad():
             self.weight.copy_(weight)
         self.count([None] * self.tasks)

@@ -79,7 +79,7 @@ def refit(network: MergedNetwork, parents: Parents, fitting: Fitting, batch_size
             arrived = following
             left[index] -= 1
             if index in hidden and not left[index]:
-                layer.replace(fits.pop(index).weight())
+                layer.take(fits.pop(index).weight())
 
 
 def _averaged(

@@ -55,11 +55,11 @@ class Weights:
                 total[np.ix_(channels, others)] += _flat(left.swapaxes(0, 1)) @ _flat(right.swapaxes(0, 1)).T
         return total
 
-    def agreement(self, group: int, t: int, partners: Partners) -> float:
-        """Inner product of all weights that touch a group, as they are paired."""
+    def agreement(self, t: int, partners: Partners, group: int | None = None) -> float:
+        """Inner product of all weights (of those that touch a group), as they are paired."""
         total = 0.0
         for index, members in self.layers.items():
-            if members[0].group == group or group in self.places[index][0]:
+            if group is None or members[0].group == group or group in self.places[index][0]:
                 (rows, partner), (mine, its) = self._rows(index, t, partners), self._columns(index, t, partners)
                 total += float(np.vdot(self.tables[index][0][rows][:, mine], self.tables[index][t][partner][:, its]))
                 total += float(np.vdot(self.biases[index][0][rows], self.biases[index][t][partner]))

@@ -18,6 +18,8 @@ from mtz_core.structure.sizes import shared_count
 ROUNDS = 100
 """At most so many times is every group's permutation found anew, as in the authors' code."""
 
+Kinds = dict[int, list[list[NDArray[np.int64]]]]
+"""Channel group → its kinds, see `channel_kinds`."""
 Partners = dict[int, NDArray[np.int64]]
 """As `weights.Partners`; with one row per network (networks, n) where several are paired."""
 
@@ -32,9 +34,10 @@ def match(parents: Parents, share: float) -> list[Slots]:
     """Weight matching of Git Re-Basin (Ainsworth, Hayase, Srinivasa; ICLR 2023; arXiv 2209.04836, §3.2).
 
     Σ_l ⟨W_l of the first, W_l of another with rows and columns permuted⟩ is made as large as it gets by one group of
-    channels at a time, exactly (a linear assignment). The first round goes from the input on and leaves out what is not
-    paired yet, so that a permuted copy is found out in one round. Task heads have no rows in common and are left out.
-    Below share 1 the pairs of largest inner products are kept in every group.
+    channels at a time, exactly (a linear assignment). Of two starts the better result is taken: from equal indices, as
+    the authors do, which networks with a common beginning call for; and from nothing, where the first round goes from
+    the input on and leaves out what is not paired yet, so that a permuted copy is found out in one round. Task heads
+    have no rows in common and are left out. Below share 1 the pairs of largest inner products are kept in every group.
     """
     weights = Weights(parents)
     groups = _in_order(parents)
@@ -42,7 +45,7 @@ def match(parents: Parents, share: float) -> list[Slots]:
     paired = {g: np.arange(parents.joint.groups[g].widths[0])[None] for g in groups}
     scores = {g: np.zeros(parents.joint.groups[g].widths[0]) for g in groups}
     for t in range(1, parents.joint.tasks):
-        partners = _aligned(weights, t, groups, kinds, paired)
+        partners = _aligned(weights, t, kinds, paired)
         for g, own in partners.items():
             similar = weights.similarity(g, t, partners)
             found = np.flatnonzero(own >= 0)
@@ -63,36 +66,53 @@ def _in_order(parents: Parents) -> list[int]:
     return [g for g in dict.fromkeys(written) if g in parents.groups]
 
 
-def _aligned(
-    weights: Weights,
-    t: int,
-    groups: Sequence[int],
-    kinds: dict[int, list[list[NDArray[np.int64]]]],
-    paired: Partners,
-) -> Partners:
-    """Partners in network t of the channels that have had one in every network before."""
-    partners = {g: np.full(paired[g].shape[1], -1, dtype=np.int64) for g in groups}
+def _aligned(weights: Weights, t: int, kinds: Kinds, paired: Partners) -> Partners:
+    """Partners in network t of the channels that have had one in every network before: the better of two starts."""
+    found = [_descended(weights, t, kinds, paired, start) for start in ({}, _equal(t, kinds, paired))]
+    return max(found, key=lambda partners: weights.agreement(t, partners))
+
+
+def _equal(t: int, kinds: Kinds, paired: Partners) -> Partners:
+    """Of every kind the first channels with the first."""
+    start = {}
+    for g, known in paired.items():
+        start[g] = np.full(known.shape[1], -1, dtype=np.int64)
+        for channels in kinds[g]:
+            mine = _open(channels, known)
+            count = min(len(mine), len(channels[t]))
+            start[g][mine[:count]] = channels[t][:count]
+    return start
+
+
+def _descended(weights: Weights, t: int, kinds: Kinds, paired: Partners, start: Partners) -> Partners:
+    """Pair group by group until none gains; without a `start`, first with what has been paired already."""
+    partners = start or {g: np.full(known.shape[1], -1, dtype=np.int64) for g, known in paired.items()}
     for k in range(ROUNDS):
         changed = False
-        for g in groups:
-            similar, old = weights.similarity(g, t, partners), partners[g]
-            new = np.full_like(old, -1)
+        for g, known in paired.items():
+            similar = weights.similarity(g, t, partners)
+            new = np.full_like(partners[g], -1)
             for channels in kinds[g]:
-                mine = channels[0][(paired[g][:, channels[0]] >= 0).all(axis=0)]
+                mine = _open(channels, known)
                 pairs = pair_neurons(-similar[np.ix_(mine, channels[t])], min(len(mine), len(channels[t])))
                 new[mine[pairs[:, 0]]] = channels[t][pairs[:, 1]]
             better = {**partners, g: new}
-            if k == 0 or _gains(weights, g, t, partners, better):
+            if (k == 0 and not start) or _gains(weights, g, t, partners, better):
                 partners, changed = better, True
         if not changed:
             break
     return partners
 
 
+def _open(channels: Sequence[NDArray[np.int64]], paired: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first network's channels of a kind that have partners in all networks so far."""
+    return channels[0][(paired[:, channels[0]] >= 0).all(axis=0)]
+
+
 def _gains(weights: Weights, group: int, t: int, old: Partners, new: Partners) -> bool:
     """Whether weights agree more, rounding aside."""
-    before = weights.agreement(group, t, old)
-    return weights.agreement(group, t, new) > before + 1e-12 * abs(before)
+    before = weights.agreement(t, old, group)
+    return weights.agreement(t, new, group) > before + 1e-12 * abs(before)
 
 
 def _kept(
@@ -101,7 +121,7 @@ def _kept(
     """Per kind of a group: its channels, and their features where only the best of the tuples `paired` are kept."""
     found = []
     for channels in kinds:
-        mine = channels[0][(paired[:, channels[0]] >= 0).all(axis=0)]
+        mine = _open(channels, paired)
         k = shared_count(float(share), [len(own) for own in channels])
         best = np.sort(mine[np.argsort(-scores[mine], kind="stable")[:k]])
         chosen = [np.searchsorted(own, row[best]) for own, row in zip(channels, paired, strict=True)]
