@@ -71,7 +71,8 @@ def run_name(record: RunRecord) -> str:
         return record.title
     architectures = dict.fromkeys(_architecture(network) for network in record.spec.networks)
     tasks = task_labels(record.summary["tasks"], record.summary["parents"])
-    return f"{' + '.join(architectures)} · {' + '.join(tasks)} · {_share(record.spec.zip)}"
+    rival = "" if record.spec.rival is None else f" · rival {record.spec.rival.method}"
+    return f"{' + '.join(architectures)} · {' + '.join(tasks)}{rival} · {_share(record.spec.zip)}"
 
 
 def _architecture(network: NetworkSpec) -> str:

@@ -18,6 +18,8 @@ from mtz_core.events import (
     LayerZipped,
     LookedAhead,
     Measuring,
+    Merged,
+    Merging,
     OutputsWeighed,
     Planned,
     Planning,
@@ -99,7 +101,7 @@ class ProgressLine:
                 self._stream.write(f"{CLEAR}{text[:118]}")
                 self._stream.flush()
                 self._shown = now
-        elif isinstance(event, Planned | Started | LayerZipped | LayerFinished):
+        elif isinstance(event, Planned | Started | LayerZipped | LayerFinished | Merging | Merged):
             self._print(text)
 
     def announce(self, text: str) -> None:
@@ -140,7 +142,12 @@ def describe(event: Event, inputs: str = "images") -> str:
             predicted = f"{range_text(event.error, event.inputs)} of the {event.changed} predicted to change"
             return f"planned: {event.parameters:,} parameters, {predicted}"
         case Started():
-            return f"{len(event.layers)} layers of {len(event.structures)} networks{on_inputs(event.images, inputs)}"
+            layers = f"{len(event.layers)} layers of " if event.layers else ""
+            return f"{layers}{len(event.structures)} networks{on_inputs(event.images, inputs)}"
+        case Merging():
+            return merging_text(event.method, event.task)
+        case Merged():
+            return f"{event.method} has merged them: {event.counts.total:,} parameters"
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
@@ -165,6 +172,15 @@ def describe(event: Event, inputs: str = "images") -> str:
     names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}
     what = names.get(type(event).__name__, type(event).__name__.lower())
     return what if layer is None else f"{layer}: {what}"
+
+
+def merging_text(method: str, task: int | None) -> str:
+    """Say what is done in a rival's run.
+
+    >>> merging_text("permute", None), merging_text("permute", 0)
+    ('permute merges all layers at once', 'measuring what permute made, task 1')
+    """
+    return f"{method} merges all layers at once" if task is None else f"measuring what {method} made, task {task + 1}"
 
 
 def on_inputs(counts: Sequence[int], inputs: str) -> str:

@@ -117,7 +117,6 @@ def _work(
     from mtz_core.runs import inputs as inputs_module
     from mtz_core.runs import outputs
 
-    make: Callable[..., Any] = zipper or outputs.Zipper
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
 
@@ -135,12 +134,8 @@ def _work(
         outputs.save_images(store, record.id, task, images)
     _check(pulse)
 
-    store.heartbeat(record.id, "zipping")
-    engine = make(
-        inputs.networks, inputs.calibration, inputs.zipping(record.spec),
-        evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
-        harm=record.spec.evaluation.harm,
-    )  # fmt: skip
+    store.heartbeat(record.id, "zipping" if record.spec.rival is None else "merging")
+    engine = outputs.engine_of(record.spec, inputs, zipper or outputs.Zipper)
     outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
     recorder, saved = _Recorder(store, record.id, listen), False
@@ -149,9 +144,7 @@ def _work(
             if isinstance(event, Measuring | Finished):
                 pulse.settle()  # finishing is faster than stopping now
                 if not saved:
-                    outputs.save_networks(record.path, engine.network, inputs)
-                    if isinstance(engine, outputs.Zipper):
-                        outputs.save_answers(record.path, engine, inputs)
+                    outputs.keep_result(record.path, engine, inputs)
                 saved = True
             recorder.add(event)
             if isinstance(event, Measuring):
