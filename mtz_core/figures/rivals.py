@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mtz_core.figures.compare import RELATIVE, Measure, RunPoint
 from mtz_core.figures.text import error_text, percent_text, times_text
 
-NEAR = 0.05
+NEAR = 0.1
 """Sizes that differ by no more than this part are about the same."""
 NAMED = 3
 """So many rivals are named in one sentence."""
