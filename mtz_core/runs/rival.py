@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -119,12 +120,16 @@ class Rival:
         return UNKNOWN if pair is None else measured(answer, *pair, self.job.outputs[task], BATCH, torch.device("cpu"))
 
     def _evaluated(
-        self, stage: str, scores: Sequence[Scores], data: Sequence[Labelled | None], counts: ParameterCounts
+        self,
+        stage: Literal["parents", "final"],
+        scores: Sequence[Scores],
+        data: Sequence[Labelled | None],
+        counts: ParameterCounts,
     ) -> ev.Evaluated:
         return ev.Evaluated(
             **self._clock.now(), stage=stage, layer=None, step=0, errors=tuple(each.error for each in scores),
             images=tuple(_counted(data)), counts=counts, scores=tuple(each.more for each in scores),
-        )  # type: ignore[arg-type]  # a stage  # fmt: skip
+        )  # fmt: skip
 
 
 class _Clock:
@@ -148,7 +153,7 @@ class _Clock:
     def advance(self, what: str, number: int = 0) -> None:
         self._done += self._units.pop((what, number), 0.0)
 
-    def now(self) -> dict[str, float]:
+    def now(self) -> dict[str, Any]:
         return {"fraction": self._done / self._total, "seconds": time.monotonic() - self._began}
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mtz_core.errors import MTZError
 from mtz_core.figures.settings import rival_text, share_text
 from mtz_core.figures.size import counts_from_event, size_bars
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text, sentence, times_text
 from mtz_core.outputs.types import errors_text
-from pages.ui import frame, test_drive
+from pages.ui import address, frame, test_drive
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import RunRecord
@@ -19,10 +20,19 @@ if TYPE_CHECKING:
     from mtz_core.structure.sizes import ParameterCounts
 
 WITHOUT_MAP = (
-    "A rival pairs channels in a way of its own and merges all layers at once. It computes no functional differences, so "
+    "A rival pairs channels in a way of its own and merges all layers at once. It computes no functional differences: "
     "there is no map, no pair to look at, and no merge that could be undone alone. What exists is below: size, errors, "
     "and every answer beside the parent's."
 )
+
+
+def parameters(run: str | None) -> tuple[str, ...]:
+    """Return what an address may say of a rival's run on Inspect; nothing for any other run."""
+    try:
+        rival = run is not None and frame.store().get(run).spec.rival is not None
+    except MTZError:
+        rival = False
+    return ("of", "show", "output") if rival else ()
 
 
 def told(spec: RunSpec) -> None:
@@ -59,8 +69,8 @@ def files(spec: RunSpec) -> None:
     assert spec.rival is not None
     st.subheader("Take it with you", anchor=False)
     st.caption(
-        "Of a rival, sizes, errors and answers are kept; its network is not, and there is no file of it. In Python it is "
-        "made again in the time that this run took."
+        "Of a rival, sizes, errors and answers are kept; its network is not, and there is no file of it. In Python it "
+        "is made again in the time that this run took."
     )
     settings = "".join(f", {name}={value!r}" for name, value in spec.rival.settings.items())
     with st.expander("Make it again in Python", icon=":material/code:"):
@@ -74,6 +84,8 @@ def files(spec: RunSpec) -> None:
 
 def look_into(run: RunRecord, tasks: Sequence[str]) -> None:
     """What Inspect shows instead of layers: what the method has no map for, size, errors, answers."""
+    known = {"of": address.among(tasks), "show": address.among(list(test_drive.SHOW)), "*": address.anything}
+    address.vet(known)
     told(run.spec)
     st.caption(WITHOUT_MAP)
     counts = run.summary.get("counts")

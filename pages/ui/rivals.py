@@ -1,4 +1,4 @@
-"""Rivals beside the runs of Compare: one click runs every other method on the same networks, data and draw of inputs."""
+"""Rivals beside the runs of Compare: one click runs every other method on the same networks and inputs."""
 
 from __future__ import annotations
 
