@@ -231,7 +231,8 @@ def table(records: Sequence[RunRecord]) -> str:
     rows = [("RUN", "STATUS", "DONE", "CREATED", "TITLE")]
     for record in records:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
-        title = record.title or " + ".join(record.summary.get("parents", []))
+        rival = "" if record.spec.rival is None else f"rival {record.spec.rival.method}: "
+        title = record.title or rival + " + ".join(record.summary.get("parents", []))
         tagged = f"{title}  [{', '.join(record.tags)}]" if record.tags else title
         rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, tagged))
     return "\n".join(f"{a:22}  {b:9}  {c:>4}  {d:16}  {e}".rstrip() for a, b, c, d, e in rows)

@@ -39,11 +39,19 @@ def area(base: RunRecord, total: int, records: Sequence[RunRecord]) -> None:
     rivals = [record for record in records if record.spec.rival is not None]
     going = [record for record in rivals if frame.is_live(record.status)]
     with st.container(key="rivals"):
-        if st.button(
-            "Add the rivals", icon=":material/compare:", key="add-rivals", disabled=bool(going or _pending(base)),
-            help="Merges the same networks with every other method that is known here, at full share and at this "
-            "run's, on the same calibration inputs. Nothing is trained. What is known already is not computed again.",
-        ):  # fmt: skip
+        with st.container(horizontal=True, vertical_alignment="center"):
+            pressed = st.button(
+                "Add the rivals", icon=":material/compare:", key="add-rivals", disabled=bool(going or _pending(base)),
+                help="At full share, and at the share of the run that is chosen, or of the newest. What is known "
+                "already is not computed again.",
+            )  # fmt: skip
+            if not rivals:
+                st.caption(
+                    "Other authors' ways to merge, on the same networks and the same calibration inputs, without "
+                    "training.",
+                    width="stretch",
+                )
+        if pressed:
             _add(base, total, rivals)
         if going or _pending(base):
             ids, seen = tuple(record.id for record in rivals), _standing(rivals)
