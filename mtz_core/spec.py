@@ -760,9 +760,7 @@ class RivalSpec(_Strict):
     EXAMPLE: ClassVar[Mapping[str, Any]] = {"method": "permute"}
     """What an example says where the default would say nothing."""
 
-    method: str = Field(
-        pattern=r"^[0-9A-Za-z_-]{1,100}$", description="name of the method; `python -m mtz_core rivals` lists them"
-    )
+    method: Name = Field(description="name of the method; `python -m mtz_core rivals` lists them")
     settings: dict[Name, bool | int | float | str] = Field(
         default={},
         max_length=32,

@@ -18,9 +18,7 @@ from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.flips import OutputAnswers
 from mtz_core.runs.answers import TaskAnswers, to_show, write_answers
 from mtz_core.runs.inputs import Inputs
-from mtz_core.runs.rival import Rival
 from mtz_core.runs.store import RunStore
-from mtz_core.spec import RunSpec
 from mtz_core.zipping.answered import both_sides, drive
 from mtz_core.zipping.checkpoint import Checkpoint
 from mtz_core.zipping.zipper import Zipper
@@ -29,38 +27,17 @@ __all__ = [
     "Checkpoint",
     "Zipper",
     "check_storable",
-    "engine_of",
-    "keep_result",
     "load_checkpoint",
+    "save_answers",
     "save_checkpoint",
     "save_images",
+    "save_networks",
 ]
 
 MOST_ANSWERS = 2**23
 """Numbers of a task's answers that are kept, of each side; of more inputs the first ones."""
 MOST_IMAGE_BYTES = 256 * 2**20
 """More calibration images than this aren't kept for display."""
-
-
-def engine_of(spec: RunSpec, inputs: Inputs, zipper: Callable[..., Any] = Zipper) -> Any:
-    """Return what does a run's work: a `Rival` where the specification names one, else what `zipper` makes."""
-    zipping, evaluation = inputs.zipping(spec), spec.evaluation
-    if spec.rival is not None:
-        return Rival(
-            inputs.networks, inputs.calibration, zipping, spec.rival, inputs.evaluation, evaluation.live_images
-        )
-    return zipper(
-        inputs.networks, inputs.calibration, zipping, evaluation=inputs.evaluation, retraining=inputs.retraining,
-        live_images=evaluation.live_images, harm=evaluation.harm,
-    )  # fmt: skip
-
-
-def keep_result(folder: Path, engine: Any, inputs: Inputs) -> None:
-    """Write what came out: the networks, but for a rival's, which have no file of their own; and all answers."""
-    if not isinstance(engine, Rival):
-        save_networks(folder, engine.network, inputs)
-    if isinstance(engine, Zipper | Rival):
-        save_answers(folder, engine, inputs)
 
 
 def save_images(store: RunStore, run_id: str, task: int, images: Tensor) -> None:
@@ -100,12 +77,15 @@ def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
         _replace(folder / f"extracted-{task}.safetensors", temporary.replace)
 
 
-def save_answers(folder: Path, engine: Zipper | Rival, inputs: Inputs) -> None:
-    """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels."""
+def save_answers(folder: Path, engine: Any, inputs: Inputs) -> None:
+    """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels.
+
+    `engine` is a `Zipper` or a `Rival`, which says itself what both sides of a task are.
+    """
+    sides = getattr(engine, "sides", None) or partial(both_sides, engine.network)
     for t, (output, tested) in enumerate(zip(engine.job.outputs, engine.job.evaluation, strict=True)):
         x, labels = (engine.sample.images[t], None) if tested is None else tested
-        both = engine.sides(t) if isinstance(engine, Rival) else both_sides(engine.network, t)
-        ask = partial(drive, both, output, device=engine.job.device)
+        ask = partial(drive, sides(t), output, device=engine.job.device)
         numbers = sum(one.parent.numel() for one in ask(x[:1], None).answers)
         most = max(1, MOST_ANSWERS // numbers)
         found = ask(x[:most], None if labels is None else labels[:most])

@@ -135,7 +135,7 @@ def _work(
     _check(pulse)
 
     store.heartbeat(record.id, "zipping" if record.spec.rival is None else "merging")
-    engine = outputs.engine_of(record.spec, inputs, zipper or outputs.Zipper)
+    engine = _engine(record, inputs, zipper or outputs.Zipper)
     outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
     recorder, saved = _Recorder(store, record.id, listen), False
@@ -144,7 +144,10 @@ def _work(
             if isinstance(event, Measuring | Finished):
                 pulse.settle()  # finishing is faster than stopping now
                 if not saved:
-                    outputs.keep_result(record.path, engine, inputs)
+                    if record.spec.rival is None:  # a rival's network has no file
+                        outputs.save_networks(record.path, engine.network, inputs)
+                    if isinstance(engine, outputs.Zipper) or record.spec.rival is not None:
+                        outputs.save_answers(record.path, engine, inputs)
                 saved = True
             recorder.add(event)
             if isinstance(event, Measuring):
@@ -158,6 +161,21 @@ def _work(
         events.close()
     if not recorder.finished:
         raise RunError("the zipper stopped without finishing; this is a bug in the program")
+
+
+def _engine(record: RunRecord, inputs: Inputs, zipper: Callable[..., Any]) -> Any:
+    """What does the work: a rival where the specification names one, else what `zipper` makes."""
+    zipping, evaluation = inputs.zipping(record.spec), record.spec.evaluation
+    if record.spec.rival is not None:
+        from mtz_core.runs.rival import Rival
+
+        return Rival(
+            inputs.networks, inputs.calibration, zipping, record.spec.rival, inputs.evaluation, evaluation.live_images
+        )
+    return zipper(
+        inputs.networks, inputs.calibration, zipping, evaluation=inputs.evaluation, retraining=inputs.retraining,
+        live_images=evaluation.live_images, harm=evaluation.harm,
+    )  # fmt: skip
 
 
 def _check(pulse: Pulse) -> None:
