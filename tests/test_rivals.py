@@ -217,7 +217,7 @@ def test_the_command_line_knows_rivals(
     file.write_text(dump_run_spec(parse_run_spec(spec)), encoding="utf-8")
     assert main(["zip", str(file)]) == 0
     told = capsys.readouterr()
-    assert "average merges all layers at once" in told.err
+    assert "merging all layers by average" in told.err
     run = store.list()[0]
     assert f"{run.summary['counts']['total']:,} numbers instead of" in told.out
     assert main(["extract", run.id, "--task", "0", "--out", str(tmp_path / "out")]) == 2
@@ -280,8 +280,8 @@ def beside(method: str, total: int, *errors: float) -> RunPoint:
 
 
 def test_the_verdict_counts_rivals_below_ours() -> None:
-    plain = verdict([POINT, beside("far", 150, 9.0, 9.0)], "mean", None, "test error")
-    assert plain == "1 run of rivals has a size that none of our runs has, to compare with."
+    plain = verdict([POINT, beside("far", 150, 9.0, 9.0)], "mean", None, "test error").replace("\xa0", " ")
+    assert plain == "None of ours has about the size of far (75.0 % of all parents), to compare with."
     none = [POINT, beside("near", 105, 3.0, 4.0), beside("worse", 95, 9.0, 9.0)]
     said = verdict(none, "mean", None, "test error").replace("\xa0", " ")
     assert said.startswith("No rival lies below ours at about the same size (within 10 %), of 2 runs;")

@@ -169,10 +169,13 @@ def _runs(
         hovertemplate="%{hovertext}<extra></extra>",
         cliponaxis=False,
         marker={
-            "size": 11 if first.rival else 14,
+            "size": 13 if first.rival else 14,
             "symbol": [f"{symbol}-open" if plain else symbol for plain in bare],
             "color": colour,
-            "line": {"width": 2.5, "color": [colour if plain else colours.paper for plain in bare]},
+            "line": {
+                "width": 0.5 if first.rival else 2.5,
+                "color": [colour if plain else colours.paper for plain in bare],
+            },
         },
         unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
     )

@@ -50,7 +50,7 @@ def verdict(points: Sequence[RunPoint], who: str, task: int | None, measure: Mea
     if not found:
         return ""
     met = [duel for duel in found if duel.ours is not None]
-    apart = len(found) - len(met)
+    apart = [duel.rival for duel in found if duel.ours is None]
     lost = [d for d in met if d.ours is not None and d.rival.value(measure, task) < d.ours.value(measure, task)]
     same = f"at about the same size (within {percent_text(NEAR)})"
     what = f"{who} error" if measure == "test error" else f"{who} error, {measure}"
@@ -70,8 +70,9 @@ def verdict(points: Sequence[RunPoint], who: str, task: int | None, measure: Mea
             f"{_against(closest, task, measure)}."
         )
     if apart:
-        verb = "has" if apart == 1 else "have"
-        said.append(f"{apart} {_runs(apart)} of rivals {verb} a size that none of our runs has, to compare with.")
+        listed = ", ".join(f"{_called(p)} ({_size(p)} of all parents)" for p in apart[:NAMED])
+        more = f" and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
+        said.append(f"None of ours has about the size of {listed}{more}, to compare with.")
     return " ".join(said)
 
 
@@ -88,10 +89,16 @@ def _gap(duel: Duel, task: int | None, measure: Measure) -> float:
 def _against(duel: Duel, task: int | None, measure: Measure) -> str:
     assert duel.ours is not None
     theirs, own = (_text(p.value(measure, task), measure) for p in (duel.rival, duel.ours))
-    sizes = (percent_text(p.size("of all parents"), 1) for p in (duel.rival, duel.ours))
-    return "{}: {} at {} of all parents, ours {} at {}".format(
-        duel.rival.method.removeprefix("rival: "), theirs, next(sizes), own, next(sizes)
-    )
+    return f"{_called(duel.rival)}: {theirs} at {_size(duel.rival)} of all parents, ours {own} at {_size(duel.ours)}"
+
+
+def _called(rival: RunPoint) -> str:
+    """The method with its settings."""
+    return rival.method.removeprefix("rival: ")
+
+
+def _size(point: RunPoint) -> str:
+    return percent_text(point.size("of all parents"), 1)
 
 
 def _text(value: float, measure: Measure) -> str:

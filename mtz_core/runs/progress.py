@@ -147,7 +147,7 @@ def describe(event: Event, inputs: str = "images") -> str:
         case Merging():
             return merging_text(event.method, event.task)
         case Merged():
-            return f"{event.method} has merged them: {event.counts.total:,} parameters"
+            return f"merged all layers by {event.method}: {event.counts.total:,} parameters"
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
@@ -178,9 +178,9 @@ def merging_text(method: str, task: int | None) -> str:
     """Say what is done in a rival's run.
 
     >>> merging_text("permute", None), merging_text("permute", 0)
-    ('permute merges all layers at once', 'measuring what permute made, task 1')
+    ('merging all layers by permute', 'measuring what permute made, task 1')
     """
-    return f"{method} merges all layers at once" if task is None else f"measuring what {method} made, task {task + 1}"
+    return f"merging all layers by {method}" if task is None else f"measuring what {method} made, task {task + 1}"
 
 
 def on_inputs(counts: Sequence[int], inputs: str) -> str:

@@ -144,7 +144,7 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
         case "Merged":
             story.stages.append(data["method"])
             story.sizes.append(counts_from_event(data["counts"]))
-            say(f"{data['method']} has merged all layers")
+            say(f"Merged all layers by {data['method']}")
         case "RetrainStep":
             story.steps.append(int(data["step"]))
             story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))
