@@ -119,6 +119,27 @@ def test_what_is_stored_of_a_rival_is_what_merging_gives(
     assert not (run.path / "zipped.safetensors").exists()
 
 
+def test_answers_of_every_type_are_what_merging_gives(store: RunStore) -> None:
+    """Attributes and values instead of classes; three tasks."""
+    networks, x = [dense(seed) for seed in (1, 2, 3)], [drawn(50 + t, 60) for t in range(3)]
+    with torch.no_grad():
+        labels = [networks[0](x[0]).argmax(1), (networks[1](x[1]) > 0).long(), networks[2](x[2]) + 0.25]
+    given = replace(inputs(networks), evaluation=list(zip(x, labels, strict=True)))
+    run = store.create(rival("permute"))
+    assert execute(store, run.id, prepare=lambda record: given) is RunStatus.FINISHED
+    direct = merge_networks(networks, given.calibration, "permute").network
+    assert [kind.kind for kind in store.get(run.id).types] == ["multiclass", "multilabel", "regression"]
+    with torch.no_grad():
+        answers = [direct(x[t], task=t) for t in range(3)]
+    expected = [answers[0].argmax(1, keepdim=True), (answers[1] > 0).int(), answers[2]]
+    errors = store.get(run.id).summary["errors"]
+    assert errors[0] == pytest.approx(100 * float((expected[0][:, 0] != labels[0]).float().mean()))
+    for t in range(3):
+        kept = read_answers(store.get(run.id).path, t)
+        assert kept is not None
+        np.testing.assert_allclose(kept.outputs[0].zipped[:, 0], expected[t].numpy(), rtol=1e-5)
+
+
 def test_a_stopped_rival_starts_anew_and_ends_as_one_that_was_not(store: RunStore) -> None:
     given, spec = inputs([dense(1), dense(2)]), rival("permute")
     whole, cut = store.create(spec), store.create(spec)
