@@ -54,8 +54,7 @@ def area(base: RunRecord, total: int, records: Sequence[RunRecord]) -> None:
         if pressed:
             _add(base, total, rivals)
         if going or _pending(base):
-            ids, seen = tuple(record.id for record in rivals), _standing(rivals)
-            st.fragment(_follow, run_every=1.0)(base, ids, seen)
+            st.fragment(_follow, run_every=1.0)(base, _standing(rivals))
         _problems(base, rivals)
 
 
@@ -117,13 +116,12 @@ def _start_some(base: RunRecord) -> None:
         waiting.pop(0)
 
 
-def _follow(base: RunRecord, ids: Sequence[str], seen: Sequence[str]) -> None:
+def _follow(base: RunRecord, seen: Sequence[tuple[str, str]]) -> None:
     """One line on all rivals, with Stop; the page is drawn anew whenever one of them begins or ends."""
     jobs.move(now=False)
     _start_some(base)
-    rivals = [frame.store().get(run) for run in ids]
-    known = [r for r in on_the_same(base, frame.store().list()) if r.spec.rival is not None]
-    if _standing(rivals) != list(seen) or {r.id for r in known} != set(ids):
+    rivals = [r for r in on_the_same(base, frame.store().list()) if r.spec.rival is not None]
+    if _standing(rivals) != seen:
         st.rerun()
     going, waiting = [r for r in rivals if frame.is_live(r.status)], _pending(base)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -191,8 +189,8 @@ def _called(record: RunRecord) -> str:
     return f"{record.spec.rival.method} at share {percent_text(share)}" if isinstance(share, float) else ""
 
 
-def _standing(rivals: Sequence[RunRecord]) -> list[str]:
-    return [str(record.status) for record in rivals]
+def _standing(rivals: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    return [(record.id, str(record.status)) for record in rivals]
 
 
 def _pending(base: RunRecord) -> int:
