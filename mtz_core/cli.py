@@ -29,7 +29,7 @@ from mtz_core.runs.example import example_text
 from mtz_core.runs.place import Place, given_place
 from mtz_core.runs.progress import ProgressLine, duration, percent, result, standing_text, table
 from mtz_core.runs.queue import own_ticket
-from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.records import RunRecord, RunStatus, require_zipped
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.turns import Standing
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
@@ -102,6 +102,10 @@ def _zip(options: argparse.Namespace) -> int:
     store = _store(options)
     _check_parents(spec)
     _check_images(spec)
+    if spec.rival is not None:
+        from mtz_core.runs.rival_check import check_rival
+
+        check_rival(spec.rival)
     if options.queue:
         return _execute_in_turn(options, store, spec)
     record = store.create(spec)
@@ -263,6 +267,23 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rivals(options: argparse.Namespace) -> int:
+    from mtz_core.runs.rival_check import Offer, offers
+
+    def told(offer: Offer) -> str:
+        settings = ", ".join(f"{name}: {json.dumps(value)}" for name, value in offer.settings.items())
+        able = "" if options.spec is None else f"\n  these networks: {offer.refusal or 'yes'}"
+        return f"{offer.method}: {offer.text}\n  settings: {settings or 'none'}{able}"
+
+    spec = None
+    if options.spec is not None:
+        spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
+        _check_parents(spec)
+    found = offers(spec)
+    print(json.dumps([vars(offer) for offer in found], default=str) if options.json else "\n".join(map(told, found)))
+    return 0 if any(offer.refusal is None for offer in found) else 1
+
+
 def _tell_plan(item: Any, as_json: bool) -> None:
     """Print how far a plan is, or the plan."""
     from mtz_core.budget.plan import choice_data, plan_data, plan_text
@@ -278,6 +299,7 @@ def _tell_plan(item: Any, as_json: bool) -> None:
 
 def _extract(options: argparse.Namespace) -> int:
     record = _store(options).get(options.run)
+    require_zipped(record, "a network can be taken out")
     single = EXPORTS.find(options.form).single
     if single and options.task is None:
         raise SpecError(f"--form {options.form} is of one task; say which: --task NUMBER or NAME")
@@ -528,6 +550,10 @@ def _add_looking(commands: Any, common: Parsers) -> None:
     which.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
     which.add_argument("--parents", nargs="+", metavar="NAME", help="bundled networks instead of a YAML file")
     command.set_defaults(command=_preflight)
+    told = "list the rival methods, and say whether they can merge given networks"
+    command = commands.add_parser("rivals", parents=common, help=told)
+    command.add_argument("spec", type=Path, nargs="?", metavar="SPEC.yaml")
+    command.set_defaults(command=_rivals)
     told = "choose all shares under the budget of a YAML file, and zip nothing"
     command = commands.add_parser("plan", parents=common, help=told)
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")

@@ -1,5 +1,6 @@
 """What the zipper tells its listeners, in order: planned (if asked for), started, per layer calibrated → difference →
 zipped → retrained → evaluated, then measuring (if asked for), finished or failed.
+A rival method tells less: started → parents evaluated → merging → merged → merging (measuring each task) → finished.
 
 Events are frozen, hold numpy arrays and plain numbers only, and need no torch to be read. `fraction` is the share
 of the whole run's work that is done, in [0, 1]; `seconds` counts from the start of the run.
@@ -183,6 +184,22 @@ class LayerCompensated(Event):
     measured: float
     scale: float
     measured_on: Literal["evaluation", "calibration"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merging(Event):
+    """The rival `method` merges all layers at once; or its network is measured on the inputs of `task`."""
+
+    method: str
+    task: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged(Event):
+    """The rival `method` is done; its network has these sizes."""
+
+    method: str
+    counts: ParameterCounts
 
 
 @dataclass(frozen=True, kw_only=True)

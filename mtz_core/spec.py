@@ -750,6 +750,28 @@ class EvaluationSpec(_Strict):
     )
 
 
+class RivalSpec(_Strict):
+    """A rival method that merges the networks instead of a zip, for comparison: see `docs/baselines.md`.
+
+    Which methods there are, and which settings each has, the registry of `mtz_core.baselines` says, which needs torch:
+    both are looked up before a run is made and again by its worker (`mtz_core.runs.rival_check`).
+    """
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"method": "permute"}
+    """What an example says where the default would say nothing."""
+
+    method: Name = Field(description="name of the method; `python -m mtz_core rivals` lists them")
+    settings: dict[Name, bool | int | float | str] = Field(
+        default={},
+        max_length=32,
+        description="how it is used, by name, e.g. {reset: false}, where its authors' way is not meant",
+    )
+
+
+FOR_RIVALS = ("share", "types", "seed")
+"""Fields of a `ZipSpec` that a rival heeds."""
+
+
 class RunSpec(_Strict):
     """Everything that a run needs: networks, data, and how to zip. The YAML file has these fields."""
 
@@ -760,6 +782,11 @@ class RunSpec(_Strict):
     calibration: CalibrationSpec = Field(default=CalibrationSpec(), description="images on which networks are compared")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="images on which errors are measured")
     zip: ZipSpec = Field(default=ZipSpec(), description="how the networks are zipped")
+    rival: RivalSpec | None = Field(
+        default=None,
+        description="merge with another author's method instead, without training, for comparison; of zip it heeds "
+        "share (one ratio), types and seed. null: zip",
+    )
     data_root: Path | None = Field(
         default=None, description="folder of full data sets. null: $MTZ_DATA, else the bundled images"
     )
@@ -769,6 +796,35 @@ class RunSpec(_Strict):
         pattern=r"^[0-9A-Za-z-]{1,64}$",
         description="the run that this one varies. null: none",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rivals_undo_nothing(cls, given: Any) -> Any:
+        """A rival's harm is not measured; whoever asks for it is told so below."""
+        if not isinstance(given, Mapping) or given.get("rival") is None:
+            return given
+        asked = given.get("evaluation", {})
+        if isinstance(asked, EvaluationSpec):
+            asked = asked.model_dump(exclude_unset=True)
+        return {**given, "evaluation": {"harm": False, **asked} if isinstance(asked, Mapping) else asked}
+
+    @model_validator(mode="after")
+    def _rivals_heed_what_is_said(self) -> RunSpec:
+        if self.rival is None:
+            return self
+        usual, name = ZipSpec(), f"rival {self.rival.method!r}"
+        idle = [f for f in ZipSpec.model_fields if f not in FOR_RIVALS and getattr(self.zip, f) != getattr(usual, f)]
+        if idle:
+            said = " and ".join(f"zip.{field}" for field in idle)
+            raise ValueError(f"{said}: no effect with {name}, which merges in its own way; leave it out")
+        if not isinstance(self.zip.share, float):
+            raise ValueError(
+                f"zip.share: {name} takes one ratio for all layers, e.g. 0.8, got {self.zip.share!r:.80}; without a "
+                "rival shares can differ from layer to layer, or be planned"
+            )
+        if self.evaluation.harm:
+            raise ValueError(f"evaluation.harm: {name} has no merges that could be undone alone; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_alpha_per_network(self) -> RunSpec:

@@ -12,7 +12,7 @@ from mtz_core.figures import inspect as draw
 from mtz_core.figures.names import task_labels
 from mtz_core.figures.text import percent_text
 from mtz_core.runs.undone import of_layers
-from pages.ui import address, frame, inspect_glance, inspect_harm, inspect_origin, what_if
+from pages.ui import address, frame, inspect_glance, inspect_harm, inspect_origin, rival_run, what_if
 from pages.ui.inspect_map import CHECKS as MAP
 from pages.ui.inspect_map import NO_PAIRS, choose_view, chosen_cell, network_range, pooled_map, show_map
 from pages.ui.inspect_pair import show_cell
@@ -62,7 +62,8 @@ frame.page(
     lead="Look into a layer: how different any two neurons are, which became one, and what harm that does.",
 )
 with frame.problems():
-    address.vet(dict.fromkeys(PARAMETERS, address.anything) | {"run": frame.check_run()})
+    names = (*PARAMETERS, *rival_run.parameters(address.asked("run")))
+    address.vet(dict.fromkeys(names, address.anything) | {"run": frame.check_run()})
     top = st.columns([2, 1, 1])
     with top[0]:
         run = frame.choose_run()
@@ -72,6 +73,9 @@ with frame.problems():
         follow(run.id, state_of(run.id))
     layers = frame.store().layers(run.id)
     labels = task_labels(run.summary["tasks"], run.summary["parents"])
+    if run.spec.rival is not None:
+        rival_run.look_into(run, labels)
+        st.stop()
     if not layers:
         if frame.is_live(run.status):
             st.info(

@@ -10,10 +10,11 @@ import streamlit as st
 
 from mtz_core.figures import compare, plane
 from mtz_core.figures.names import task_labels
+from mtz_core.figures.rivals import verdict
 from mtz_core.figures.settings import differences
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 from mtz_core.outputs.types import errors_text
-from pages.ui import address, frame, keeping, menu, test_drive, visitor
+from pages.ui import address, frame, keeping, menu, rivals, test_drive, visitor
 
 FILTERS = {"method": "Method", "share": "Share", "retraining": "Retraining"}
 TAG = "tag"
@@ -109,6 +110,8 @@ def draw_plane(
         selection_mode="points",
     )
     st.caption("The dotted line joins the runs that no other beats in both.")
+    if said := verdict(points, who, task, measure):
+        st.caption(frame.plain(said))
     if measure == compare.RELATIVE:
         st.caption(relative_text(points, list(map(frame.plain, labels)), any(point.mixed for point in points)))
 
@@ -131,7 +134,7 @@ def choose_run(points: Sequence[Any]) -> Any | None:
         name="run",
         what="the run",
         format_func=lambda run: (
-            "choose, or click a point" if run == "none" else frame.plain(f"{known[run].title} · {known[run].share}")
+            "choose, or click a point" if run == "none" else f"{known[run].title} · {known[run].share}"
         ),
     )
     return known.get(chosen)
@@ -306,7 +309,8 @@ def show_table(points: list[Any], labels: list[str], measure: compare.Measure) -
 
 frame.page("Compare", lead="Every finished run: how small it became, and what that cost in error.")
 with frame.problems():
-    points = [point for record in frame.store().list() if (point := compare.run_point(record)) is not None]
+    records = frame.store().list()
+    points = [point for record in records if (point := compare.run_point(record)) is not None]
     groups = compare.same_parents(points)
     address.vet({"networks": address.among(list(groups)), "*": address.anything} if groups else checks([], []))
     if not points:
@@ -325,6 +329,9 @@ with frame.problems():
         chosen = choose_run(points)
     with picture:
         draw_plane(points, labels, None if who == "mean" else labels.index(who), measure, size, chosen)
+        base = rivals.base_of(everything, chosen)
+        record = next(each for each in records if each.id == base.id)
+        rivals.area(record, base.total, rivals.on_the_same(record, records))
     if chosen is not None:
         show_chosen(chosen, points, labels, None if who == "mean" else labels.index(who), measure)
     show_pinned(everything, labels)

@@ -23,6 +23,7 @@ from mtz_core.spec import (
     NetworkSpec,
     PairRules,
     RetrainSpec,
+    RivalSpec,
     RunSpec,
     TransformSpec,
     TypeSpec,
@@ -167,6 +168,7 @@ def test_the_readme_shows_a_picture_that_exists() -> None:
         (RetrainSpec, "### `zip.retrain`"),
         (TypeSpec, "### `zip.types`"),
         (PairRules, "### `zip.constraints`"),
+        (RivalSpec, "### `rival`"),
     ],
 )
 def test_every_field_of_the_specification_is_described_with_its_default(model: type[BaseModel], heading: str) -> None:

@@ -16,7 +16,7 @@ from mtz_core.outputs.flips import OutputAnswers
 from mtz_core.outputs.kinds import output_of
 from mtz_core.outputs.types import TaskType
 from mtz_core.runs.answers import TaskAnswers, path_of, read_answers, to_show, write_answers
-from mtz_core.zipping.answered import drive
+from mtz_core.zipping.answered import both_sides, drive
 from mtz_core.zipping.evaluation import answers_of, parent
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_a_drive_says_what_the_networks_answer(kind: Any) -> None:
     labels = {"multiclass": plain.argmax(1), "regression": plain + 0.1}.get(kind, (plain > 0).long())
     network = zip_networks(nets, [x, x], ZipSpec.model_validate({"types": [kind, kind]})).network
     output = output_of(TaskType(kind), plain)
-    found = drive(network, 1, output, x, labels, CPU)
+    found = drive(both_sides(network, 1), output, x, labels, CPU)
     (own,) = found.answers
     assert own.truth is not None
     with torch.no_grad():

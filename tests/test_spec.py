@@ -18,6 +18,7 @@ from mtz_core.spec import (
     CalibrationSpec,
     EvaluationSpec,
     NetworkSpec,
+    RivalSpec,
     TransformSpec,
     TypeSpec,
     dump_run_spec,
@@ -97,6 +98,7 @@ def uncommented() -> Any:
         (ZipSpec, ("zip",)),
         (BudgetSpec, ("zip", "budget")),
         (RetrainSpec, ("zip", "retrain")),
+        (RivalSpec, ("rival",)),
     ],
 )
 def test_the_example_has_every_field_with_its_description_and_its_choices(
@@ -122,7 +124,9 @@ def choices(annotation: Any) -> list[Any]:
 
 def test_mappings_of_the_example_that_are_comments_hold_the_defaults_too() -> None:
     written = uncommented()
-    assert parse_run_spec(written | {"zip": {"retrain": written["zip"]["retrain"]}}) == RunSpec(
+    assert parse_run_spec(written | {"zip": {}, "evaluation": {}}).rival == RivalSpec(method="permute")
+    zipped = written | {"zip": {"retrain": written["zip"]["retrain"]}, "rival": None}
+    assert parse_run_spec(zipped) == RunSpec(
         networks=[
             {"parent": TWO[0]["parent"], "transform": TransformSpec(), "type": TypeSpec(kind="multiclass")},
             TWO[1],

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtz_core.figures.names import run_name
-from mtz_core.figures.settings import method_text, pairing_text, retraining_text, share_text
+from mtz_core.figures.settings import how_text, pairing_text, retraining_text, share_text
 from mtz_core.figures.text import count_text, error_text, percent_text, points_text
 from mtz_core.spec import NetworkSpec
 
@@ -45,13 +45,16 @@ class RunPoint:
     units: tuple[str, ...] = ()
     """What each task's error counts (see `TaskType.error`); empty where nobody wrote it down: then wrong answers."""
     method: str = ""
-    """How networks were merged, in words: see `method_text`."""
+    """how networks were merged, in words: see `how_text`."""
     metric: str = ""
-    compensated: bool = True
+    compensated: bool | None = True
+    """`None`: a rival, which knows no compensation."""
     images: int = 0
     """Inputs of each task on which networks were compared (at most: a task may have fewer)."""
     seed: int = 0
     tags: tuple[str, ...] = ()
+    rival: str = ""
+    """Name of the rival method that merged the networks; empty: they were zipped."""
     networks: tuple[str, ...] = ()
     """What tells the parents from all others, whatever they are called (see `identities`); empty: their names do."""
 
@@ -94,7 +97,7 @@ def run_point(record: RunRecord) -> RunPoint | None:
     counts, errors = summary.get("counts"), summary.get("errors")
     if not counts or not errors:
         return None
-    parents = tuple(str(name) for name in summary["parents"])
+    parents, rival = tuple(str(name) for name in summary["parents"]), record.spec.rival
     return RunPoint(
         id=record.id,
         title=run_name(record),
@@ -105,16 +108,17 @@ def run_point(record: RunRecord) -> RunPoint | None:
         errors=_numbers(errors),
         parent_errors=_numbers(summary.get("parent_errors") or [None] * len(errors)),
         share=share_text(record.spec.zip.share),
-        pairing=pairing_text(record.spec.zip),
+        pairing=pairing_text(record.spec.zip) if rival is None else "–",
         retraining=retraining_text(record.spec),
         seconds=float(summary.get("seconds") or 0.0),
         units=tuple(kind.error for kind in record.types),
-        method=method_text(record.spec.zip),
-        metric=record.spec.zip.metric,
-        compensated=record.spec.zip.compensate,
+        method=how_text(record.spec),
+        metric=record.spec.zip.metric if rival is None else "–",
+        compensated=record.spec.zip.compensate if rival is None else None,
         images=record.spec.calibration.images,
         seed=record.spec.zip.seed,
         tags=record.tags,
+        rival="" if rival is None else rival.method,
         networks=identities(record),
     )
 

@@ -1,4 +1,4 @@
-"""A table of answers: what the parent says down, what the zipped network says across."""
+"""A table of answers: what the parent says down, what the network that it became says across."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ NUMBERED = 16
 """So many classes have their counts written into the cells."""
 
 
-def confusion_figure(counts: NDArray[np.int64], names: Sequence[str], mode: Mode = "light") -> go.Figure:
+def confusion_figure(
+    counts: NDArray[np.int64], names: Sequence[str], mode: Mode = "light", became: str = "zipped"
+) -> go.Figure:
     """Draw how often the parent's answer (row) became each of the zipped network's (column).
 
     Colour is the share of the row; the diagonal, where nothing changed, is left pale so that changes stand out.
@@ -24,6 +26,7 @@ def confusion_figure(counts: NDArray[np.int64], names: Sequence[str], mode: Mode
         counts: (K, K), whole numbers.
         names: K or fewer; others are numbered.
         mode: colours.
+        became: what the network in the columns is called.
     """
     size = len(counts)
     labels = [names[k] if k < len(names) else str(k) for k in range(size)]
@@ -42,8 +45,8 @@ def confusion_figure(counts: NDArray[np.int64], names: Sequence[str], mode: Mode
             text=text if size <= NUMBERED else None,
             texttemplate="%{text}" if size <= NUMBERED else None,
             customdata=np.stack([counts, 100 * share], -1),
-            hovertemplate="parent %{y}, zipped %{x}<br>%{customdata[0]:,} inputs, %{customdata[1]:.1f} % of the row"
-            "<extra></extra>",
+            hovertemplate=f"parent %{{y}}, {became} %{{x}}<br>"
+            "%{customdata[0]:,} inputs, %{customdata[1]:.1f} % of the row<extra></extra>",
             colorscale=[[0.0, colours.surface], [1.0, colours.bad]],
             zmin=0.0,
             zmax=max(0.02, float(changed.max(initial=0.0)) * 1.6),
@@ -52,6 +55,6 @@ def confusion_figure(counts: NDArray[np.int64], names: Sequence[str], mode: Mode
             ygap=1,
         )
     )
-    figure.update_xaxes(title="zipped network", type="category", side="bottom", showgrid=False)
+    figure.update_xaxes(title=f"{became} network", type="category", side="bottom", showgrid=False)
     figure.update_yaxes(title="parent", type="category", autorange="reversed", showgrid=False)
     return figure

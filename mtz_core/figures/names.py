@@ -66,12 +66,16 @@ def task_labels(tasks: Sequence[str], parents: Sequence[str]) -> list[str]:
 
 
 def run_name(record: RunRecord) -> str:
-    """Return a run's title, or, where it has none, what it zips: `LeNet-5 · digits + clothes · 60 %`."""
+    """Return a run's title, or, where it has none, what it zips: `LeNet-5 · digits + clothes · 60 %`.
+
+    Of a rival's run its method comes first.
+    """
     if record.title:
         return record.title
     architectures = dict.fromkeys(_architecture(network) for network in record.spec.networks)
     tasks = task_labels(record.summary["tasks"], record.summary["parents"])
-    return f"{' + '.join(architectures)} · {' + '.join(tasks)} · {_share(record.spec.zip)}"
+    rival = "" if record.spec.rival is None else f"rival {record.spec.rival.method} · "
+    return f"{rival}{' + '.join(architectures)} · {' + '.join(tasks)} · {_share(record.spec.zip)}"
 
 
 def _architecture(network: NetworkSpec) -> str:

@@ -17,6 +17,11 @@ from mtz_core.figures.theme import empty_figure, template
 LABELLED = 12  # so many runs carry their share ratio as text in the picture
 SYMBOLS = ("circle", "square", "triangle-up", "pentagon", "triangle-down", "hexagon", "cross", "x")
 """One per method; the parents have diamond and star."""
+RIVAL_SYMBOLS = (
+    *("x", "cross", "hourglass", "bowtie", "star-triangle-up", "star-square", "hexagram", "star-triangle-down"),
+    *("octagon", "diamond-tall", "diamond-wide", "star-diamond"),
+)
+"""One per rival method; all rivals are grey, so that ours stand out."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def plane_figure(
         chosen: the run that is ringed.
 
     Each method is a trace with a symbol and a colour of its own, named after it; `customdata` holds the runs'
-    identifiers. References: all parents kept side by side and, for one task, its parent alone.
+    identifiers. Rivals have symbols of their own and one colour, and beside them ours are called so. References: all
+    parents kept side by side and, for one task, its parent alone.
     """
     points = [p for p in points if not math.isnan(p.value(measure, task))]
     if not points:
@@ -80,11 +86,10 @@ def plane_figure(
     together = coinciding(points, task, measure)
     figure = go.Figure(layout={"template": template(mode), "height": 480})
     figure.add_trace(_front(at, colours))
-    for k, method in enumerate(dict.fromkeys(p.method for p in points)):
+    for method, look in _looks(points, colours).items():
         these = [n for n, p in enumerate(points) if p.method == method]
-        look = (SYMBOLS[k % len(SYMBOLS)], colours.task(k))
         figure.add_trace(_runs(points, these, at, together, labels, look, colours))
-    if {p.retraining == "none" for p in points} == {True, False}:
+    if {p.retraining == "none" for p in points if not p.rival} == {True, False}:
         figure.add_traces([_key("retrained", "circle", colours), _key("not retrained", "circle-open", colours)])
     for k, unzipped in enumerate(references(points[0], labels, task, measure)):
         place = (points[0].size(size, unzipped.total), unzipped.error)
@@ -105,6 +110,14 @@ def plane_figure(
     figure.update_yaxes(title=_axis_title(measure, task, labels), rangemode="tozero")
     figure.update_layout(clickmode="event+select", legend={"itemclick": False, "itemdoubleclick": False})
     return figure
+
+
+def _looks(points: Sequence[RunPoint], colours: Palette) -> dict[str, tuple[str, str]]:
+    """Symbol and colour of every method: ours first, which lie below rivals where they coincide."""
+    ours, rivals = (list(dict.fromkeys(p.method for p in points if bool(p.rival) == side)) for side in (False, True))
+    looks = {method: (SYMBOLS[k % len(SYMBOLS)], colours.task(k)) for k, method in enumerate(ours)}
+    # By name, so that a rival keeps its symbol while others arrive.
+    return looks | {m: (RIVAL_SYMBOLS[k % len(RIVAL_SYMBOLS)], colours.shared) for k, m in enumerate(sorted(rivals))}
 
 
 def _axis_title(measure: Measure, task: int | None, labels: Sequence[str]) -> str:
@@ -135,15 +148,19 @@ def _runs(
     look: tuple[str, str],
     colours: Palette,
 ) -> go.Scatter:
-    """Draw the runs of one method, hollow where they were not retrained; `together` is what `coinciding` returns."""
+    """Draw the runs of one method, hollow where they were not retrained; `together` is what `coinciding` returns.
+
+    A rival is never retrained, and is drawn whole.
+    """
     symbol, colour = look
-    said = _labels(points, at, together)
-    bare = [points[n].retraining == "none" for n in these]
+    said, first = _labels(points, at, together), points[these[0]]
+    bare = [points[n].retraining == "none" and not first.rival for n in these]
+    ours = "ours: " if not first.rival and any(p.rival for p in points) else ""
     return go.Scatter(
         x=[at[n][0] for n in these],
         y=[at[n][1] for n in these],
         mode="markers+text" if len(points) <= LABELLED or max(map(len, together)) > 1 else "markers",
-        name=points[these[0]].method or "run",
+        name=f"{ours}{first.method or 'run'}",
         customdata=[[points[n].id] for n in these],
         text=[said[n] for n in these],
         textposition="top right",
@@ -152,10 +169,13 @@ def _runs(
         hovertemplate="%{hovertext}<extra></extra>",
         cliponaxis=False,
         marker={
-            "size": 14,
+            "size": 13 if first.rival else 14,
             "symbol": [f"{symbol}-open" if plain else symbol for plain in bare],
             "color": colour,
-            "line": {"width": 2.5, "color": [colour if plain else colours.paper for plain in bare]},
+            "line": {
+                "width": 0.5 if first.rival else 2.5,
+                "color": [colour if plain else colours.paper for plain in bare],
+            },
         },
         unselected={"marker": {"opacity": 0.55}, "textfont": {"color": colours.muted}},
     )

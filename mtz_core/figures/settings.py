@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtz_core.figures.text import percent_text
-from mtz_core.spec import ZipSpec
+from mtz_core.spec import RivalSpec, ZipSpec
 
 if TYPE_CHECKING:
     from mtz_core.spec import RunSpec
@@ -66,6 +66,20 @@ def method_text(spec: ZipSpec) -> str:
         return f"{spec.pairing} pairs (the paper)"
     said = [f"{pairing_text(spec)} pairs", "compensated" if spec.compensate else "not compensated"]
     return ", ".join([*said, *(f"{name.replace('_', ' ')} {_word(value)}" for name, value in others.items())])
+
+
+def rival_text(rival: RivalSpec) -> str:
+    """Say by which rival method networks were merged, with its settings.
+
+    >>> rival_text(RivalSpec(method="zip", settings={"within": 0.5}))
+    'rival: zip, within 0.5'
+    """
+    return ", ".join([f"rival: {rival.method}", *(f"{name} {_word(value)}" for name, value in rival.settings.items())])
+
+
+def how_text(spec: RunSpec) -> str:
+    """Say how a run's networks became one: zipped by a method, or merged by a rival."""
+    return method_text(spec.zip) if spec.rival is None else rival_text(spec.rival)
 
 
 def differences(left: RunSpec, right: RunSpec) -> list[tuple[str, str, str]]:

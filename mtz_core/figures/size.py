@@ -18,13 +18,15 @@ def counts_from_event(data: Mapping[str, Any]) -> ParameterCounts:
     return ParameterCounts(int(data["shared"]), tuple(data["private"]), tuple(data["parents"]))
 
 
-def size_bars(counts: ParameterCounts, *, tasks: Sequence[str], mode: Mode = "light", height: int = 190) -> go.Figure:
-    """Draw the parents together above the zipped network, split into shared and private numbers.
+def size_bars(
+    counts: ParameterCounts, *, tasks: Sequence[str], mode: Mode = "light", height: int = 190, name: str = "zipped"
+) -> go.Figure:
+    """Draw the parents together above the network that they became, `name`, split into shared and private numbers.
 
     A dotted line marks the smallest parent: the size of one network alone.
     """
     colours, everything, smallest = palette(mode), sum(counts.parents), min(counts.parents)
-    rows = ["zipped", "parents"]
+    rows = [name, "parents"]
     bars = [_bar("shared", [counts.shared, 0], rows, colours.shared, "", "stored once for all tasks", everything)]
     for t, task in enumerate(tasks):
         both, pattern = [counts.private[t], counts.parents[t]], PATTERNS[t % len(PATTERNS)]

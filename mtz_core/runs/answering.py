@@ -30,6 +30,7 @@ from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.outputs.kinds import output_of
 from mtz_core.outputs.types import TaskType
 from mtz_core.own.networks import build_network
+from mtz_core.runs.records import require_zipped
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import TransformSpec
 from mtz_core.system import memory, threads
@@ -51,6 +52,7 @@ class Answerer:
     def of(cls, store: RunStore, run_id: str) -> Answerer:
         """Load the networks of a finished run. Raises `MTZError` if they are not there any more."""
         record = store.get(run_id)
+        require_zipped(record, "pictures are answered")
         network = ZippedNetwork.load(record.path / "zipped.safetensors").eval()
         built = [build_network(spec) for spec in record.spec.networks]
         reads = (each.preparation for each in built)

@@ -19,7 +19,7 @@ from mtz_core.outputs.flips import OutputAnswers
 from mtz_core.runs.answers import TaskAnswers, to_show, write_answers
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.store import RunStore
-from mtz_core.zipping.answered import drive
+from mtz_core.zipping.answered import both_sides, drive
 from mtz_core.zipping.checkpoint import Checkpoint
 from mtz_core.zipping.zipper import Zipper
 
@@ -77,11 +77,15 @@ def save_networks(folder: Path, network: Any, inputs: Inputs) -> None:
         _replace(folder / f"extracted-{task}.safetensors", temporary.replace)
 
 
-def save_answers(folder: Path, engine: Zipper, inputs: Inputs) -> None:
-    """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels."""
+def save_answers(folder: Path, engine: Any, inputs: Inputs) -> None:
+    """Write what the network and its parents answer to the test inputs, or to those that calibrated without labels.
+
+    `engine` is a `Zipper` or a `Rival`, which says itself what both sides of a task are.
+    """
+    sides = getattr(engine, "sides", None) or partial(both_sides, engine.network)
     for t, (output, tested) in enumerate(zip(engine.job.outputs, engine.job.evaluation, strict=True)):
         x, labels = (engine.sample.images[t], None) if tested is None else tested
-        ask = partial(drive, engine.network, t, output, device=engine.job.device)
+        ask = partial(drive, sides(t), output, device=engine.job.device)
         numbers = sum(one.parent.numel() for one in ask(x[:1], None).answers)
         most = max(1, MOST_ANSWERS // numbers)
         found = ask(x[:most], None if labels is None else labels[:most])

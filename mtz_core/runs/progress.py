@@ -18,6 +18,8 @@ from mtz_core.events import (
     LayerZipped,
     LookedAhead,
     Measuring,
+    Merged,
+    Merging,
     OutputsWeighed,
     Planned,
     Planning,
@@ -99,7 +101,7 @@ class ProgressLine:
                 self._stream.write(f"{CLEAR}{text[:118]}")
                 self._stream.flush()
                 self._shown = now
-        elif isinstance(event, Planned | Started | LayerZipped | LayerFinished):
+        elif isinstance(event, Planned | Started | LayerZipped | LayerFinished | Merging | Merged):
             self._print(text)
 
     def announce(self, text: str) -> None:
@@ -140,7 +142,12 @@ def describe(event: Event, inputs: str = "images") -> str:
             predicted = f"{range_text(event.error, event.inputs)} of the {event.changed} predicted to change"
             return f"planned: {event.parameters:,} parameters, {predicted}"
         case Started():
-            return f"{len(event.layers)} layers of {len(event.structures)} networks{on_inputs(event.images, inputs)}"
+            layers = f"{len(event.layers)} layers of " if event.layers else ""
+            return f"{layers}{len(event.structures)} networks{on_inputs(event.images, inputs)}"
+        case Merging():
+            return merging_text(event.method, event.task)
+        case Merged():
+            return f"merged all layers by {event.method}: {event.counts.total:,} parameters"
         case LayerZipped():
             relative = event.predicted / event.scale if event.scale else 0.0
             return f"{layer}: {len(event.pairs)} neurons shared, relative loss {relative:.3f}"
@@ -165,6 +172,15 @@ def describe(event: Event, inputs: str = "images") -> str:
     names = {"LayerCalibrated": "inputs measured", "DifferenceComputed": "neurons compared", "Evaluated": "evaluated"}
     what = names.get(type(event).__name__, type(event).__name__.lower())
     return what if layer is None else f"{layer}: {what}"
+
+
+def merging_text(method: str, task: int | None) -> str:
+    """Say what is done in a rival's run.
+
+    >>> merging_text("permute", None), merging_text("permute", 0)
+    ('merging all layers by permute', 'measuring what permute made, task 1')
+    """
+    return f"merging all layers by {method}" if task is None else f"measuring what {method} made, task {task + 1}"
 
 
 def on_inputs(counts: Sequence[int], inputs: str) -> str:
@@ -215,7 +231,8 @@ def table(records: Sequence[RunRecord]) -> str:
     rows = [("RUN", "STATUS", "DONE", "CREATED", "TITLE")]
     for record in records:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
-        title = record.title or " + ".join(record.summary.get("parents", []))
+        rival = "" if record.spec.rival is None else f"rival {record.spec.rival.method}: "
+        title = record.title or rival + " + ".join(record.summary.get("parents", []))
         tagged = f"{title}  [{', '.join(record.tags)}]" if record.tags else title
         rows.append((record.id, str(record.status), f"{record.fraction:.0%}", created, tagged))
     return "\n".join(f"{a:22}  {b:9}  {c:>4}  {d:16}  {e}".rstrip() for a, b, c, d, e in rows)

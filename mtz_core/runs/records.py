@@ -81,6 +81,15 @@ class RunRecord:
         return tuple(TaskType.read(data) for data in self.summary.get("types", ()))
 
 
+def require_zipped(record: RunRecord, what: str) -> None:
+    """Raise `RunError` for the run of a rival, which leaves no zipped network; `what` says what is done with one."""
+    if (rival := record.spec.rival) is not None:
+        raise RunError(
+            f"run {record.id} was merged by the rival method {rival.method!r}, of which sizes, errors and answers are "
+            f"kept, and no network; {what} in a run that zips. merge_networks of mtz_core.baselines makes it again"
+        )
+
+
 def with_result(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary of a run that only measured any more, with what was found before."""
     return {**summary, **(summary.get("zipped") or {}), "zipped": None}

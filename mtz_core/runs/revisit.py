@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mtz_core.errors import RunError
 from mtz_core.network.zipped import ZippedNetwork
-from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.records import RunRecord, RunStatus, require_zipped
 from mtz_core.runs.store import RunStore
 from mtz_core.spec import ZipSpec
 from mtz_core.zipping.prepare import Job, Sample, resumed
@@ -37,6 +37,7 @@ class Revisited:
             RunError: the run has no network; the message says that `what` can't be done yet.
             MTZError: networks or data of the run are not there any more.
         """
+        require_zipped(record, what)
         file, started = record.path / "zipped.safetensors", store.last_event(record.id, "Started")
         if record.status is not RunStatus.FINISHED or started is None or not file.exists():
             raise RunError(f"run {record.id} is {record.status}; {what} once it is finished")

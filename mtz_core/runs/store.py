@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from mtz_core.errors import RunError
-from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Measuring, Started
+from mtz_core.events import Evaluated, Event, Finished, LayerZipped, Measuring, Merged, Started
 from mtz_core.runs import tickets
 from mtz_core.runs.alive import process_created
 from mtz_core.runs.database import reading, writing
@@ -309,7 +309,7 @@ def _summary_of(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {"seconds": data["seconds"]}
     if isinstance(event, Started):
         fields |= {"layers": data["layers"], "warnings": data["warnings"], "types": data["types"]}
-    elif isinstance(event, LayerZipped):
+    elif isinstance(event, LayerZipped | Merged):
         fields["counts"] = data["counts"]
     elif isinstance(event, Evaluated) and event.stage == "parents":
         fields["parent_errors"] = data["errors"]

@@ -117,7 +117,6 @@ def _work(
     from mtz_core.runs import inputs as inputs_module
     from mtz_core.runs import outputs
 
-    make: Callable[..., Any] = zipper or outputs.Zipper
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
 
@@ -135,12 +134,8 @@ def _work(
         outputs.save_images(store, record.id, task, images)
     _check(pulse)
 
-    store.heartbeat(record.id, "zipping")
-    engine = make(
-        inputs.networks, inputs.calibration, inputs.zipping(record.spec),
-        evaluation=inputs.evaluation, retraining=inputs.retraining, live_images=record.spec.evaluation.live_images,
-        harm=record.spec.evaluation.harm,
-    )  # fmt: skip
+    store.heartbeat(record.id, "zipping" if record.spec.rival is None else "merging")
+    engine = _engine(record, inputs, zipper or outputs.Zipper)
     outputs.check_storable(getattr(engine, "network", None))
     events = engine.run(resume=outputs.load_checkpoint(store, record.id))
     recorder, saved = _Recorder(store, record.id, listen), False
@@ -149,8 +144,9 @@ def _work(
             if isinstance(event, Measuring | Finished):
                 pulse.settle()  # finishing is faster than stopping now
                 if not saved:
-                    outputs.save_networks(record.path, engine.network, inputs)
-                    if isinstance(engine, outputs.Zipper):
+                    if record.spec.rival is None:  # a rival's network has no file
+                        outputs.save_networks(record.path, engine.network, inputs)
+                    if isinstance(engine, outputs.Zipper) or record.spec.rival is not None:
                         outputs.save_answers(record.path, engine, inputs)
                 saved = True
             recorder.add(event)
@@ -165,6 +161,21 @@ def _work(
         events.close()
     if not recorder.finished:
         raise RunError("the zipper stopped without finishing; this is a bug in the program")
+
+
+def _engine(record: RunRecord, inputs: Inputs, zipper: Callable[..., Any]) -> Any:
+    """What does the work: a rival where the specification names one, else what `zipper` makes."""
+    zipping, evaluation = inputs.zipping(record.spec), record.spec.evaluation
+    if record.spec.rival is not None:
+        from mtz_core.runs.rival import Rival
+
+        return Rival(
+            inputs.networks, inputs.calibration, zipping, record.spec.rival, inputs.evaluation, evaluation.live_images
+        )
+    return zipper(
+        inputs.networks, inputs.calibration, zipping, evaluation=inputs.evaluation, retraining=inputs.retraining,
+        live_images=evaluation.live_images, harm=evaluation.harm,
+    )  # fmt: skip
 
 
 def _check(pulse: Pulse) -> None:

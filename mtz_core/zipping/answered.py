@@ -15,6 +15,10 @@ from mtz_core.outputs.types import TaskType
 from mtz_core.zipping.evaluation import answers_of, parent
 
 BATCH = 256
+Ask = Callable[[Tensor], Tensor]
+"""Inputs (N, ...) → outputs."""
+Sides = tuple[Ask, Ask]
+"""A parent, and what became of it."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,17 @@ class Drive:
     divergence: Tensor
 
 
-def drive(
-    network: ZippedNetwork, task: int, output: Output, inputs: Tensor, labels: Tensor | None, device: torch.device
-) -> Drive:
-    """Ask a zipped network and the task's parent about inputs (N, ...).
+def both_sides(network: ZippedNetwork, task: int) -> Sides:
+    """The task's parent, and the zipped network's answers of that task."""
+    return parent(network, task), answers_of(network, task)
+
+
+def drive(both: Sides, output: Output, inputs: Tensor, labels: Tensor | None, device: torch.device) -> Drive:
+    """Ask a task's parent and the network that came out about inputs (N, ...).
 
     Args:
-        network: the zipped network, with its parents.
-        task: which one.
-        output: what its outputs say.
+        both: of each, outputs for inputs; see `both_sides`.
+        output: what the outputs say.
         inputs: (N, ...).
         labels: (N, ...), or `None`.
         device: where the networks run.
@@ -61,7 +67,7 @@ def drive(
     apart = []
     with torch.no_grad():
         for batch in torch.split(inputs, BATCH):
-            each = [answer(batch.to(device)) for answer in (parent(network, task), answers_of(network, task))]
+            each = [answer(batch.to(device)) for answer in both]
             for side, outputs in zip(sides, each, strict=True):
                 own = output.split(outputs) if isinstance(output, Several) else [outputs]
                 for found, part, piece in zip(side, parts, own, strict=True):

@@ -210,7 +210,7 @@ def check_run() -> Check:
 
 
 def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -> RunRecord | None:
-    """Draw a run selector that lives in `?run=ID` and return the chosen run: without one, the newest.
+    """Draw a run selector that lives in `?run=ID` and return the chosen run: without one, the newest that zips.
 
     The address of who comes without a run stays as it is: a new one would be a step more to go back. With no run to
     choose from it says so, links to the Zip page and returns `None`.
@@ -223,7 +223,8 @@ def choose_run(*, statuses: tuple[str, ...] | None = None, label: str = "Run") -
     known = {record.id: record for record in records}
     asked = st.query_params.get("run")
     # The URL leads and the widget follows (a bound widget would write its long label into the URL).
-    current = asked if asked in known else records[0].id
+    newest = next((record for record in records if record.spec.rival is None), records[0])
+    current = asked if asked in known else newest.id
     st.session_state["choice-of-run"] = current
     chosen = st.selectbox(
         label,

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,17 +10,14 @@ from typing import Any
 import streamlit as st
 
 from mtz_core.checking.text import deviation_text, layer_text, shape_text, sharing_text, verdict
-from mtz_core.errors import MTZError, RunError
+from mtz_core.errors import MTZError
 from mtz_core.figures.text import duration_text, percent_text
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.structure.sizes import why_not_zippable
-from mtz_core.system.memory import run_limit
-from mtz_core.system.paths import child_environment
-from pages.ui import address, frame, jobs, query, setup
+from pages.ui import address, frame, jobs, query, setup, working
 
 PATIENCE = 120.0
 """Seconds until a check is given up."""
-TICK = 0.5
 PARAMETER = "preflight"
 
 
@@ -127,43 +120,8 @@ def _checked(parents: Sequence[str]) -> dict[str, Any]:
     with jobs.place("check"), TemporaryDirectory() as folder:
         file = Path(folder) / "preflight.yaml"
         file.write_text(dump_run_spec(spec), encoding="utf-8")
-        with subprocess.Popen(
-            [sys.executable, "-m", "mtz_core", "preflight", str(file), "--json"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            env=child_environment(run_limit()),
-        ) as process:  # fmt: skip
-            try:
-                output, errors = _awaited(process)
-            finally:
-                process.kill()
-    try:
-        report: dict[str, Any] = json.loads(output)
-    except ValueError:
-        raise RunError(_last_words(errors)) from None
+        report: dict[str, Any] = working.answer_of("preflight", file, "Checking the networks…", PATIENCE)
     return report
-
-
-def _awaited(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Return what a process wrote; drawing something now and then lets Streamlit turn to the next click."""
-    began, line = time.monotonic(), st.empty()
-    with st.spinner("Checking the networks…", show_time=True):
-        while time.monotonic() - began < PATIENCE:
-            try:
-                return process.communicate(timeout=TICK)
-            except subprocess.TimeoutExpired:
-                line.empty()
-    raise RunError(
-        f"It took more than {PATIENCE:.0f} seconds and was given up; the command line has no such limit: "
-        "python -m mtz_core preflight SPEC.yaml"
-    )
-
-
-def _last_words(errors: str) -> str:
-    """Return why there is no report: the message, or the last line of a traceback."""
-    lines = errors.strip().splitlines()
-    if not lines:
-        return "Its process ended without a word, most likely for lack of memory; try smaller networks."
-    return lines[-1] if "Traceback" in errors else "\n".join(lines)
 
 
 def _reports() -> dict[str, dict[str, Any]]:

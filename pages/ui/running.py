@@ -27,7 +27,7 @@ from mtz_core.figures.text import (
 from mtz_core.outputs.types import errors_text
 from mtz_core.spec import dump_run_spec
 from mtz_core.structure.sizes import ParameterCounts
-from pages.ui import address, frame, jobs, keeping, menu, run_replay, setup, test_drive, try_it, visitor
+from pages.ui import address, frame, jobs, keeping, menu, rival_run, run_replay, setup, test_drive, try_it, visitor
 from pages.ui.diagram import details, diagram
 from pages.ui.query import query_of
 from pages.ui.run_diagram import drawing_of
@@ -70,12 +70,15 @@ def show_run(run_id: str) -> None:
                 frame.link(frame.INSPECT, "Inspect", icon=":material/grid_on:", run=record.id, **menu.within(record.id))
                 frame.link(frame.COMPARE, "Compare", icon=":material/compare_arrows:", run=record.id)
             if (query := query_of(record.spec)) is not None:
-                frame.link(frame.ZIP, "Zip again", icon=":material/tune:", **query)
+                again = "Zip again" if record.spec.rival is None else "Zip these networks"
+                frame.link(frame.ZIP, again, icon=":material/tune:", **query)
     _ending(record, refusal)
-    view = _view() if str(record.status) == "finished" else "how"
+    if record.spec.rival is not None:
+        rival_run.told(record.spec)
+    view = _view(record) if str(record.status) == "finished" else "how"
     if view == "answers":
         test_drive.area(record, tasks)
-        if pictured(record.summary):
+        if pictured(record.summary) and record.spec.rival is None:
             try_it.area(record, tasks)
     elif view == "replay":
         run_replay.area(record, tasks, _events(record))
@@ -102,7 +105,7 @@ def _checks(record: RunRecord, tasks: Sequence[str]) -> dict[str, address.Check]
     if address.asked("at") is not None:
         known["at"] = address.index(len(run_replay.moments(_events(record))))
     return known | {
-        "run": address.anything, "view": address.among(list(VIEWS)), "of": address.among(tasks),
+        "run": address.anything, "view": address.among(_views(record)), "of": address.among(tasks),
         "show": address.among(list(test_drive.SHOW)), "curves": address.among(SHOWN),
         "pace": address.among(list(run_replay.PACES)),
     }  # fmt: skip
@@ -120,10 +123,15 @@ def pictured(summary: Mapping[str, Any]) -> bool:
     return any(kind == "images" for kind in kinds)
 
 
-def _view() -> str:
+def _views(record: RunRecord) -> list[str]:
+    """What can be shown of a run; a rival merges in one step, of which there is nothing to replay."""
+    return [name for name in VIEWS if name != "replay" or record.spec.rival is None]
+
+
+def _view(record: RunRecord) -> str:
     """Draw the choice of what is shown of a finished run."""
     return address.choice(
-        st.segmented_control, "View", list(VIEWS), name="view", what="the view", required=True,
+        st.segmented_control, "View", _views(record), name="view", what="the view", required=True,
         format_func=VIEWS.__getitem__, label_visibility="collapsed",
     )  # fmt: skip
 
@@ -138,11 +146,12 @@ def _stop_button(run_id: str) -> None:
 
 def _ending(record: RunRecord, refusal: str | None) -> None:
     """Say how the run ended, where it did not end well, and offer what helps."""
+    safe = "Layers that were finished are safe." if record.spec.rival is None else rival_run.ANEW
     match str(record.status):
         case "lost":
             st.warning(
                 "The process that worked on this run is gone (stopped from outside, or the computer was restarted). "
-                "Layers that were finished are safe.",
+                f"{safe}",
                 icon=":material/link_off:",
             )
         case "failed":
@@ -150,7 +159,7 @@ def _ending(record: RunRecord, refusal: str | None) -> None:
                 frame.plain(record.message or "") or "The run failed and left no message.", icon=":material/error:"
             )
         case "cancelled":
-            st.info("This run was stopped. Layers that were finished are safe.", icon=":material/stop_circle:")
+            st.info(f"This run was stopped. {safe}", icon=":material/stop_circle:")
         case "paused":
             st.warning(
                 "The process that works on this run gives no sign of life: it was stopped by a signal, or it hangs. "
@@ -188,6 +197,10 @@ def _progress(run_id: str, tasks: Sequence[str], seen: str) -> None:
     if not story.log:
         return
     _numbers(story, test_drive.differences(record) if seen == "finished" else [])
+    if record.spec.rival is not None:
+        rival_run.size(story.sizes[-1] if story.sizes else None, tasks)
+        _log(story)
+        return
     _drawing(record)
     mode = frame.theme()
     left, right = st.columns([3, 2], gap="large")
@@ -275,7 +288,8 @@ def _events(record: RunRecord) -> list[StoredEvent]:
 
 def _progress_bar(record: RunRecord, story: Story) -> None:
     if frame.store().cancel_requested(record.id):
-        text = "Stopping… the worker ends at its next step and keeps the finished layers."
+        kept = " and keeps the finished layers" if record.spec.rival is None else ""
+        text = f"Stopping… the worker ends at its next step{kept}."
     elif record.waiting and (said := jobs.where(record.id)) is not None:
         text = said
     elif not story.log:
@@ -358,7 +372,9 @@ def _log(story: Story) -> None:
 
 def _afterwards(record: RunRecord) -> None:
     """Files of a run that is over."""
-    finished = str(record.status) == "finished"
+    finished = str(record.status) == "finished" and record.spec.rival is None
+    if record.spec.rival is not None and str(record.status) == "finished":
+        rival_run.files(record.spec)
     if finished:
         counts = record.summary.get("counts")
         st.subheader("Take it with you", anchor=False)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtz_core.figures.curves import STAGES, Measurement
 from mtz_core.figures.size import counts_from_event
-from mtz_core.figures.text import error_text, percent_text, points_text, times_text
-from mtz_core.runs.progress import on_inputs
+from mtz_core.figures.text import error_text, percent_text, points_text, sentence, times_text
+from mtz_core.runs.progress import merging_text, on_inputs
 
 if TYPE_CHECKING:
     from mtz_core.runs.records import StoredEvent
@@ -109,7 +109,8 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
             story.retrain_steps = int(data.get("retrain_steps") or 0)
             story.warnings = list(data.get("warnings") or ())
             counted = on_inputs(data.get("images") or (), story.inputs)
-            say(f"{len(story.layers)} layers to zip{counted}: {', '.join(story.layers)}")
+            layers = f"{len(story.layers)} layers to zip{counted}: {', '.join(story.layers)}"
+            say(layers if story.layers else f"{len(data['structures'])} networks to merge{counted}")
         case "ImagesTried":
             if data["done"] == data["total"]:
                 say(_tried(story, data))
@@ -138,6 +139,12 @@ def _hear(story: Story, kind: str, data: dict[str, Any]) -> None:
                 story.stages.append("final")
                 story.sizes.append(counts_from_event(data["counts"]))
             say(_evaluated(story, measurement))
+        case "Merging":
+            say(sentence(merging_text(data["method"], data["task"]))[:-1])
+        case "Merged":
+            story.stages.append(data["method"])
+            story.sizes.append(counts_from_event(data["counts"]))
+            say(f"Merged all layers by {data['method']}")
         case "RetrainStep":
             story.steps.append(int(data["step"]))
             story.losses.append(tuple(math.nan if x is None else float(x) for x in data["losses"]))

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What decides how a task's inputs are drawn: the name of its data, what they are, and how they were prepared."""
+    """What decides how a task's inputs are drawn: the name of its data, what they are, and how they were prepared.
+
+    `became` is what the network is called that answers beside the parent.
+    """
 
     data: str
     kind: str | None
     transform: TransformSpec | None
+    became: str = "zipped"
 
 
 SHOW = {"changed": "changed", "worse": "became wrong", "better": "became right", "all": "all kept"}
@@ -116,11 +120,13 @@ def area(record: RunRecord, tasks: Sequence[str]) -> None:
         output = answers.outputs[names.index(name)]
     verdicts = flips.verdicts(output)
     st.markdown(_summary(output, verdicts, inputs, answers.judged))
+    became = "zipped" if record.spec.rival is None else "merged"
+    how = Drawn(data, kind, shown_transform(record.spec.networks[task]), became)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        _gallery(answers, output, verdicts, Drawn(data, kind, shown_transform(record.spec.networks[task])))
+        _gallery(answers, output, verdicts, how)
     with right:
-        _table(output)
+        _table(output, how.became)
 
 
 def _summary(output: OutputAnswers, verdicts: Sequence[str], inputs: str, judged: bool) -> str:
@@ -153,7 +159,7 @@ def _gallery(answers: TaskAnswers, output: OutputAnswers, verdicts: Sequence[str
     cells = [_cell(answers, output, k, verdicts, drawn) for k in said[chosen]]
     wide = "" if output.type.kind == "multiclass" and picture(answers.inputs[0], drawn.kind) is not None else " wide"
     st.html(f"<div class='samples drive{wide}'>{''.join(cells)}</div>")
-    st.caption("Of each: the parent's answer → the zipped network's, and what is true where labels say it.")
+    st.caption(f"Of each: the parent's answer → the {drawn.became} network's, and what is true where labels say it.")
 
 
 def _cell(answers: TaskAnswers, output: OutputAnswers, k: int, verdicts: Sequence[str], how: Drawn) -> str:
@@ -166,7 +172,7 @@ def _cell(answers: TaskAnswers, output: OutputAnswers, k: int, verdicts: Sequenc
         f"{mark} {html.escape(flips.change_text(output, number))}" if verdicts[number] != "same" else f"{mark} {after}"
     )
     look = {"worse": " wrong", "better": " right"}.get(verdicts[number], "")
-    label = f"{word}: parent {before}, zipped {after}" + (f", it is {truth}" if truth is not None else "")
+    label = f"{word}: parent {before}, {how.became} {after}" + (f", it is {truth}" if truth is not None else "")
     drawn = drawing(answers.inputs[k], how, truth or before)
     return f"<figure class='sample{look}' aria-label='{label}'>{drawn}<figcaption>{said}{right}</figcaption></figure>"
 
@@ -184,7 +190,7 @@ def drawing(sample: Any, how: Drawn, alt: str) -> str:
     return f"<img src='data:image/png;base64,{source}' alt='{alt}' width='52' height='52'>"
 
 
-def _table(output: OutputAnswers) -> None:
+def _table(output: OutputAnswers, became: str) -> None:
     if output.type.kind == "multilabel":
         st.subheader("Which attributes changed", anchor=False)
         rows = flips.attribute_changes(output)
@@ -197,9 +203,9 @@ def _table(output: OutputAnswers) -> None:
         return
     st.subheader("Which answers became which", anchor=False)
     frame.show(
-        confusion_figure(counts, flips.classes(output), frame.theme()),
+        confusion_figure(counts, flips.classes(output), frame.theme(), became),
         "confusion",
-        alt="Table of answers: the parent's down, the zipped network's across.",
+        alt=f"Table of answers: the parent's down, the {became} network's across.",
         file_name="mtz-confusion",
     )
-    st.caption("Down: the parent's answer; across: the zipped network's. On the diagonal nothing changed.")
+    st.caption(f"Down: the parent's answer; across: the {became} network's. On the diagonal nothing changed.")

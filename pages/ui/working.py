@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import streamlit as st
 
+from mtz_core.errors import RunError
 from mtz_core.system.machine import step_back
 from mtz_core.system.memory import run_limit
 from mtz_core.system.paths import child_environment
@@ -22,6 +24,50 @@ PATIENCE = 1800.0
 TICK = 0.5
 LAST = 400
 """Bytes of what a command writes that are looked at for its last line."""
+
+
+def answer_of(command: str, spec: Path, doing: str, patience: float) -> Any:
+    """Return what `python -m mtz_core COMMAND SPEC --json` says; whatever is clicked meanwhile ends it.
+
+    Raises `RunError` with the message of the process, or if it took more than `patience` seconds.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "mtz_core", command, str(spec), "--json"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        env=child_environment(run_limit()),
+    ) as process:  # fmt: skip
+        step_back(process.pid)
+        try:
+            output, errors = _awaited(process, command, doing, patience)
+        finally:
+            process.kill()
+    try:
+        return json.loads(output)
+    except ValueError:
+        raise RunError(_last_words(errors)) from None
+
+
+def _awaited(process: subprocess.Popen[str], command: str, doing: str, patience: float) -> tuple[str, str]:
+    """Return what a process wrote; drawing something now and then lets Streamlit turn to the next click."""
+    began, line = time.monotonic(), st.empty()
+    with st.spinner(doing, show_time=True):
+        while time.monotonic() - began < patience:
+            try:
+                return process.communicate(timeout=TICK)
+            except subprocess.TimeoutExpired:
+                line.empty()
+    raise RunError(
+        f"It took more than {patience:.0f} seconds and was given up; the command line has no such limit: "
+        f"python -m mtz_core {command} SPEC.yaml"
+    )
+
+
+def _last_words(errors: str) -> str:
+    """Return why there is no answer: the message, or the last line of a traceback."""
+    lines = errors.strip().splitlines()
+    if not lines:
+        return "Its process ended without a word, most likely for lack of memory; try smaller networks."
+    return lines[-1] if "Traceback" in errors else "\n".join(lines)
 
 
 def look_into(
