@@ -217,7 +217,9 @@ def test_every_registered_method_is_offered_with_its_settings() -> None:
     found = {offer.method: offer for offer in offers(parse_run_spec({"networks": PAIR}))}
     assert list(found) == BASELINES.names
     assert {offer.refusal for offer in found.values()} == {None}
-    assert found["zip"].settings == {"reset": True, "side": None, "within": 1.0, "linkage": "least"}
+    common = {"reset": True, "side": None, "until": None}
+    assert common | {"within": 1.0, "discount": 1.0, "linkage": "least"} == found["zip"].settings
+    assert common.items() <= found["average"].settings.items()
     mixed = parse_run_spec({"networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet5-mnist-0"}]})
     assert None not in {offer.refusal for offer in offers(mixed)}
     with pytest.raises(SpecError, match="'nobody' is no rival method; choose from 'average'"):

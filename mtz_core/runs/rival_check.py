@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtz_core.baselines import BaselineResult, merge_networks
 from mtz_core.baselines.kinds import BASELINES
+from mtz_core.baselines.merge import BaselineResult, merge_networks
 from mtz_core.errors import DataError, MTZError, SpecError
 from mtz_core.own.networks import build_network, trial_inputs
 from mtz_core.spec import RivalSpec, RunSpec
