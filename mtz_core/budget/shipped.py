@@ -27,7 +27,7 @@ DIGITS = 6
 
 
 def curves_text(spec: RunSpec) -> str:
-    """Return what the curves of a specification depend on: all but shares, budget, retraining, title and names."""
+    """Return what the curves of a specification depend on: all but shares, budget, retraining, title, names, rival."""
     return _curves_text(_Written(repr(spec), spec))
 
 
@@ -46,6 +46,7 @@ def _curves_text(written: _Written) -> str:
     found = spec.model_copy(update={"zip": zipping, "title": ""}).model_dump(mode="json")
     for network in found["networks"]:
         del network["name"]
+    del found["rival"]  # curves are of zips
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
 
 
