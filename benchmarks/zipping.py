@@ -137,7 +137,7 @@ METHODS: Mapping[str, Method] = {
     "permute + reset": rival(method="permute"),
     "zip + reset": rival(method="zip"),
     "weight matching + reset": rival(method="match"),
-    "RegMean + reset": rival(method="regmean"),
+    "permute + RegMean + reset": rival(method="regmean", align="permute"),
     "PLeaS + reset": rival(method="pleas"),
 }
 
