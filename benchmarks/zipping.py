@@ -137,7 +137,7 @@ METHODS: Mapping[str, Method] = {
     "permute + reset": rival(method="permute"),
     "zip + reset": rival(method="zip"),
     "weight matching + reset": rival(method="match"),
-    "permute + RegMean + reset": rival(method="regmean", align="permute"),
+    "permute + RegMean + reset": rival(method="regmean", align="permute", reduce=0.1),
     "PLeaS + reset": rival(method="pleas"),
 }
 
