@@ -175,7 +175,7 @@ METHODS: Mapping[str, Method] = {
     "permute + reset": rival(method="permute"),
     "zip + reset": rival(method="zip"),
     "weight matching + reset": rival(method="match"),
-    "RegMean + reset": rival(method="regmean"),
+    "permute + RegMean + reset": rival(method="regmean", align="permute", reduce=0.1),
     "PLeaS + reset": rival(method="pleas"),
 }
 

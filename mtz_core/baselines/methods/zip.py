@@ -51,7 +51,7 @@ def zipped(
 class _Features:
     """What is left of all networks' channels, and how much each two of them correlate.
 
-    A merged feature counts as one of the network from which its first member came, as in the authors' code.
+    A merged feature is named after its first member and counts as one of that network, as in the authors' code.
 
     Args:
         covariance: of the channels of all networks (Σ n_t, Σ n_t), network by network.
@@ -65,7 +65,6 @@ class _Features:
     ) -> None:
         self.total = int(sum(widths))
         self.owner = np.repeat(np.arange(len(widths)), widths)
-        self.origin = self.owner.copy()
         self.feature = np.arange(self.total)  # channel → the feature that it belongs to, named after its first channel
         self.related = correlation(covariance).cpu().numpy().copy()
         self.moments = covariance.cpu().numpy().copy()
@@ -88,9 +87,8 @@ class _Features:
         self.feature[self.feature == j] = i
         stale = np.isin(self.partner, (i, j))
         stale[[i, j]] = True
-        t = int(self.origin[i])
-        same, self.origin[j] = t == self.origin[j], -1
-        if same:
+        t = int(self.owner[i])
+        if t == self.owner[j]:
             self.budget[t] -= 1
             if self.budget[t] == 0:
                 stale |= self._close(t)
@@ -127,7 +125,7 @@ class _Features:
 
     def _close(self, t: int) -> NDArray[np.bool_]:
         """Forbid merges among the features of one network, (n,) true for those."""
-        alone: NDArray[np.bool_] = self.origin == t
+        alone: NDArray[np.bool_] = self.owner == t
         members = np.flatnonzero(alone)
         self.related[np.ix_(members, members)] = -np.inf
         return alone
