@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from mtz_core.runs.answers import read_answers
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.measure import measure
 from mtz_core.runs.records import RunRecord, RunStatus
-from mtz_core.runs.rival_check import offers, require_able, settings_of
+from mtz_core.runs.rival_check import check_rival, offers, require_able, settings_of
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import RivalSpec, RunSpec, dump_run_spec, load_run_spec, parse_run_spec
@@ -224,6 +225,19 @@ def test_every_registered_method_is_offered_with_its_settings() -> None:
     assert None not in {offer.refusal for offer in offers(mixed)}
     with pytest.raises(SpecError, match="'nobody' is no rival method; choose from 'average'"):
         settings_of("nobody")
+
+
+def test_a_method_that_follows_another_has_its_settings_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(layer: Any, matrices: Any, ridge: float = 0.5) -> None:
+        pass
+
+    find, fitted = BASELINES.find, SimpleNamespace(name="fitted", rule=None, fit=fit, align="permute")
+    monkeypatch.setattr(BASELINES, "find", lambda name: fitted if name == "fitted" else find(name))
+    settings = settings_of("fitted")
+    assert settings == settings_of("permute") | {"align": "permute", "ridge": 0.5}
+    check_rival(RivalSpec(method="fitted", settings={"align": "zip", "within": 0.5, "ridge": 0.1}))
+    with pytest.raises(SpecError, match="'fitted' has no setting 'within'"):
+        check_rival(RivalSpec(method="fitted", settings={"within": 0.5}))
 
 
 def test_the_command_line_knows_rivals(
