@@ -25,6 +25,7 @@ from mtz_core import RetrainSpec, ZipSpec, zip_networks
 from mtz_core import events as ev
 from mtz_core.baselines import BaselineResult, merge_networks
 from mtz_core.data.fullsets import absent
+from mtz_core.errors import SpecError
 from mtz_core.graph.correspondence import correspond
 from mtz_core.graph.propagation import channel_graphs
 from mtz_core.network.zipped import ZippedNetwork
@@ -239,16 +240,18 @@ def run(
             increase = {
                 name: [statistics.fmean(cell.errors) - statistics.fmean(parents) for cell in cells]
                 for name, cells in found.items()
+                if cells
             }
-            first = found.get("ours") or next(iter(found.values()))
-            seconds = {name: statistics.fmean(cell.seconds for cell in cells) for name, cells in found.items()}
+            first = next((cells for name in ("ours", *found) if (cells := found.get(name))), None)
+            seconds = {name: statistics.fmean(cell.seconds for cell in cells) for name, cells in found.items() if cells}
             ours += [layer for cell in found.get("ours", ()) for layer in cell.layers]
             for name, known_ratios in ratios.items():
-                if {name, "paper"} <= set(found):
+                if {name, "paper"} <= set(seconds):
                     known_ratios.append(seconds[name] / seconds["paper"])
             which = [architecture, title, str(count), f"{share:.1f}"]
-            row = [*which, " / ".join(f"{e:.2f}" for e in parents), *(spread(increase[name]) for name in methods)]
-            lines.append([*row, f"{first[0].size:.3f}×", f"{seconds.get('ours', 0.0):.0f}"])
+            row = [*which, " / ".join(f"{e:.2f}" for e in parents)]
+            row += [spread(increase[name]) if name in increase else "–" for name in methods]
+            lines.append([*row, f"{first[0].size:.3f}×" if first else "–", f"{seconds.get('ours', 0.0):.0f}"])
             costs.append([*which, *(_cost(found[name]) for name in methods)])
             print(f"  {' · '.join(row)}", flush=True)
     which = ["network", "tasks", "images", "share"]
@@ -278,6 +281,8 @@ def _listed(
 
 def _cost(cells: Sequence[Cell]) -> str:
     """Mean parameters and multiplications over the draws."""
+    if not cells:
+        return "–"
     size = statistics.fmean(cell.size for cell in cells)
     return f"{size:.3f}×, {statistics.fmean(cell.multiplications for cell in cells):.2f}×"
 
@@ -295,9 +300,12 @@ def _row(
     calibration = [calibration_images(list(tasks), count, seed) for seed in range(draws)]
     for name in methods:
         cells = []
-        for seed in range(draws):
-            key = f"{architecture} | {title} | {count} | {share} | {name} | {seed}"
-            cells.append(store.cell(key, lambda s=seed, n=name: METHODS[n](tasks, calibration[s], share, s)))
+        try:
+            for seed in range(draws):
+                key = f"{architecture} | {title} | {count} | {share} | {name} | {seed}"
+                cells.append(store.cell(key, lambda s=seed, n=name: METHODS[n](tasks, calibration[s], share, s)))
+        except SpecError as error:
+            print(f"  {architecture}, {title}: no {name}: {error}", flush=True)
         yield name, cells
 
 
