@@ -29,6 +29,7 @@ from benchmarks import (
 from benchmarks.machine import describe, table
 from mtz_core import RetrainSpec, ZipSpec
 from mtz_core.baselines import merge_networks
+from mtz_core.errors import SpecError
 from mtz_core.zoo.catalog import parent_info
 from tests.networks import Perceptron, images, randomised
 
@@ -61,6 +62,10 @@ def _header(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+def _refusing(*arguments: object) -> zipping.Cell:
+    raise SpecError("it knows none")
+
+
 def test_quality_benchmark_compares_and_goes_on_from_its_store(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -68,7 +73,8 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     monkeypatch.setattr(zipping, "WATCHED", 40)
     asked = {"architectures": ["lenet300"], "images": [60], "shares": [1.0], "sets": ["seeds"]}
     methods = ["paper", "ours", "ours, no more multiplications", "averaging", "permute + reset"]
-    zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
+    monkeypatch.setattr(zipping, "METHODS", {**zipping.METHODS, "refusing": _refusing})
+    zipping.run(None, 1, tmp_path / "cells.json", methods=[*methods, "refusing"], **asked)
     printed = capsys.readouterr().out
     header, _, row, named, _, costs = [line for line in _header(printed) if len(line) > 3]
     found, cost = dict(zip(header, row, strict=True)), dict(zip(named, costs, strict=True))
@@ -76,10 +82,13 @@ def test_quality_benchmark_compares_and_goes_on_from_its_store(
     assert (found["size"], cost["ours"]) == ("1.011×", "1.011×, 2.00×")
     assert re.fullmatch(r"1\.00\d×, 1\.00×", cost[once := "ours, no more multiplications"])
     assert float(found[once]) < float(found["averaging"])
+    assert (found["refusing"], cost["refusing"]) == ("–", "–")
+    assert "no refusing: it knows none" in printed
     assert "rank correlation" in printed
     monkeypatch.setattr(zipping, "METHODS", dict.fromkeys(methods))  # nothing is computed a second time
     zipping.run(None, 1, tmp_path / "cells.json", methods=methods, **asked)
-    assert row in _header(capsys.readouterr().out)
+    again = next(line for line in _header(capsys.readouterr().out) if line[:2] == row[:2] and len(line) > 3)
+    assert [dict(zip(header, row, strict=True))[name] for name in methods] == again[5:10]
 
 
 def test_every_candidate_among_the_rivals_can_be_run() -> None:
