@@ -48,9 +48,10 @@ def merge_networks(
     until: str | None = None,
     **settings: Any,
 ) -> BaselineResult:
-    """Merge networks of T tasks by averaging the weights of channels that become one; no retraining.
+    """Merge networks of T tasks: weights of channels that become one are averaged, or fitted layer by layer.
 
-    All parents run on the same images, the union of all tasks' calibration images. Heads stay per task.
+    There is no retraining. All parents run on the same images, the union of all tasks' calibration images. Heads stay
+    per task.
 
     Args:
         networks: the parents, never modified. Apart from their weights they should do the same: where operations
