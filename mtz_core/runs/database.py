@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtz_core.errors import RunError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
 SCHEMA = """
 CREATE TABLE runs (
@@ -20,9 +20,10 @@ CREATE TABLE runs (
     spec TEXT NOT NULL, summary TEXT NOT NULL,
     cancel INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 1, last_seq INTEGER NOT NULL DEFAULT 0,
     checkpoint_file TEXT, checkpoint_seq INTEGER NOT NULL DEFAULT 0,
-    owner TEXT, host TEXT, tags TEXT NOT NULL DEFAULT '[]'
+    owner TEXT, host TEXT, tags TEXT NOT NULL DEFAULT '[]', fingerprint TEXT
 );
 CREATE INDEX runs_by_age ON runs (created);
+CREATE INDEX runs_by_fingerprint ON runs (fingerprint);
 CREATE TABLE events (
     run TEXT NOT NULL, seq INTEGER NOT NULL, time REAL NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL,
     PRIMARY KEY (run, seq)
@@ -42,13 +43,19 @@ CREATE TABLE queue (
 CREATE TABLE turns (name TEXT PRIMARY KEY, turn INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE administrators (browser TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID
 """
-SINCE_1 = f"""
+SINCE = {
+    1: f"""
 ALTER TABLE runs ADD COLUMN owner TEXT;
 ALTER TABLE runs ADD COLUMN host TEXT;
 ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
 {QUEUE}
-"""
-"""What version 2 has and version 1 had not."""
+""",
+    2: """
+ALTER TABLE runs ADD COLUMN fingerprint TEXT;
+CREATE INDEX runs_by_fingerprint ON runs (fingerprint)
+""",
+}
+"""What the version after each has and it had not."""
 
 
 @contextmanager
@@ -97,8 +104,8 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
             version = _check_version(connection, path)
             if version == 0:
                 _make_tables(connection)
-            elif version < SCHEMA_VERSION:
-                _execute_all(connection, SINCE_1)
+            for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+                _execute_all(connection, SINCE[older])
             yield connection
             connection.execute("COMMIT")
         finally:
