@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from mtz_core.errors import RunError
 from mtz_core.runs import labels, queue
+from mtz_core.runs.alive import exists
 from mtz_core.runs.database import reading
 from mtz_core.runs.dispatcher import capacity_of
 from mtz_core.runs.launch import start_waiting
@@ -27,7 +28,7 @@ from mtz_core.runs.same import finished_runs
 from mtz_core.runs.store import RunStore
 from mtz_core.sweeps.events import Begun, Event, Moved, Result
 from mtz_core.sweeps.plan import Point, Sweep
-from mtz_core.sweeps.pool import VARIABLE, Pool, local_size
+from mtz_core.sweeps.pool import VARIABLE, Pool, Size, local_size
 from mtz_core.sweeps.remote import ELSEWHERE
 from mtz_core.system.server import server_settings
 
@@ -93,19 +94,20 @@ def run_sweep(
 
 @dataclass
 class Running:
-    """A sweep that is being executed."""
+    """A sweep that is being executed by workers that `make_pool` finds; who sets `stop` ends it."""
 
     sweep: Sweep
     store: RunStore
     listen: Listener
     scheduler: str | None
+    make_pool: Callable[[RunStore, Size, str | None, threading.Event], Pool] = Pool
     jobs: dict[str, Job] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for point in self.sweep.points:
             self.jobs.setdefault(point.fingerprint, Job([])).points.append(point)
         self._runs: dict[str, Job] = {}
-        self._woken, self._stop = threading.Event(), threading.Event()
+        self._woken, self.stop = threading.Event(), threading.Event()
         self._began, self._told = time.monotonic(), 0.0
         self._capacity = capacity_of(server_settings(), None)
 
@@ -117,13 +119,16 @@ class Running:
             self._begin(known, "none are needed")
             return [self._result(point) for point in self.sweep.points]
         size = local_size(left, self._capacity.places)
-        with stop_signals(self._stop, self._woken), Pool(self.store, size, self.scheduler, self._woken) as pool:
+        with stop_signals(self.stop, self._woken), self._pool(size) as pool:
             self._begin(known, pool.text)
             try:
                 self._work(pool)
             finally:
                 self._let_go()
         return [self._result(point) for point in self.sweep.points]
+
+    def _pool(self, size: Size) -> Pool:
+        return self.make_pool(self.store, size, self.scheduler, self._woken)
 
     def _begin(self, known: Sequence[Job], workers: str) -> None:
         self.listen(Begun(len(self.sweep.points), len(self.jobs), len(known), workers))
@@ -132,7 +137,7 @@ class Running:
         self._began = time.monotonic()
 
     def _work(self, pool: Pool) -> None:
-        while not self._all_over() and not self._stop.is_set():
+        while not self._all_over() and not self.stop.is_set():
             self._woken.clear()
             self._collect(pool)
             self._look_elsewhere()
@@ -140,7 +145,7 @@ class Running:
             self._move_queue(pool)
             self._tell()
             self._woken.wait(LOOK)
-        if self._stop.is_set():
+        if self.stop.is_set():
             self._stop_work(pool)
 
     # Steps
@@ -176,6 +181,8 @@ class Running:
         queued = record.waiting and (pool.local or record.pid is not None)
         if queued or record.status in (RunStatus.RUNNING, RunStatus.PAUSED):
             job.phase = Phase.ELSEWHERE
+            if not pool.local and not exists(record.pid, record.pid_created, record.host):
+                queue.leave(self.store, record.id)  # nobody here moves the queue for those who are gone
             return
         try:
             self.store.reserve(record.id, resume=record.status.resumable)
@@ -243,7 +250,9 @@ class Running:
             job.phase = Phase.TODO  # it read other files, or another program wrote it
         elif record.status in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.CANCELLED):
             self._end(job, record.status, _message(record, job))
-        elif record.status is RunStatus.LOST or (record.status is RunStatus.QUEUED and record.pid is None):
+        elif record.status is RunStatus.QUEUED and record.pid is None and not record.waiting:
+            job.phase = Phase.TODO
+        elif record.status is RunStatus.LOST:
             job.tries += 1
             job.phase = Phase.TODO
             if job.tries > TRIES:

@@ -5,6 +5,7 @@ Dask is imported here and only when a pool is made.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtz_core.errors import RunError
+from mtz_core.runs.alive import exists, process_created
 from mtz_core.runs.fingerprint import engine
 from mtz_core.runs.store import RunStore
 from mtz_core.sweeps.remote import Task, unfit, work
 from mtz_core.system import memory
-from mtz_core.system.machine import MIB
+from mtz_core.system.machine import MIB, host
 from mtz_core.system.threads import COUNTS, PASSIVE, cores, threads_per_job
 
 VARIABLE = "MTZ_SCHEDULER"
@@ -30,7 +32,6 @@ PATIENCE = 60.0
 CLOSING = 10.0
 COUNTING = 2.0
 """Seconds between two looks at how many workers there are."""
-OLD = 30 * 24 * 3600.0
 DEATHS = 4
 """How many workers may die over one run before it is given up."""
 LOCAL = {
@@ -80,7 +81,9 @@ class Pool:
     def __init__(self, store: RunStore, size: Size, address: str | None, woken: threading.Event) -> None:
         self.local = address is None
         self._store, self._woken, self._size = store, woken, size
-        self._mark, self._inside = f".sweep-{secrets.token_hex(8)}", secrets.token_hex(16)
+        self._mark = f".sweep-{secrets.token_hex(8)}"
+        who = {"pid": os.getpid(), "created": process_created(os.getpid()), "host": host()}
+        self._inside = json.dumps(who | {"token": secrets.token_hex(16)})
         self._futures: dict[str, Any] = {}
         self._cluster: Any = None
         self._client: Any = None
@@ -155,10 +158,12 @@ class Pool:
         root = self._store.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            for mark in root.glob(".sweep-*"):  # of commands that were killed
-                if time.time() - mark.stat().st_mtime > OLD:
-                    mark.unlink(missing_ok=True)
-            (root / self._mark).write_text(self._inside, encoding="ascii")
+            for mark in root.glob(".sweep-*"):
+                with suppress(ValueError, KeyError):
+                    who = json.loads(mark.read_text(encoding="utf-8"))
+                    if not exists(who["pid"], who["created"], who["host"]):  # a command that was killed
+                        mark.unlink(missing_ok=True)
+            (root / self._mark).write_text(self._inside, encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot write to the store {root}: {error.strerror or error}") from error
 

@@ -48,7 +48,7 @@ def unfit(task: Task, slots: int = 1) -> str | None:
     """Return why this worker can do none of a sweep's tasks, `None` if it can; `slots` are its tasks at once."""
     root, where = Path(task.store), f"the worker on {os.uname().nodename if hasattr(os, 'uname') else host()}"
     try:
-        found = (root / task.mark).read_text(encoding="ascii")
+        found = (root / task.mark).read_text(encoding="utf-8")
     except OSError as error:
         return (
             f"{where} does not see the store {root} ({error.strerror or error}); every worker needs that folder under "
