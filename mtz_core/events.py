@@ -1,5 +1,6 @@
 """What the zipper tells its listeners, in order: planned (if asked for), started, per layer calibrated → difference →
 zipped → retrained → evaluated, then measuring (if asked for), finished or failed.
+
 A rival method tells less: started → parents evaluated → merging → merged → merging (measuring each task) → finished.
 
 Events are frozen, hold numpy arrays and plain numbers only, and need no torch to be read. `fraction` is the share

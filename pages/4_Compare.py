@@ -134,7 +134,7 @@ def choose_run(points: Sequence[Any]) -> Any | None:
         name="run",
         what="the run",
         format_func=lambda run: (
-            "choose, or click a point" if run == "none" else frame.plain(f"{known[run].title} · {known[run].share}")
+            "choose, or click a point" if run == "none" else f"{known[run].title} · {known[run].share}"
         ),
     )
     return known.get(chosen)

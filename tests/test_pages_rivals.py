@@ -83,7 +83,7 @@ def test_one_click_adds_every_rival_once_and_says_which_cannot(
     for method, share in (("average", 1.0), ("permute", 1.0), ("average", 0.8)):
         done(store, contest.rival_spec(base.spec, method, share), 100_000)
     app.run()
-    assert "permute at 80 % stopped" in shown(app).replace("\\", "").replace("\xa0", " ")
+    assert "and added again by a click: permute at share 80 %." in shown(app).replace("\\", "").replace("\xa0", " ")
     app.button(key="add-rivals").click().run()
     live = [r for r in store.list() if r.status is RunStatus.QUEUED]
     assert [(r.spec.rival, r.spec.zip.share) for r in live] == [(RivalSpec(method="permute"), 0.8)]
@@ -159,5 +159,5 @@ def test_rivals_that_have_not_finished_are_shown(visit: Open, store: RunStore) -
     assert "What it comes to appears here" in shown(visit(INSPECT, run=runs["running"].id))
     assert "did not finish" in shown(visit(INSPECT, run=runs["failed"].id))
     listed = shown(visit(COMPARE)).replace("\\", "").replace("\xa0", " ")
-    assert "permute at 100 % failed: it is a grouped convolution" in listed
-    assert "permute at 100 % stopped" in listed
+    assert "permute at share 100 % failed: it is a grouped convolution" in listed
+    assert "and added again by a click: permute at share 100 %." in listed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from mtz_core.runs.answers import read_answers
 from mtz_core.runs.inputs import Inputs
 from mtz_core.runs.measure import measure
 from mtz_core.runs.records import RunRecord, RunStatus
-from mtz_core.runs.rival_check import offers, require_able, settings_of
+from mtz_core.runs.rival_check import check_rival, offers, require_able, settings_of
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.worker import execute
 from mtz_core.spec import RivalSpec, RunSpec, dump_run_spec, load_run_spec, parse_run_spec
@@ -119,6 +120,27 @@ def test_what_is_stored_of_a_rival_is_what_merging_gives(
     assert not (run.path / "zipped.safetensors").exists()
 
 
+def test_answers_of_every_type_are_what_merging_gives(store: RunStore) -> None:
+    """Attributes and values instead of classes; three tasks."""
+    networks, x = [dense(seed) for seed in (1, 2, 3)], [drawn(50 + t, 60) for t in range(3)]
+    with torch.no_grad():
+        labels = [networks[0](x[0]).argmax(1), (networks[1](x[1]) > 0).long(), networks[2](x[2]) + 0.25]
+    given = replace(inputs(networks), evaluation=list(zip(x, labels, strict=True)))
+    run = store.create(rival("permute"))
+    assert execute(store, run.id, prepare=lambda record: given) is RunStatus.FINISHED
+    direct = merge_networks(networks, given.calibration, "permute").network
+    assert [kind.kind for kind in store.get(run.id).types] == ["multiclass", "multilabel", "regression"]
+    with torch.no_grad():
+        answers = [direct(x[t], task=t) for t in range(3)]
+    expected = [answers[0].argmax(1, keepdim=True), (answers[1] > 0).int(), answers[2]]
+    errors = store.get(run.id).summary["errors"]
+    assert errors[0] == pytest.approx(100 * float((expected[0][:, 0] != labels[0]).float().mean()))
+    for t in range(3):
+        kept = read_answers(store.get(run.id).path, t)
+        assert kept is not None
+        np.testing.assert_allclose(kept.outputs[0].zipped[:, 0], expected[t].numpy(), rtol=1e-5)
+
+
 def test_a_stopped_rival_starts_anew_and_ends_as_one_that_was_not(store: RunStore) -> None:
     given, spec = inputs([dense(1), dense(2)]), rival("permute")
     whole, cut = store.create(spec), store.create(spec)
@@ -201,6 +223,19 @@ def test_every_registered_method_is_offered_with_its_settings() -> None:
     assert None not in {offer.refusal for offer in offers(mixed)}
     with pytest.raises(SpecError, match="'nobody' is no rival method; choose from 'average'"):
         settings_of("nobody")
+
+
+def test_a_method_that_follows_another_has_its_settings_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(layer: Any, matrices: Any, ridge: float = 0.5) -> None:
+        pass
+
+    find, fitted = BASELINES.find, SimpleNamespace(name="fitted", rule=None, fit=fit, align="permute")
+    monkeypatch.setattr(BASELINES, "find", lambda name: fitted if name == "fitted" else find(name))
+    settings = settings_of("fitted")
+    assert settings == settings_of("permute") | {"align": "permute", "ridge": 0.5}
+    check_rival(RivalSpec(method="fitted", settings={"align": "zip", "within": 0.5, "ridge": 0.1}))
+    with pytest.raises(SpecError, match="'fitted' has no setting 'within'"):
+        check_rival(RivalSpec(method="fitted", settings={"within": 0.5}))
 
 
 def test_the_command_line_knows_rivals(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor, nn
 
-from mtz_core.baselines import BaselineResult, merge_networks
 from mtz_core.baselines.kinds import BASELINES
+from mtz_core.baselines.merge import BaselineResult, merge_networks
 from mtz_core.errors import DataError, MTZError, SpecError
 from mtz_core.own.networks import build_network, trial_inputs
 from mtz_core.spec import RivalSpec, RunSpec
@@ -36,11 +36,23 @@ class Offer:
 
 
 def settings_of(method: str) -> dict[str, Any]:
-    """Return all settings of a method by name, with their defaults. Raises `SpecError` for an unknown method."""
-    rule = getattr(BASELINES.find(method), "rule", None)
-    common = [p for p in signature(merge_networks).parameters.values() if p.name not in GIVEN]
-    own = [] if rule is None else list(signature(rule).parameters.values())
-    return {p.name: p.default for p in (*common, *own) if p.default is not Parameter.empty}
+    """Return all settings of a method by name, with their defaults: those of merging, and its own.
+
+    A method that lets another choose which channels become one has the setting `align`, and that one's settings, too.
+    Raises `SpecError` for an unknown method.
+    """
+    kind = BASELINES.find(method)
+    found = {name: value for name, value in _defaults(merge_networks).items() if name not in GIVEN}
+    align = getattr(kind, "align", None)
+    if align is not None:
+        found |= {"align": align} | settings_of(align)
+    for work in vars(kind).values():
+        found |= _defaults(work) if callable(work) else {}
+    return found
+
+
+def _defaults(work: Callable[..., Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in signature(work).parameters.values() if p.default is not Parameter.empty}
 
 
 def merged(
@@ -103,6 +115,8 @@ def check_rival(rival: RivalSpec) -> None:
         known = settings_of(rival.method)
     except SpecError as error:
         raise SpecError(f"rival.method: {error}") from error
+    if "align" in known and (other := rival.settings.get("align")) in BASELINES.names:
+        known |= settings_of(str(other))
     for name in rival.settings:
         if name not in known:
             listed = ", ".join(map(repr, known)) or "none"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mtz_core.spec import RunSpec
     from mtz_core.structure.sizes import ParameterCounts
 
+ANEW = "A rival merges all layers in one step, so the run begins anew if it is resumed."
 WITHOUT_MAP = (
     "A rival pairs channels in a way of its own and merges all layers at once. It computes no functional differences: "
     "there is no map, no pair to look at, and no merge that could be undone alone. What exists is below: size, errors, "

@@ -54,8 +54,7 @@ def area(base: RunRecord, total: int, records: Sequence[RunRecord]) -> None:
         if pressed:
             _add(base, total, rivals)
         if going or _pending(base):
-            ids, seen = tuple(record.id for record in rivals), _standing(rivals)
-            st.fragment(_follow, run_every=1.0)(base, ids, seen)
+            st.fragment(_follow, run_every=1.0)(base, _standing(rivals))
         _problems(base, rivals)
 
 
@@ -117,13 +116,12 @@ def _start_some(base: RunRecord) -> None:
         waiting.pop(0)
 
 
-def _follow(base: RunRecord, ids: Sequence[str], seen: Sequence[str]) -> None:
+def _follow(base: RunRecord, seen: Sequence[tuple[str, str]]) -> None:
     """One line on all rivals, with Stop; the page is drawn anew whenever one of them begins or ends."""
     jobs.move(now=False)
     _start_some(base)
-    rivals = [frame.store().get(run) for run in ids]
-    known = [r for r in on_the_same(base, frame.store().list()) if r.spec.rival is not None]
-    if _standing(rivals) != list(seen) or {r.id for r in known} != set(ids):
+    rivals = [r for r in on_the_same(base, frame.store().list()) if r.spec.rival is not None]
+    if _standing(rivals) != seen:
         st.rerun()
     going, waiting = [r for r in rivals if frame.is_live(r.status)], _pending(base)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -145,7 +143,7 @@ def _line(rivals: Sequence[RunRecord], going: Sequence[RunRecord], waiting: int)
     left = contest.seconds_left(rivals, waiting, visitor.capacity().places)
     said = [f"Rivals: {done} of {done + len(going) + waiting} done"]
     for record in [r for r in going if str(r.status) == "running" and r.spec.rival is not None][:2]:
-        said.append(f"{_called(record)} {frame.progress_text(record)}")
+        said.append(f"{_called(record)}: {frame.progress_text(record)} done")
     if left is not None:
         said.append(f"about {duration_text(max(1.0, round(left)))} left")
     if waiting:
@@ -174,24 +172,25 @@ def _problems(base: RunRecord, rivals: Sequence[RunRecord]) -> None:
     for reason, methods in reasons.items():
         st.warning(frame.plain(f"Cannot merge these networks: {', '.join(methods)}. {reason}"), icon=":material/block:")
     known = {contest.same_as(r.spec) for r in rivals if str(r.status) not in OVER}
-    for record in rivals:
-        if str(record.status) in OVER and contest.same_as(record.spec) not in known:
-            known.add(contest.same_as(record.spec))  # the newest says it
-            word = frame.STATUS[str(record.status)][0].lower()
-            why = f": {record.message}" if str(record.status) == "failed" and record.message else ""
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.caption(frame.plain(f"{_called(record)} {word}{why}"), width="content")
-                frame.link(frame.ZIP, "See it", icon=":material/timeline:", run=record.id)
+    ended = {contest.same_as(r.spec): r for r in reversed(rivals) if contest.same_as(r.spec) not in known}  # the newest
+    for record in (record for record in ended.values() if str(record.status) == "failed"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                frame.plain(f"{_called(record)} failed: {record.message or 'nobody knows why'}"), width="content"
+            )
+            frame.link(frame.ZIP, "See it", icon=":material/timeline:", run=record.id)
+    if stopped := [_called(record) for record in ended.values() if str(record.status) != "failed"]:
+        st.caption(frame.plain(f"Stopped before their end, and added again by a click: {', '.join(stopped)}."))
 
 
 def _called(record: RunRecord) -> str:
     assert record.spec.rival is not None
     share = record.spec.zip.share
-    return f"{record.spec.rival.method} at {percent_text(share)}" if isinstance(share, float) else ""
+    return f"{record.spec.rival.method} at share {percent_text(share)}" if isinstance(share, float) else ""
 
 
-def _standing(rivals: Sequence[RunRecord]) -> list[str]:
-    return [str(record.status) for record in rivals]
+def _standing(rivals: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    return [(record.id, str(record.status)) for record in rivals]
 
 
 def _pending(base: RunRecord) -> int:

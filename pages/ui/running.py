@@ -146,11 +146,12 @@ def _stop_button(run_id: str) -> None:
 
 def _ending(record: RunRecord, refusal: str | None) -> None:
     """Say how the run ended, where it did not end well, and offer what helps."""
+    safe = "Layers that were finished are safe." if record.spec.rival is None else rival_run.ANEW
     match str(record.status):
         case "lost":
             st.warning(
                 "The process that worked on this run is gone (stopped from outside, or the computer was restarted). "
-                "Layers that were finished are safe.",
+                f"{safe}",
                 icon=":material/link_off:",
             )
         case "failed":
@@ -158,7 +159,7 @@ def _ending(record: RunRecord, refusal: str | None) -> None:
                 frame.plain(record.message or "") or "The run failed and left no message.", icon=":material/error:"
             )
         case "cancelled":
-            st.info("This run was stopped. Layers that were finished are safe.", icon=":material/stop_circle:")
+            st.info(f"This run was stopped. {safe}", icon=":material/stop_circle:")
         case "paused":
             st.warning(
                 "The process that works on this run gives no sign of life: it was stopped by a signal, or it hangs. "
@@ -287,7 +288,8 @@ def _events(record: RunRecord) -> list[StoredEvent]:
 
 def _progress_bar(record: RunRecord, story: Story) -> None:
     if frame.store().cancel_requested(record.id):
-        text = "Stopping… the worker ends at its next step and keeps the finished layers."
+        kept = " and keeps the finished layers" if record.spec.rival is None else ""
+        text = f"Stopping… the worker ends at its next step{kept}."
     elif record.waiting and (said := jobs.where(record.id)) is not None:
         text = said
     elif not story.log:
