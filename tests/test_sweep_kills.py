@@ -26,7 +26,7 @@ SWEEP: dict[str, Any] = {
         "networks": [{"parent": "lenet300-mnist-0"}, {"parent": "lenet300-mnist-1"}],
         "calibration": {"images": 50},
         "evaluation": {"images": 20, "live_images": 20, "harm": False},
-        "zip": {"ridge": 0.01, "retrain": {"steps": 40, "batch_size": 8}},
+        "zip": {"ridge": 0.01, "compensate": False, "retrain": {"steps": 20, "batch_size": 8}},
     },
     "over": {"zip.share": [0.2, 0.4]},
 }
@@ -68,14 +68,14 @@ def test_killed_workers_and_commands_lose_no_point_and_double_none(store: RunSto
     again = _wait(store, lambda r: r.id == run.id and r.attempt == 2 and r.status is RunStatus.RUNNING, command)
     assert again.pid != run.pid
     command.send_signal(signal.SIGKILL)  # the command; its workers end with it
-    command.wait()
+    command.communicate()
     until = time.monotonic() + 20.0
     while process_created(again.pid or 0) == again.pid_created and time.monotonic() < until:
         time.sleep(0.05)
     assert store.get(run.id).status in (RunStatus.LOST, RunStatus.FINISHED)
 
     table = tmp_path / "table.csv"
-    out, err = _started(file, "--json", "--csv", str(table)).communicate(timeout=250)
+    out, err = _started(file, "--json", "--csv", str(table)).communicate(timeout=200)
     lines = [json.loads(line) for line in out.splitlines()]
     assert lines[0]["event"] == "Begun", err
     assert [line["status"] for line in lines if line["event"] == "Result"] == ["finished"] * 2
@@ -85,7 +85,7 @@ def test_killed_workers_and_commands_lose_no_point_and_double_none(store: RunSto
     for each in runs:
         kinds = [event.kind for event in store.events(each.id)]
         assert [kinds.count(kind) for kind in ("Started", "LayerZipped", "Finished")] == [1, 2, 1]
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["zip.share"] for row in rows] == ["0.2", "0.4"]
     assert [row["run"] for row in rows] == [_of(runs, share).id for share in (0.2, 0.4)]
     assert [float(row["error 1"]) for row in rows] == [_of(runs, share).summary["errors"][0] for share in (0.2, 0.4)]

@@ -14,8 +14,8 @@ import pytest
 
 from mtz_core.cli import main
 from mtz_core.errors import RunError, SpecError
+from mtz_core.runs import database, labels, queue, same
 from mtz_core.runs import fingerprint as fingerprints
-from mtz_core.runs import labels, queue
 from mtz_core.runs.fingerprint import fingerprint, note
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
@@ -300,6 +300,28 @@ def test_two_commands_on_one_sweep_compute_every_point_once(
     assert all(r.taken for r in results)
 
 
+def test_a_run_of_the_same_text_that_read_other_files_is_waited_for_and_not_taken(
+    store: RunStore, workers: type[Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = planned({"zip.share": [0.1]})
+    by_hand = store.create(sweep.points[0].spec)
+    store.claim(by_hand.id)
+    seen: list[int] = []
+
+    def end() -> None:
+        seen.append(len(workers.log))
+        with database.writing(store.database) as db:
+            same.note(db, by_hand.id, "of other files")
+        store.set_status(by_hand.id, RunStatus.FINISHED)
+
+    threading.Timer(0.4, end).start()
+    (result,), _ = ran(sweep, store, workers)
+    assert seen == [0], "it may have become the same"
+    assert result.status is RunStatus.FINISHED
+    assert result.record.id != by_hand.id
+    assert result.record.fingerprint == sweep.points[0].fingerprint
+
+
 def test_a_point_over_which_workers_die_is_marked_and_the_others_go_on(store: RunStore, workers: type[Workers]) -> None:
     workers.fatal, workers.fails = (0.2,), (0.4,)
     results, _ = ran(planned({"zip.share": [0.1, 0.2, 0.3, 0.4]}), store, workers)
@@ -330,7 +352,8 @@ def test_a_stop_cancels_what_is_at_work_and_leaves_nothing_that_waits(store: Run
 def test_points_wait_for_their_place_behind_jobs_of_the_dashboard(store: RunStore, workers: type[Workers]) -> None:
     queue.ask(store, "plan", None, "plan-1")
     queue.ask(store, "plan", None, "plan-2")
-    assert len(queue.admit(store, queue.Capacity(2, need=0, keep=0))) == 2
+    queue.admit(store, queue.Capacity(2, need=0, keep=0))
+    assert [t.started is not None for t in queue.waiting(store)] == [True, True]
     at_work: list[int] = []
     waits: list[Any] = []
 
