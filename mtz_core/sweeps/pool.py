@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from mtz_core.errors import RunError
@@ -128,14 +129,14 @@ class Pool:
 
         Raises `RunError` once the scheduler is gone.
         """
-        from distributed import KilledWorker
-
         for run_id, future in list(self._futures.items()):
             if future.status in ("cancelled", "lost"):
                 raise RunError(f"the scheduler is gone ({self.text}); {AGAIN}")
             if future.status == "error":
                 error = future.exception(timeout=PATIENCE)
-                reason = self._death() if isinstance(error, KilledWorker) else str(error) or type(error).__name__
+                reason = (
+                    self._death() if isinstance(error, _dask().KilledWorker) else str(error) or type(error).__name__
+                )
                 yield run_id, "", reason
             elif future.status == "finished":
                 yield run_id, str(future.result(timeout=PATIENCE)), None
@@ -180,24 +181,21 @@ class Pool:
         )
 
     def _connect(self, address: str | None) -> None:
-        import dask
-        from distributed import Client, LocalCluster
-        from distributed.security import Security
-
+        distributed = _dask()
         if address is None:
             counts = dict.fromkeys(COUNTS, str(self._size.threads))
-            dask.config.set(LOCAL | {"distributed.nanny.pre-spawn-environ": counts | PASSIVE})
-            self._cluster = LocalCluster(
+            import_module("dask").config.set(LOCAL | {"distributed.nanny.pre-spawn-environ": counts | PASSIVE})
+            self._cluster = distributed.LocalCluster(
                 n_workers=self._size.processes, threads_per_worker=1, memory_limit=self._size.memory,
-                host="127.0.0.1", dashboard_address=None, security=Security.temporary(), silence_logs=50,
+                host="127.0.0.1", dashboard_address=None, security=distributed.Security.temporary(), silence_logs=50,
                 preload=["mtz_core.sweeps.preload"],
             )  # fmt: skip
-            self._client = Client(self._cluster, set_as_default=False)
+            self._client = distributed.Client(self._cluster, set_as_default=False)
             return
         if not ADDRESS.fullmatch(address):
             raise RunError(f"${VARIABLE} is {address[:60]!r}; write the scheduler's address, e.g. tcp://10.0.0.1:8786")
         try:
-            self._client = Client(address, timeout=PATIENCE, set_as_default=False)
+            self._client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
             self._client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, TimeoutError) as error:
             what = "has no worker yet" if self._client is not None else "does not answer"
@@ -215,3 +213,8 @@ class Pool:
 
 
 AGAIN = "runs that are at work may end all the same; give the command again, and it goes on"
+
+
+def _dask() -> Any:
+    """Dask's cluster, which is imported when a sweep computes; some of its functions say no types."""
+    return import_module("distributed")
