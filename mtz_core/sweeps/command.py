@@ -1,4 +1,4 @@
-"""`mtz sweep FILE`: a sweep on the command line."""
+"""`mtz sweep FILE`: a sweep on the command line. All that it needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.errors import SpecError
-from mtz_core.runs.records import RunStatus
-from mtz_core.runs.store import RunStore
-from mtz_core.sweeps.engine import run_sweep
 from mtz_core.sweeps.example import EXAMPLE
-from mtz_core.sweeps.plan import load_sweep
-from mtz_core.sweeps.told import SweepLine, json_lines, results_table, write_csv
 
 
 def add_sweep(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -30,6 +25,12 @@ def add_sweep(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def sweep(options: argparse.Namespace) -> int:
     """Run a sweep; 0 if all of its points have finished, 1 if one failed, 130 if it was stopped."""
+    from mtz_core.runs.records import RunStatus
+    from mtz_core.runs.store import RunStore
+    from mtz_core.sweeps.engine import run_sweep
+    from mtz_core.sweeps.plan import load_sweep
+    from mtz_core.sweeps.told import SweepLine, json_lines, results_table, write_csv
+
     if options.example:
         print(EXAMPLE, end="")
         return 0
