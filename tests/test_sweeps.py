@@ -388,8 +388,8 @@ def test_a_cluster_of_other_machines_takes_no_places_of_this_one(store: RunStore
 # Workers
 
 
-def task(store: RunStore, run: str = "", **fields: Any) -> Task:
-    (store.root).mkdir(parents=True, exist_ok=True)
+def task(store: RunStore, run: str = "", /, **fields: Any) -> Task:
+    store.root.mkdir(parents=True, exist_ok=True)
     (store.root / ".sweep-1").write_text("inside")
     given = {"engine": fingerprints.engine(), "mark": ".sweep-1", "inside": "inside", "threads": 1, "counted": True}
     return Task(**{"store": str(store.root), "run": run, "launcher": os.getpid()} | given | fields)
