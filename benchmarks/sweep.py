@@ -43,9 +43,9 @@ def run(points: int = 8, kills: int = 20, seed: int = 0) -> None:
 def _sweep(folder: Path, points: int, steps: int) -> Path:
     base = {
         "networks": [{"parent": name} for name in PARENTS],
-        "calibration": {"images": 200},
+        "calibration": {"images": 100},
         "evaluation": {"images": 500, "harm": False},
-        "zip": {"retrain": {"steps": steps}},
+        "zip": {"compensate": False, "retrain": {"steps": steps}},
     }
     path = folder / f"points-{points}-{steps}.yaml"
     path.write_text(yaml.safe_dump({"base": base, "over": {"zip.seed": list(range(points))}}), encoding="utf-8")
@@ -62,7 +62,7 @@ def _speed(folder: Path, points: int) -> None:
     """N independent points with one process and with two, one thread each."""
     seconds = {}
     for jobs in (1, 2):
-        command = [sys.executable, "-m", "mtz_core", "sweep", str(_sweep(folder, points, 300)), "--quiet"]
+        command = [sys.executable, "-m", "mtz_core", "sweep", str(_sweep(folder, points, 100)), "--quiet"]
         environment, began = _environment(folder / f"store-{jobs}", jobs), time.perf_counter()
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         seconds[jobs] = time.perf_counter() - began
@@ -139,7 +139,7 @@ def _kills(folder: Path, points: int, kills: int, draw: random.Random) -> None:
         store = RunStore(folder / f"killed-{own_scheduler}")
         kinds = KINDS if own_scheduler else KINDS[:2]
         log = folder / f"log-{own_scheduler}"
-        victims = _Victims(_sweep(folder, points, 3000), store.root, log, own_scheduler)
+        victims = _Victims(_sweep(folder, points, 500), store.root, log, own_scheduler)
         try:
             done, seconds = _hunt(victims, store, share, kinds, draw)
         finally:
