@@ -23,6 +23,7 @@ from benchmarks import (
     steps,
     streams,
     subsets,
+    sweep,
     targets,
     trunk,
     wide,
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=tuple(zipping.METHODS), choices=tuple(zipping.METHODS))
     parser.add_argument("--rivals", nargs="+", default=(), choices=rivals.METHODS, help="rivals: which methods")
     parser.add_argument("--sets", nargs="+", default=tuple(zipping.SETS), choices=tuple(zipping.SETS))
+    parser.add_argument("--points", type=int, default=8, help="sweep: points")
+    parser.add_argument("--kills", type=int, default=20, help="sweep: kills of workers, commands and schedulers")
     options = parser.parse_args()
     root = None if options.data_root is None else Path(options.data_root)
     known: dict[str, Callable[[], None]] = {
@@ -95,6 +98,7 @@ def main() -> None:
         "linear": linear.run,
         "memory": lambda: spent(options),
         "dashboard": dashboard.run,
+        "sweep": lambda: sweep.run(options.points, options.kills),
     }
     unknown = [name for name in options.names if name not in known]
     if unknown:

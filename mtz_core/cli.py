@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mtz_core.data.bundled import bundled_set, inputs_text
-from mtz_core.data.fullsets import data_root
-from mtz_core.errors import DataError, GraphError, MTZError, RunError, SpecError
+from mtz_core.errors import GraphError, MTZError, RunError, SpecError
 from mtz_core.exports.kinds import EXPORTS
 from mtz_core.own.registered import import_registered, register
 from mtz_core.runs import labels
+from mtz_core.runs.asked import absolute_paths, check_images, check_parents
 from mtz_core.runs.dispatcher import capacity_of, keep_moving
 from mtz_core.runs.example import example_text
 from mtz_core.runs.place import Place, given_place
@@ -33,6 +33,7 @@ from mtz_core.runs.records import RunRecord, RunStatus, require_zipped
 from mtz_core.runs.store import RunStore
 from mtz_core.runs.turns import Standing
 from mtz_core.spec import NetworkSpec, RunSpec, dump_run_spec, load_run_spec
+from mtz_core.sweeps.command import add_sweep
 from mtz_core.system import memory, threads
 from mtz_core.system.paths import APP, runs_folder
 from mtz_core.system.server import LOCAL, ServerSettings, server_settings, variable
@@ -63,36 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
-    """Return the specification with its relative paths taken from `folder`, so that any process can execute it."""
-
-    def absolute(path: Path) -> Path:
-        try:
-            return (folder / path.expanduser()).resolve()
-        except (RuntimeError, OSError, ValueError) as error:
-            raise SpecError(f"{str(path)[:200]!r} is no path ({error}); write it in full") from error
-
-    def located(network: NetworkSpec) -> NetworkSpec:
-        changed = {}
-        if network.weights is not None and not network.published and not network.weights.startswith("upload:"):
-            changed["weights"] = str(absolute(Path(network.weights)))
-        if network.data is not None and not _named(network.data):
-            changed["data"] = str(absolute(Path(network.data)))
-        if network.labels is not None and not network.labels.startswith("upload:"):
-            changed["labels"] = str(absolute(Path(network.labels)))
-        return network.model_copy(update=changed)
-
-    root = None if spec.data_root is None else absolute(spec.data_root)
-    return spec.model_copy(update={"networks": tuple(map(located, spec.networks)), "data_root": root})
-
-
-def _named(data: str) -> bool:
-    """Whether a task's data is found by name, not by a path."""
-    from mtz_core.data.bundled import TASKS
-
-    return data in TASKS or data.startswith(("torchvision:", "upload:"))
-
-
 def _zip(options: argparse.Namespace) -> int:
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if options.data_root is not None:
@@ -100,8 +71,8 @@ def _zip(options: argparse.Namespace) -> int:
     if options.download:
         spec = spec.model_copy(update={"download": True})
     store = _store(options)
-    _check_parents(spec)
-    _check_images(spec)
+    check_parents(spec)
+    check_images(spec)
     if spec.rival is not None:
         from mtz_core.runs.rival_check import check_rival
 
@@ -235,7 +206,7 @@ def _preflight(options: argparse.Namespace) -> int:
 
     if options.spec is not None:
         spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
-        _check_parents(spec)
+        check_parents(spec)
         specs = spec.networks
     else:
         specs = tuple(NetworkSpec(parent=name) for name in options.parents)
@@ -257,8 +228,8 @@ def _plan(options: argparse.Namespace) -> int:
     spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
     if spec.zip.budget is None:
         raise SpecError("zip.budget: a plan needs one; write share: auto and, e.g., budget: {size: 1.5}")
-    _check_parents(spec)
-    _check_images(spec)
+    check_parents(spec)
+    check_images(spec)
     with given_place(capacity_of(server_settings(), None)) as hold:
         inputs = gather(spec)
         for item in plan(inputs.networks, inputs.calibration, inputs.zipping(spec), inputs.evaluation):
@@ -278,7 +249,7 @@ def _rivals(options: argparse.Namespace) -> int:
     spec = None
     if options.spec is not None:
         spec = absolute_paths(load_run_spec(options.spec), options.spec.resolve().parent)
-        _check_parents(spec)
+        check_parents(spec)
     found = offers(spec)
     print(json.dumps([vars(offer) for offer in found], default=str) if options.json else "\n".join(map(told, found)))
     return 0 if any(offer.refusal is None for offer in found) else 1
@@ -405,27 +376,6 @@ def _task_number(record: RunRecord, task: str) -> int:
     raise SpecError(f"task: {task!r} is not one task of run {record.id}; it has {listed}")
 
 
-def _check_parents(spec: RunSpec) -> None:
-    """Find misspelt parents before a run is made."""
-    from mtz_core.zoo.catalog import parent_info
-
-    for number, network in enumerate(spec.networks):
-        if network.parent is not None:
-            try:
-                parent_info(network.parent)
-            except SpecError as error:
-                raise SpecError(f"networks.{number}.parent: {error}") from error
-
-
-def _check_images(spec: RunSpec) -> None:
-    """Find out that images are missing before a run is made; a download may bring them."""
-    from mtz_core.zoo.catalog import absent_images
-
-    reason = absent_images(spec.networks, spec.data_root)
-    if reason is not None and not (spec.download and data_root(spec.data_root)):
-        raise DataError(f"{reason}; or let torchvision fetch them into that folder: zip --download")
-
-
 def _store(options: argparse.Namespace) -> RunStore:
     return RunStore(options.store)
 
@@ -471,6 +421,7 @@ def command_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_app)
     _add_zipping(commands, [stored, computing], [run, computing])
     _add_looking(commands, [computing, json_output])
+    add_sweep(commands, [stored, computing, json_output])
     command = commands.add_parser("list", parents=[stored], help="list runs, newest first")
     command.add_argument("--limit", type=int, default=50)
     command.add_argument("--tag", action="append", default=[], metavar="TAG", help="only runs with it; may be repeated")

@@ -17,13 +17,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mtz_core import cli
 from mtz_core.cli import main
 from mtz_core.errors import RunError
 from mtz_core.events import RetrainEnded, RetrainStep
 from mtz_core.network.zipped import ZippedNetwork
 from mtz_core.own.exported import read_exported
 from mtz_core.runs.alive import is_alive
+from mtz_core.runs.asked import absolute_paths
 from mtz_core.runs.example import PARENTS
 from mtz_core.runs.launch import exported, start_worker
 from mtz_core.runs.progress import ProgressLine, remaining
@@ -215,11 +215,11 @@ def test_the_example_is_a_valid_specification_and_all_of_it_is_the_default(
 def test_paths_are_relative_to_the_specification(tmp_path: Path) -> None:
     own = {"architecture": "lenet300", "weights": "w/a.safetensors", "data": "photos"}
     spec = parse_run_spec({"networks": [own, own | {"data": "mnist"}], "data_root": "sets"})
-    found = cli.absolute_paths(spec, tmp_path)
+    found = absolute_paths(spec, tmp_path)
     assert found.networks[0].weights == str(tmp_path / "w" / "a.safetensors")
     assert [network.data for network in found.networks] == [str(tmp_path / "photos"), "mnist"]
     assert found.data_root == tmp_path / "sets"
-    assert cli.absolute_paths(synthetic_spec(), tmp_path) == synthetic_spec()
+    assert absolute_paths(synthetic_spec(), tmp_path) == synthetic_spec()
 
 
 def test_remaining_time_follows_the_pace() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtz_core.cli import absolute_paths
 from mtz_core.data.label_table import read_label_table
 from mtz_core.data.tasks import read_task
 from mtz_core.errors import DataError, SpecError
+from mtz_core.runs.asked import absolute_paths
 from mtz_core.runs.inputs import gather
 from mtz_core.spec import NetworkSpec, TransformSpec, load_run_spec
 

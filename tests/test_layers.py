@@ -16,10 +16,22 @@ CORE = ROOT / "mtz_core"
 ORDER: tuple[str, ...] = (
     *("errors", "system", "methods", "outputs", "spec", "structure", "events"),
     *("algebra", "pairing", "graph", "network", "calibration", "layerwise", "budget", "checking", "zipping"),
-    *("exports", "baselines", "data", "zoo", "own", "api", "runs", "figures", "cli", "__main__"),
+    *("exports", "baselines", "data", "zoo", "own", "api", "runs", "sweeps", "figures", "cli", "__main__"),
 )
 """Packages and modules of the root, each of which may import those before it, and itself."""
-TORCH_FREE = ("errors", "system", "methods", "spec", "structure", "events", "budget", "exports", "figures", "cli")
+TORCH_FREE = (
+    "errors",
+    "system",
+    "methods",
+    "spec",
+    "structure",
+    "events",
+    "budget",
+    "exports",
+    "sweeps",
+    "figures",
+    "cli",
+)
 """Packages of which no module imports torch, not even by another one."""
 TORCH_FREE_MODULES = (
     *("runs.store", "runs.reader", "runs.records", "runs.progress", "runs.launch", "runs.worker"),
@@ -151,13 +163,13 @@ def test_the_first_network_is_singled_out_by_the_joint_graph_alone() -> None:
     assert found == ["graph.correspondence"]
 
 
-@pytest.mark.parametrize("banned", ["torch", "streamlit", "plotly"])
+@pytest.mark.parametrize("banned", ["torch", "streamlit", "plotly", "dask", "distributed"])
 def test_modules_that_need_none_of_these_import_none(banned: str) -> None:
     """All modules of a package in one fresh interpreter, so that none hides behind another."""
     if banned == "torch":
         wanted = [name for name in modules() if name.split(".")[0] in TORCH_FREE or name in TORCH_FREE_MODULES]
     else:
-        wanted = [name for name in modules() if banned == "streamlit" or name.split(".")[0] != "figures"]
+        wanted = [name for name in modules() if banned != "plotly" or name.split(".")[0] != "figures"]
     code = (
         "import importlib, sys\n"
         f"for name in {sorted(wanted)!r}:\n"

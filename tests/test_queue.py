@@ -332,7 +332,8 @@ def test_a_store_of_before_is_brought_up_to_date(store: RunStore) -> None:
     with sqlite3.connect(store.root / "runs.sqlite3") as db:
         for table in ("queue", "turns", "administrators"):
             db.execute(f"DROP TABLE {table}")
-        for column in ("owner", "host", "tags"):
+        db.execute("DROP INDEX runs_by_fingerprint")
+        for column in ("owner", "host", "tags", "fingerprint"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 1")
     db.close()

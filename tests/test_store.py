@@ -11,14 +11,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from mtz_core.errors import RunError
 from mtz_core.events import DifferenceComputed, Evaluated, Finished, LayerFinished, LayerZipped, RetrainStep, Started
 from mtz_core.outputs.types import TaskType
-from mtz_core.runs import alive, encode
+from mtz_core.runs import alive, database, encode
 from mtz_core.runs.records import RunStatus
 from mtz_core.runs.store import RunStore
 from mtz_core.structure.networks import structure_from_json
@@ -388,3 +390,45 @@ def _execute(store: RunStore, statement: str, *values: object) -> None:
     with sqlite3.connect(store.root / "runs.sqlite3") as db:
         db.execute(statement, values)
     db.close()
+
+
+def test_on_a_networks_disk_all_write_and_what_a_killed_writer_left_is_taken_back(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "file_system", lambda folder: "nfs4")
+    found: list[str] = []
+
+    def write(number: int) -> None:
+        for _ in range(5):
+            found.append(store.create(synthetic_spec(title=str(number))).id)
+            assert found[-1] in [run.id for run in store.list()]
+
+    writing = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for each in writing:
+        each.start()
+    for each in writing:
+        each.join()
+    assert sorted(found) == sorted(run.id for run in store.list())
+    assert len(set(found)) == 15
+    killed = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "assert db.execute('PRAGMA journal_mode').fetchone()[0] == 'delete'\n"
+        "db.execute('PRAGMA cache_size = 1')\n"
+        "db.execute('BEGIN IMMEDIATE')\n"
+        "db.execute('UPDATE runs SET title = hex(zeroblob(20000))')\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(store.database)], check=True)
+    assert store.database.with_name(f"{store.database.name}-journal").exists()
+    assert {run.title for run in store.list()} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("nfs4", "delete"), ("lustre", "delete"), ("ext4", "wal"), ("", "wal")])
+def test_the_journal_is_one_that_the_disk_can_keep(
+    kind: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [SimpleNamespace(mountpoint=str(at), fstype=what) for at, what in (("/", "xfs"), (tmp_path, kind))]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    assert database.journal(tmp_path / "runs") == wanted
+    assert database.journal(tmp_path.parent) == "wal"

@@ -5,13 +5,21 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+
+import psutil
 
 from mtz_core.errors import RunError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
+NETWORKS = (
+    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs"),
+    *("cifs", "smb3", "smbfs", "afs", "panfs", "pvfs2", "wekafs", "orangefs", "ocfs2", "gfs2"),
+)
+"""File systems on which processes of several machines may meet."""
 SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, title TEXT NOT NULL, status TEXT NOT NULL,
@@ -20,9 +28,10 @@ CREATE TABLE runs (
     spec TEXT NOT NULL, summary TEXT NOT NULL,
     cancel INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 1, last_seq INTEGER NOT NULL DEFAULT 0,
     checkpoint_file TEXT, checkpoint_seq INTEGER NOT NULL DEFAULT 0,
-    owner TEXT, host TEXT, tags TEXT NOT NULL DEFAULT '[]'
+    owner TEXT, host TEXT, tags TEXT NOT NULL DEFAULT '[]', fingerprint TEXT
 );
 CREATE INDEX runs_by_age ON runs (created);
+CREATE INDEX runs_by_fingerprint ON runs (fingerprint);
 CREATE TABLE events (
     run TEXT NOT NULL, seq INTEGER NOT NULL, time REAL NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL,
     PRIMARY KEY (run, seq)
@@ -42,13 +51,19 @@ CREATE TABLE queue (
 CREATE TABLE turns (name TEXT PRIMARY KEY, turn INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE administrators (browser TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID
 """
-SINCE_1 = f"""
+SINCE = {
+    1: f"""
 ALTER TABLE runs ADD COLUMN owner TEXT;
 ALTER TABLE runs ADD COLUMN host TEXT;
 ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
 {QUEUE}
-"""
-"""What version 2 has and version 1 had not."""
+""",
+    2: """
+ALTER TABLE runs ADD COLUMN fingerprint TEXT;
+CREATE INDEX runs_by_fingerprint ON runs (fingerprint)
+""",
+}
+"""What the version after each has and it had not."""
 
 
 @contextmanager
@@ -61,7 +76,17 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         connection = _connect(f"{path.absolute().as_uri()}?mode=ro" if path.exists() else ":memory:")
         try:
             connection.execute("BEGIN")
-            version = _check_version(connection, path)
+            try:
+                version = _check_version(connection, path)
+            except sqlite3.OperationalError as error:
+                if "readonly" not in str(error):
+                    raise
+                connection.close()
+                with writing(path):
+                    pass  # takes back what a writer that was killed had half done, which a reader may not
+                connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
+                connection.execute("BEGIN")
+                version = _check_version(connection, path)
             if 0 < version < SCHEMA_VERSION:
                 connection.close()
                 with writing(path):
@@ -90,15 +115,16 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
     with _errors(path):
         connection = _connect(f"{path.absolute().as_uri()}?mode=rwc")
         try:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                _switch_to_wal(connection)
+            wanted = journal(path.parent)
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != wanted:
+                _switch_journal(connection, wanted)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             version = _check_version(connection, path)
             if version == 0:
                 _make_tables(connection)
-            elif version < SCHEMA_VERSION:
-                _execute_all(connection, SINCE_1)
+            for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+                _execute_all(connection, SINCE[older])
             yield connection
             connection.execute("COMMIT")
         finally:
@@ -121,12 +147,37 @@ def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
+def journal(folder: Path) -> str:
+    """Return the kind of journal that a database in this folder is written with.
+
+    `wal` lets readers go on while somebody writes, and needs memory that all processes share, which those of different
+    machines do not have (https://www.sqlite.org/wal.html): on a network's disk it is `delete`.
+    """
+    return "delete" if file_system(folder) in NETWORKS else "wal"
+
+
+def file_system(folder: Path) -> str:
+    """Return the kind of file system that a folder is on, as the system calls it; empty where it does not say."""
+    return _kind(folder.resolve())
+
+
+@lru_cache(maxsize=256)
+def _kind(folder: Path) -> str:
+    found, depth = "", 0
+    with suppress(OSError, RuntimeError):
+        for known in psutil.disk_partitions(all=True):
+            inside = Path(known.mountpoint).parts
+            if len(inside) >= depth and folder.parts[: len(inside)] == inside:
+                found, depth = str(known.fstype), len(inside)
+    return found.lower()
+
+
+def _switch_journal(connection: sqlite3.Connection, wanted: str) -> None:
     # SQLite's busy handler isn't called for this switch, and several workers may open a new store at once.
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA journal_mode={wanted}")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:

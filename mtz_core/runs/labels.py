@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mtz_core.errors import RunError
 from mtz_core.runs.database import writing
@@ -53,6 +54,17 @@ def label(store: RunStore, run_id: str, title: str | None = None, tags: Sequence
         store.record(db, run_id)
         for column, value in (fields | {"updated": time.time()}).items():
             db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", (value, run_id))
+
+
+def add_tag(store: RunStore, runs: Sequence[str], tag: str) -> None:
+    """Give runs one tag more; one that has as many as a run may have, or is gone, stays as it is."""
+    with writing(store.database) as db:
+        for run_id in runs:
+            with suppress(RunError):
+                tags = store.record(db, run_id).tags
+                if tag not in tags and len(tags) < MOST_TAGS:
+                    text = json.dumps(checked_tags([*tags, tag]), ensure_ascii=False)
+                    db.execute("UPDATE runs SET tags = ?, updated = ? WHERE id = ?", (text, time.time(), run_id))
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mtz_core.errors import RunError
@@ -58,6 +58,20 @@ def ask(store: RunStore, kind: str, owner: str | None, name: str) -> Ticket:
     with writing(store.database) as db:
         tickets.put(db, ticket)
     return ticket
+
+
+def ask_for_run(store: RunStore, run_id: str) -> None:
+    """Let a run that this process has reserved wait for a place, which `keep` holds until a worker claims the run."""
+    with writing(store.database) as db:
+        owner = store.record(db, run_id).owner
+        tickets.put(db, replace(own_ticket("run", owner), id=run_id))
+
+
+def keep(store: RunStore, runs: Sequence[str]) -> dict[str, bool]:
+    """Note a sign of life of the runs that this process holds; return of each whether it has a place."""
+    with writing(store.database) as db:
+        tickets.beat_own(db, runs)
+        return {ticket.id: ticket.started is not None for ticket in tickets.read(db) if ticket.pid == os.getpid()}
 
 
 def ask_again(store: RunStore, run_id: str) -> None:

@@ -51,7 +51,8 @@ class RunRecord:
     `attempt` grows by one whenever the run is resumed: events after the checkpoint are then superseded, so whoever
     caches events or arrays keys the cache by `(id, attempt)`. `pid`, `pid_created`, `host` and `heartbeat` identify the
     worker. `owner` is the browser that started it (`None`: the command line, or everyone); `waiting` says that it has
-    no place among those at work (see `mtz_core.runs.queue`).
+    no place among those at work (see `mtz_core.runs.queue`). `fingerprint` stands for all that decides the result (see
+    `mtz_core.runs.fingerprint`; `None`: not known, or the run went on with another version of the program).
     """
 
     id: str
@@ -74,6 +75,7 @@ class RunRecord:
     owner: str | None = None
     tags: tuple[str, ...] = ()
     waiting: bool = False
+    fingerprint: str | None = None
 
     @property
     def types(self) -> tuple[TaskType, ...]:

@@ -29,6 +29,7 @@ from mtz_core.runs.encode import encode, plain
 from mtz_core.runs.files import Array, slug, write_array, write_atomically
 from mtz_core.runs.reader import RunReader
 from mtz_core.runs.records import RunRecord, RunStatus, cut_text, new_run_id, with_result
+from mtz_core.runs.same import same_run
 from mtz_core.runs.turns import Ticket
 from mtz_core.spec import RunSpec, dump_run_spec
 from mtz_core.system.machine import host
@@ -53,10 +54,13 @@ class RunStore(RunReader):
 
     # Anybody
 
-    def create(self, spec: RunSpec, owner: str | None = None, ticket: Ticket | None = None) -> RunRecord:
+    def create(
+        self, spec: RunSpec, owner: str | None = None, ticket: Ticket | None = None, fingerprint: str | None = None
+    ) -> RunRecord:
         """Make a queued run, of a browser if it has an `owner`. Raises `RunError` if the store cannot be written.
 
-        With a `ticket` it waits for a place (see `mtz_core.runs.queue`), from the moment at which it exists.
+        With a `ticket` it waits for a place (see `mtz_core.runs.queue`), from the moment at which it exists. With a
+        `fingerprint` the run that has it is returned instead, if there is one (see `mtz_core.runs.fingerprint`).
         """
         names = [n.title for n in spec.networks]
         summary = {
@@ -71,25 +75,32 @@ class RunStore(RunReader):
         except OSError as error:
             raise RunError(f"cannot make {folder}: {error.strerror or error}") from error
         write_atomically(folder / "spec.yaml", dump_run_spec(spec).encode())
-        row = (run_id, spec.title, RunStatus.QUEUED, spec.model_dump_json(), json.dumps(summary), owner)
+        row = (run_id, spec.title, RunStatus.QUEUED, spec.model_dump_json(), json.dumps(summary), owner, fingerprint)
+        entered = None
         try:
-            self._enter(row, ticket)
-        except RunError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return self.get(run_id)
+            entered = self._enter(row, ticket)
+        finally:
+            if entered != run_id:
+                shutil.rmtree(folder, ignore_errors=True)
+        return self.get(entered)
 
-    def _enter(self, row: tuple[str | None, ...], ticket: Ticket | None) -> None:
-        """Let a run exist from now on: one after the other, so those that wait stand in the order of their making."""
+    def _enter(self, row: tuple[str | None, ...], ticket: Ticket | None) -> str:
+        """Let a run exist from now on: one after the other, so those that wait stand in the order of their making.
+
+        Returns its identifier, or that of the run that has its fingerprint already.
+        """
         with writing(self.database) as db:
+            if row[-1] is not None and (known := same_run(db, row[-1], str(row[3]))) is not None:
+                return known
             now = time.time()
             db.execute(
-                "INSERT INTO runs (id, title, status, spec, summary, owner, created, updated) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (id, title, status, spec, summary, owner, fingerprint, created, updated) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, now, now),
             )
             if ticket is not None:
                 tickets.put(db, replace(ticket, id=str(row[0]), asked=now))
+        return str(row[0])
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the worker to stop; a run without a worker is cancelled at once. Raises `RunError` if it has ended."""
@@ -144,10 +155,13 @@ class RunStore(RunReader):
                 (pid, process_created(pid), time.time(), run_id, os.getpid()),
             )
 
-    def claim(self, run_id: str, *, resume: bool = False, launcher: int | None = None) -> RunRecord:
+    def claim(
+        self, run_id: str, *, resume: bool = False, launcher: int | None = None, counted: bool = True
+    ) -> RunRecord:
         """Make this process the run's worker: status running, events after the last checkpoint dropped.
 
-        `launcher` is the process that reserved the run for this one. Raises `RunError` as `reserve` does.
+        `launcher` is the process that reserved the run for this one; it has a place in the queue from now on if it is
+        `counted`. Raises `RunError` as `reserve` does.
         """
         with writing(self.database) as db:
             row = self._row(db, run_id)
@@ -166,7 +180,7 @@ class RunStore(RunReader):
                     json.dumps(record.summary | {"errors": None, "zipped": None}), run_id,
                 ),
             )  # fmt: skip
-            tickets.hold(db, run_id, record.owner)
+            tickets.hold(db, run_id, record.owner, counted)
             kept = {item["file"] for item in db.execute("SELECT file FROM arrays WHERE run = ?", (run_id,))}
             kept.add(row["checkpoint_file"])
         for path in (*record.path.glob("arrays/*"), *record.path.glob("checkpoint-*"), *record.path.glob(".*.tmp")):

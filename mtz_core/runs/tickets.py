@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from mtz_core.runs.alive import process_created
@@ -27,8 +28,14 @@ def put(db: sqlite3.Connection, ticket: Ticket) -> None:
     )
 
 
-def hold(db: sqlite3.Connection, job: str, owner: str | None) -> None:
-    """This process works on a run: it has a place, given or taken (a command that asks nobody counts, too)."""
+def hold(db: sqlite3.Connection, job: str, owner: str | None, counted: bool = True) -> None:
+    """This process works on a run: it has a place, given or taken (a command that asks nobody counts, too).
+
+    Unless it is `counted` it needs none: it works on another machine.
+    """
+    if not counted:
+        drop(db, job)
+        return
     now = time.time()
     given = (now, now, host(), os.getpid(), process_created(os.getpid()))
     known = db.execute("SELECT 1 FROM queue WHERE id = ?", (job,)).fetchone()
@@ -44,6 +51,12 @@ def hold(db: sqlite3.Connection, job: str, owner: str | None) -> None:
 def beat(db: sqlite3.Connection, job: str) -> None:
     """Note a sign of life."""
     db.execute("UPDATE queue SET beat = ? WHERE id = ?", (time.time(), job))
+
+
+def beat_own(db: sqlite3.Connection, jobs: Sequence[str]) -> None:
+    """Note a sign of life of jobs, as far as this process has them still."""
+    now, pid = time.time(), os.getpid()
+    db.executemany("UPDATE queue SET beat = ? WHERE id = ? AND pid = ?", [(now, job, pid) for job in jobs])
 
 
 def drop(db: sqlite3.Connection, job: str) -> None:

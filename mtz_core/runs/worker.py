@@ -31,6 +31,7 @@ from mtz_core.events import (
     RetrainStep,
     Started,
 )
+from mtz_core.runs import fingerprint
 from mtz_core.runs.pulse import Pulse, leave
 from mtz_core.runs.records import RunRecord, RunStatus
 from mtz_core.runs.store import RunStore
@@ -65,6 +66,7 @@ def execute(
     prepare: Callable[[RunRecord], Inputs] | None = None,
     zipper: Callable[..., Any] | None = None,
     own_process: bool = False,
+    counted: bool = True,
 ) -> RunStatus:
     """Claim a run, execute it (from its last checkpoint, if it has one), and return how it ended.
 
@@ -74,11 +76,12 @@ def execute(
         announce: hears what is done before the first event: downloads.
         prepare, zipper: stand-ins for `inputs.prepare` and `Zipper`.
         own_process: the process exists for this run alone: a cancelled one that doesn't react is ended.
+        counted: the run has a place among the jobs of this machine; false: another machine's, which has its own.
 
     Raises:
         RunError: the run can't be claimed, or the store can't be written; a run's own errors are stored, not raised.
     """
-    record = store.claim(run_id, resume=resume, launcher=launcher)
+    record = store.claim(run_id, resume=resume, launcher=launcher, counted=counted)
 
     def give_up() -> None:
         status = RunStatus.CANCELLED
@@ -119,6 +122,7 @@ def _work(
 
     _check(pulse)
     store.heartbeat(record.id, "reading networks and data…")
+    fingerprint.note(store, record)
 
     def say(text: str) -> None:
         _check(pulse)
