@@ -75,7 +75,7 @@ def test_one_click_adds_every_rival_once_and_says_which_cannot(
     assert rivals_of(store) == [("average", 1.0), ("permute", 1.0), ("average", 0.8), ("permute", 0.8)]
     assert all(r.spec.calibration == base.spec.calibration for r in store.list())
     said = shown(app).replace("\\", "")
-    assert f"Cannot merge these networks: weave. {WHY}" in said
+    assert f"weave cannot merge these networks: {WHY}." in said
     assert "Rivals: 0 of 4 done" in said
     assert app.button(key="add-rivals").disabled
     app.button(key="stop-rivals").click().run()

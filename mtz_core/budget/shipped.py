@@ -27,7 +27,10 @@ DIGITS = 6
 
 
 def curves_text(spec: RunSpec) -> str:
-    """Return what the curves of a specification depend on: all but shares, budget, retraining, title and names."""
+    """Return what the curves of a specification depend on: all but shares, budget, retraining, title and names.
+
+    A rival, which is not zipped, has none.
+    """
     return _curves_text(_Written(repr(spec), spec))
 
 
@@ -43,7 +46,7 @@ class _Written:
 def _curves_text(written: _Written) -> str:
     spec = written.spec
     zipping = spec.zip.model_copy(update={"share": 1.0, "budget": None, "retrain": None})
-    found = spec.model_copy(update={"zip": zipping, "title": ""}).model_dump(mode="json")
+    found = spec.model_copy(update={"zip": zipping, "title": ""}).model_dump(mode="json", exclude={"rival"})
     for network in found["networks"]:
         del network["name"]
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)

@@ -88,7 +88,6 @@ def look_into(run: RunRecord, tasks: Sequence[str]) -> None:
     known = {"of": address.among(tasks), "show": address.among(list(test_drive.SHOW)), "*": address.anything}
     address.vet(known)
     told(run.spec)
-    st.caption(WITHOUT_MAP)
     counts = run.summary.get("counts")
     if str(run.status) != "finished" or not counts:
         st.info(
@@ -99,8 +98,10 @@ def look_into(run: RunRecord, tasks: Sequence[str]) -> None:
         )
         if run.message and not frame.is_live(run.status):
             st.caption(frame.plain(run.message))
-        frame.link(frame.ZIP, "Watch this run", icon=":material/timeline:", run=run.id)
+        seen = "Watch this run" if frame.is_live(run.status) else "See what happened"
+        frame.link(frame.ZIP, seen, icon=":material/timeline:", run=run.id)
         return
+    st.caption(WITHOUT_MAP)
     found = counts_from_event(counts)
     _numbers(run, found, tasks)
     size(found, tasks)

@@ -76,7 +76,7 @@ def _add(base: RunRecord, total: int, rivals: Sequence[RunRecord]) -> None:
         st.error(frame.plain(str(error)), icon=":material/error:")
         return
     if not missing:
-        said = "All rivals that can merge these networks are here already." if able else "No rival can."
+        said = "All rivals that can merge these networks are here already." if able else "No rival can merge them."
         st.toast(said, icon=":material/compare:")
         return
     st.session_state[_waiting(base)] = missing
@@ -170,7 +170,10 @@ def _problems(base: RunRecord, rivals: Sequence[RunRecord]) -> None:
         if offer["refusal"] is not None:
             reasons.setdefault(offer["refusal"], []).append(offer["method"])
     for reason, methods in reasons.items():
-        st.warning(frame.plain(f"Cannot merge these networks: {', '.join(methods)}. {reason}"), icon=":material/block:")
+        st.warning(
+            frame.plain(f"{', '.join(methods)} cannot merge these networks: {reason.rstrip('.')}."),
+            icon=":material/block:",
+        )
     known = {contest.same_as(r.spec) for r in rivals if str(r.status) not in OVER}
     ended = {contest.same_as(r.spec): r for r in reversed(rivals) if contest.same_as(r.spec) not in known}  # the newest
     for record in (record for record in ended.values() if str(record.status) == "failed"):
