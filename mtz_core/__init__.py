@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mtz_core.outputs.types import TaskType
     from mtz_core.pairing.assignment import pair_neurons
     from mtz_core.spec import RetrainSpec, RunSpec, TypeSpec, ZipSpec
+    from mtz_core.sweeps.engine import run_sweep
+    from mtz_core.sweeps.plan import load_sweep
     from mtz_core.zipping.zipper import Zipper
     from mtz_core.zoo.parents import load_parent
 
@@ -41,6 +43,8 @@ _HOME = {
     "TaskType": "outputs.types",
     "Together": "network.together",
     "ZippedNetwork": "network.zipped",
+    "load_sweep": "sweeps.plan",
+    "run_sweep": "sweeps.engine",
     "Zipper": "zipping.zipper",
     "load_parent": "zoo.parents",
 }
@@ -61,9 +65,11 @@ __all__ = [
     "functional_difference",
     "load_data",
     "load_parent",
+    "load_sweep",
     "merge_weights",
     "pair_neurons",
     "preflight",
+    "run_sweep",
     "zip_networks",
 ]
 

@@ -205,7 +205,9 @@ def test_a_run_that_goes_on_with_another_program_has_no_fingerprint(
 class Workers:
     """Stands in for a pool: threads that claim runs and finish them, or die over those that `fatal` names."""
 
-    log: ClassVar[list[tuple[str, int]]] = []
+    log: ClassVar[list[tuple[str, bool]]] = []
+    """Runs that were claimed, each with whether it had a place in the queue then."""
+
     fatal: tuple[float, ...] = ()
     fails: tuple[float, ...] = ()
     seconds = 0.05
@@ -239,7 +241,7 @@ class Workers:
         except RunError:
             self._answers.append((run_id, ELSEWHERE, None))
             return
-        self.log.append((run_id, threading.active_count()))
+        self.log.append((run_id, run_id in [ticket.id for ticket in queue.waiting(self._store)]))
         until = time.monotonic() + self.seconds
         while time.monotonic() < until and not self._store.cancel_requested(run_id):
             time.sleep(0.01)
@@ -372,7 +374,7 @@ def test_points_wait_for_their_place_behind_jobs_of_the_dashboard(store: RunStor
     ran(planned({"zip.seed": [1, 2, 3]}), store, workers, listen=listen)
     assert max(at_work) <= 2
     assert 0 in waits, "nothing was computed before a place was free"
-    assert len(workers.log) == 3
+    assert [counted for _, counted in workers.log] == [True] * 3
     queue.leave(store, "plan-2")
 
 
@@ -383,6 +385,7 @@ def test_a_cluster_of_other_machines_takes_no_places_of_this_one(store: RunStore
     results, _ = ran(planned({"zip.seed": [1, 2, 3]}), store, workers, "tcp://somewhere:1")
     assert {r.status for r in results} == {RunStatus.FINISHED}
     assert {t.id for t in queue.waiting(store)} == {"plan-1", "plan-2"}
+    assert [counted for _, counted in workers.log] == [False] * 3
 
 
 # Workers

@@ -285,7 +285,6 @@ class Running:
     def _give_back(self, job: Job) -> None:
         """Let nobody start a reserved run; one that never began is gone."""
         run_id, job.phase = str(job.run), Phase.TODO
-        queue.leave(self.store, run_id)
         self.store.set_status(run_id, RunStatus.CANCELLED, "the sweep was stopped before its turn came")
         if self.store.get(run_id).started is None:
             self.store.delete(run_id)
