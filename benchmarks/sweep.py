@@ -37,7 +37,8 @@ def run(points: int = 8, kills: int = 20, seed: int = 0) -> None:
     """Print both."""
     with tempfile.TemporaryDirectory() as folder:
         _speed(Path(folder), points)
-        _kills(Path(folder), points, kills, random.Random(seed))
+        if kills:
+            _kills(Path(folder), points, kills, random.Random(seed))
 
 
 def _sweep(folder: Path, points: int, steps: int) -> Path:
