@@ -64,7 +64,7 @@ TWO = {"parents": ["lenet300-mnist-0", "lenet300-fashion-0"]}
 LINKS: dict[str, tuple[str, dict[str, object], dict[str, tuple[str, str]]]] = {
     "home": ("Home.py", {}, {}),
     "networks": ("pages/1_Networks.py", TWO, {
-        "parents": ("nobody", "one of lenet"), "layer": ("nosuch", "one of fc1, fc2 and fc3"),
+        "parents": ("lenet300-mnist", "one of lenet300-mnist-"), "layer": ("nosuch", "one of fc1, fc2 and fc3"),
         "wrong": ("x", "true or false"), "draw": ("1000", "whole number from 0 to 999"), "preflight": ("x", "names of"),
         "bring": ("x", "one of file, torchvision and registered")}),
     "zip": ("pages/2_Zip.py", TWO, {
