@@ -28,6 +28,7 @@ from mtz_core.system.threads import COUNTS, PASSIVE, cores, threads_per_job
 
 VARIABLE = "MTZ_SCHEDULER"
 ADDRESS = re.compile(r"[a-z]+://[^\s/]+")
+LOOPBACK = "127.0.0.1"
 PATIENCE = 60.0
 """Seconds until a scheduler or its first worker is given up."""
 CLOSING = 10.0
@@ -38,13 +39,15 @@ DEATHS = 4
 LOCAL = {
     "distributed.scheduler.allowed-failures": DEATHS - 1,
     "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.comm.timeouts.connect": "60s",
 }
-"""Settings of a cluster of our own: results are a word each, so nothing is to be moved to the disk."""
+"""Settings of a cluster of our own: it shows no pages, and results are a word each, so nothing moves to the disk."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,8 @@ class Pool:
             import_module("dask").config.set(LOCAL | {"distributed.nanny.pre-spawn-environ": counts | PASSIVE})
             self._cluster = distributed.LocalCluster(
                 n_workers=self._size.processes, threads_per_worker=1, memory_limit=self._size.memory,
-                host="127.0.0.1", dashboard_address=None, security=distributed.Security.temporary(), silence_logs=50,
-                preload=["mtz_core.sweeps.preload"],
+                host=LOOPBACK, dashboard_address=None, security=distributed.Security.temporary(), silence_logs=50,
+                preload=["mtz_core.sweeps.preload"], scheduler_kwargs={"dashboard_address": f"{LOOPBACK}:0"},
             )  # fmt: skip
             self._client = distributed.Client(self._cluster, set_as_default=False)
             return
