@@ -284,6 +284,10 @@ def test_nothing_is_computed_twice(store: RunStore) -> None:
     store.create(wanted[1])
     finished(store, wanted[2], RunStatus.FAILED)
     assert contest.missing(wanted, store.list()) == wanted[2:]
+    again = finished(store, wanted[2], RunStatus.CANCELLED)
+    finished(store, wanted[0], RunStatus.FAILED)  # another run of it has finished
+    rivals = [record for record in store.list() if record.spec.rival is not None]
+    assert [record.id for record in contest.ended(rivals)] == [again.id]
     other = contest.rival_spec(base.model_copy(update={"zip": base.zip.model_copy(update={"seed": 1})}), "average", 1)
     assert contest.missing([other], store.list()) == [other]
     assert (other.zip.seed, other.zip.retrain, other.calibration) == (1, None, base.calibration)

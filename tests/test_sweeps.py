@@ -141,6 +141,8 @@ def test_a_fingerprint_changes_with_whatever_decides_a_result_and_with_nothing_e
     first = fingerprint(spec(**own))
     os.utime(weights, ns=(1, 1))
     assert fingerprint(spec(**own, title="other", origin="x", zip={"share": 1.0})) == first
+    named = [own["networks"][0], {**own["networks"][1], "name": "mine"}]
+    assert fingerprint(spec(networks=named)) == first
     changed = [fingerprint(spec(**own, zip={"seed": 1}))]
     weights.write_bytes(b"two")
     changed.append(fingerprint(spec(**own)))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mtz_core.runs.records import RunRecord, RunStatus
+from mtz_core.runs.same import deciding
 from mtz_core.spec import EvaluationSpec, RivalSpec, RunSpec, ZipSpec
 from mtz_core.structure.joint import joined
 from mtz_core.structure.networks import structure_from_json
@@ -60,20 +61,37 @@ def _as_large(started: Mapping[str, Any], total: int) -> float:
     return min(around, key=lambda percent: abs(size(percent) - total)) / 100
 
 
-def same_as(spec: RunSpec) -> str:
-    """Return what two specifications have in common that ask for the same: titles and names do not count."""
-    return spec.model_dump_json(exclude={"title": True, "origin": True, "networks": {"__all__": {"name"}}})
-
-
 def missing(wanted: Iterable[RunSpec], records: Iterable[RunRecord]) -> list[RunSpec]:
     """Return the wanted runs that are neither known nor on their way; those that failed or were stopped are missing."""
-    kept = (r for r in records if r.status is RunStatus.FINISHED or r.status.active)
-    known = {same_as(record.spec) for record in kept if record.spec.rival is not None}
-    found: dict[str, RunSpec] = {}
+    known = {_asked(r.spec) for r in records if _stands(r) and r.spec.rival is not None}
+    found: dict[str | None, RunSpec] = {}
     for spec in wanted:
-        if (key := same_as(spec)) not in known:
+        if (key := _asked(spec)) not in known:
             found.setdefault(key, spec)
     return list(found.values())
+
+
+def ended(rivals: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that failed or were stopped, of each specification the newest, unless one of its runs did not.
+
+    `rivals` come newest first.
+    """
+    known = {_asked(record.spec) for record in rivals if _stands(record)}
+    found: dict[str | None, RunRecord] = {}
+    for record in rivals:
+        if (key := _asked(record.spec)) not in known:
+            found.setdefault(key, record)
+    return list(found.values())
+
+
+def _asked(spec: RunSpec) -> str | None:
+    """What a specification asks for, whatever it is called."""
+    return deciding(spec.model_dump_json())
+
+
+def _stands(record: RunRecord) -> bool:
+    """Whether a run has finished or may yet."""
+    return record.status is RunStatus.FINISHED or record.status.active
 
 
 def seconds_left(records: Sequence[RunRecord], more: int, places: int = 1) -> float | None:

@@ -33,6 +33,8 @@ from mtz_core.runs.turns import Standing
 
 BAR = 24
 CLEAR = "\r\x1b[K"
+WIDTH = 118
+"""Characters of a line that is written over."""
 
 
 def duration(seconds: float) -> str:
@@ -71,11 +73,34 @@ def standing_text(standing: Standing) -> str:
     return f"Position {standing.before + 1} in the queue; {when}."
 
 
-class ProgressLine:
+class LiveLine:
+    """A line of a terminal that is written over, and lines that stay; where the stream is no terminal, only those."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.live = stream, stream.isatty()
+
+    def show(self, text: str) -> None:
+        """Write the line over."""
+        if self.live:
+            self._stream.write(f"{CLEAR}{text[:WIDTH]}")
+            self._stream.flush()
+
+    def print(self, text: str) -> None:
+        """Write a line that stays."""
+        self._stream.write(f"{CLEAR if self.live else ''}{text}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the line."""
+        self.show("")
+
+
+class ProgressLine(LiveLine):
     """Shows events on one line that is written over, or, where the stream is no terminal, a line per layer."""
 
     def __init__(self, stream: TextIO, inputs: Callable[[], str] = lambda: "images") -> None:
-        self._stream, self._live, self._inputs = stream, stream.isatty(), inputs
+        super().__init__(stream)
+        self._inputs = inputs
         self._began, self._first, self._shown = time.monotonic(), 0.0, 0.0
         self._layers = 0
         self._fraction: float | None = None
@@ -89,40 +114,26 @@ class ProgressLine:
         if isinstance(event, Started):
             self._layers = len(event.layers)
             for warning in event.warnings:
-                self._print(f"warning: {warning}")
+                self.print(f"warning: {warning}")
         if isinstance(event, RetrainEnded):
-            self._print(describe(event, self._inputs()))
+            self.print(describe(event, self._inputs()))
             return
         left = remaining(event.fraction, now - self._began, self._first)
         eta = "" if left is None or event.fraction >= 1.0 else f", about {duration(left)} left"
         text = f"{event.fraction:4.0%}  {describe(event, self._inputs())}  ({duration(now - self._began)}{eta})"
-        if self._live:
+        if self.live:
             if now - self._shown > 0.1 or not isinstance(event, RetrainStep):
-                self._stream.write(f"{CLEAR}{text[:118]}")
-                self._stream.flush()
+                self.show(text)
                 self._shown = now
         elif isinstance(event, Planned | Started | LayerZipped | LayerFinished | Merging | Merged):
-            self._print(text)
+            self.print(text)
 
     def announce(self, text: str) -> None:
         """Show what is done before the first event, as a bar where it is a part of a whole."""
-        if not self._live:
-            return
         found = re.search(r"(\d+)%", text)
         done = int(found[1]) * BAR // 100 if found else 0
         bar = f"[{'#' * done}{'.' * (BAR - done)}] " if found else ""
-        self._stream.write(f"{CLEAR}{bar}{text[: 116 - len(bar)]}")
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Leave the line."""
-        if self._live:
-            self._stream.write(CLEAR)
-            self._stream.flush()
-
-    def _print(self, text: str) -> None:
-        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
-        self._stream.flush()
+        self.show(f"{bar}{text}")
 
 
 def describe(event: Event, inputs: str = "images") -> str:

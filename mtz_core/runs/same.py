@@ -8,7 +8,7 @@ import sqlite3
 from mtz_core.runs.records import RunStatus
 
 DECIDES_NOTHING = ("title", "origin", "download")
-"""Fields of a run's specification that say how it is called and come by, not what it comes to."""
+"""Fields of a specification that say how a run is called and come by, not what it comes to; so do networks' names."""
 ORDER = (RunStatus.FINISHED, RunStatus.RUNNING, RunStatus.QUEUED, RunStatus.CANCELLED, RunStatus.FAILED)
 """Of several runs with one fingerprint the first in this order is taken, then the oldest."""
 
@@ -41,13 +41,20 @@ def finished_runs(db: sqlite3.Connection) -> dict[str, str]:
     return {row["fingerprint"]: row["id"] for row in rows}
 
 
-def deciding(spec: str) -> object:
-    """Return the fields of a specification (JSON) that decide what the run comes to."""
+def deciding(spec: str) -> str | None:
+    """Return what of a specification (JSON) decides what the run comes to, in one form of text; `None`: it is no JSON.
+
+    >>> deciding('{"title": "a", "networks": [{"name": "b", "parent": "c"}]}')
+    '{"networks": [{"parent": "c"}]}'
+    """
     try:
         fields = json.loads(spec)
     except ValueError:
         return None
-    return {name: value for name, value in fields.items() if name not in DECIDES_NOTHING}
+    found = {name: value for name, value in fields.items() if name not in DECIDES_NOTHING}
+    for network in found.get("networks", ()):
+        network.pop("name", None)
+    return json.dumps(found, sort_keys=True)
 
 
 def note(db: sqlite3.Connection, run_id: str, fingerprint: str | None) -> None:

@@ -9,42 +9,27 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mtz_core.errors import RunError
-from mtz_core.runs.progress import CLEAR, duration, percent
+from mtz_core.runs.progress import LiveLine, duration, percent
 from mtz_core.runs.records import RunStatus
 from mtz_core.sweeps.events import Begun, Event, Moved, Result
 from mtz_core.sweeps.plan import Sweep, value_text
 
-WIDTH = 118
 WIDEST = 40
 """Characters of a cell of the table on a terminal."""
 
 
-class SweepLine:
+class SweepLine(LiveLine):
     """Shows events: how far the sweep is on one line that is written over, and a line for each point that ended."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._live = stream, stream.isatty()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
             case Begun():
-                self._print(begun_text(event))
+                self.print(begun_text(event))
             case Result() if not (event.taken and event.status is RunStatus.FINISHED):
-                self._print(result_text(event))
-            case Moved() if self._live:
-                self._stream.write(f"{CLEAR}{moved_text(event)[:WIDTH]}")
-                self._stream.flush()
-
-    def close(self) -> None:
-        """Leave the line."""
-        if self._live:
-            self._stream.write(CLEAR)
-            self._stream.flush()
-
-    def _print(self, text: str) -> None:
-        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
-        self._stream.flush()
+                self.print(result_text(event))
+            case Moved():
+                self.show(moved_text(event))
 
 
 def json_lines(stream: TextIO) -> Callable[[Event], None]:

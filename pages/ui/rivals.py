@@ -25,7 +25,6 @@ PATIENCE = 300.0
 """Seconds until it is given up to find out which rivals can merge some networks."""
 REMEMBERED = 64
 """Of so many sets of networks it is remembered which rivals can merge them."""
-OVER = ("failed", "cancelled", "lost")
 
 
 def area(base: RunRecord, total: int, records: Sequence[RunRecord]) -> None:
@@ -174,15 +173,14 @@ def _problems(base: RunRecord, rivals: Sequence[RunRecord]) -> None:
             frame.plain(f"{', '.join(methods)} cannot merge these networks: {reason.rstrip('.')}."),
             icon=":material/block:",
         )
-    known = {contest.same_as(r.spec) for r in rivals if str(r.status) not in OVER}
-    ended = {contest.same_as(r.spec): r for r in reversed(rivals) if contest.same_as(r.spec) not in known}  # the newest
-    for record in (record for record in ended.values() if str(record.status) == "failed"):
+    ended = contest.ended(rivals)
+    for record in (record for record in ended if str(record.status) == "failed"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
                 frame.plain(f"{_called(record)} failed: {record.message or 'nobody knows why'}"), width="content"
             )
             frame.link(frame.ZIP, "See it", icon=":material/timeline:", run=record.id)
-    if stopped := [_called(record) for record in ended.values() if str(record.status) != "failed"]:
+    if stopped := [_called(record) for record in ended if str(record.status) != "failed"]:
         st.caption(frame.plain(f"Stopped before their end, and added again by a click: {', '.join(stopped)}."))
 
 
