@@ -1,9 +1,9 @@
 """A run's fingerprint: one hash of all that decides what it comes to, so that nothing is computed twice.
 
-It is made of the specification with every default written out (without title, origin, `download` and names of networks),
-of the files that it names, bundled ones included, of the code of the engine and of the versions of the packages that
-compute. Files count by their content; folders by the names, sizes and times of change of all files below. The machine and the number of
-threads are left out: they change results by rounding only. Nothing here needs torch.
+It is made of the specification with every default written out (without title, origin, `download` and names of
+networks), of the files that it names, bundled ones included, of the code of the engine and of the versions of the
+packages that compute. Files count by their content; folders by the names, sizes and times of change of all files below.
+The machine and the number of threads are left out: they change results by rounding only. Nothing here needs torch.
 """
 
 from __future__ import annotations
